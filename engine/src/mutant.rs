@@ -1,0 +1,129 @@
+//! Planted bugs, one per rule that a checker defends. They show that the worlds and checkers bite.
+
+macro_rules! mutants {
+    ($($part:ident { $($variant:ident $name:literal $about:literal,)* })*) => {
+        /// A planted bug. Without the feature `mutants` none can be switched on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Mutant { $($(#[doc = $about] $variant,)*)* }
+
+        impl Mutant {
+            /// Every planted bug.
+            pub const ALL: &'static [Self] = &[$($(Self::$variant,)*)*];
+
+            /// The name used by `--mutant`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $($(Self::$variant => $name,)*)* }
+            }
+
+            /// What is wrong with the engine that carries it.
+            #[must_use]
+            pub const fn about(self) -> &'static str {
+                match self { $($(Self::$variant => $about,)*)* }
+            }
+
+            /// The part of the engine it lives in.
+            #[must_use]
+            pub const fn part(self) -> &'static str {
+                match self { $($(Self::$variant => stringify!($part),)*)* }
+            }
+
+            /// The mutant of this name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|mutant| mutant.name() == name)
+            }
+        }
+    };
+}
+
+mutants! {
+    wire {
+        ChecksumIgnored "checksum-ignored" "a packet is decoded although its checksum is wrong",
+        ClusterIgnored "cluster-ignored" "packets of another cluster are taken for our own",
+        SenderIncarnationIgnored "sender-incarnation-ignored" "a packet from a sender's earlier life is taken as current",
+        VersionMisread "version-misread" "a version 1 body is decoded with the version 2 layout",
+    }
+    diagnosis {
+        StaleIncarnationAccepted "stale-incarnation-accepted" "news about an earlier incarnation overwrites newer news",
+        LowerCounterWins "lower-counter-wins" "of two news items of one incarnation the lower counter wins",
+        NoRefutation "no-refutation" "a suspected node does not contradict",
+        RefuteWithoutRaise "refute-without-raise" "a node contradicts without raising its counter, so old news wins",
+        SingleObserverConvicts "single-observer-convicts" "one accuser is enough for a verdict of down",
+        IndirectIgnored "indirect-ignored" "answers to indirect probes are thrown away",
+        AccuseAfterStall "accuse-after-stall" "a node that was itself paused keeps its running verdicts",
+        NoChords "no-chords" "news travels along the ring only",
+        NewsSentOnce "news-sent-once" "news is sent once and never again",
+        DigestIgnored "digest-ignored" "differing digests do not start a comparison of tables",
+        WalkStops "walk-stops" "a dead successor is not skipped: the arc behind it is untested",
+        ArcKept "arc-kept" "a returned successor never gets its arc back",
+        TimeoutFixed "timeout-fixed" "the deadline never adapts to measured delay",
+        DownNeverProbed "down-never-probed" "a node judged down is never probed again",
+        LeftForgotten "left-forgotten" "a node that left can come back without joining",
+        AnyAckCounts "any-ack-counts" "an answer to an old probe clears a new one",
+        SelfAccusation "self-accusation" "a node believes news of its own death",
+    }
+    consensus {
+        QuorumOffByOne "quorum-off-by-one" "a quorum is half of the voters, not more than half",
+        JointIgnoresOld "joint-ignores-old" "in a joint configuration only the new voters are counted",
+        VotesTwice "votes-twice" "a voter grants two candidates in one term",
+        VoteBeforePersist "vote-before-persist" "a vote is sent before it is durable",
+        AckBeforePersist "ack-before-persist" "an append is acknowledged before it is durable",
+        NoPreVote "no-pre-vote" "a candidate raises its term without asking first",
+        NoCheckQuorum "no-check-quorum" "a leader that hears no quorum stays leader",
+        NoStickiness "no-stickiness" "a voter that hears a leader still helps to depose it",
+        StaleTermAccepted "stale-term-accepted" "an append of an older term is taken",
+        UpToDateIgnored "up-to-date-ignored" "a candidate with a shorter log gets the vote",
+        CommitsOldTerm "commits-old-term" "an entry of an earlier term is committed by counting copies (Raft figure 8)",
+        CommitBeyondMatch "commit-beyond-match" "a follower commits beyond what it has checked against the leader",
+        NoPrevCheck "no-prev-check" "entries are appended without checking the entry before them",
+        ConflictKept "conflict-kept" "a conflicting suffix is not truncated",
+        LearnerCounted "learner-counted" "learners count towards the quorum",
+        BlankVotes "blank-votes" "a node whose disk was wiped votes at once",
+        VoteForgotten "vote-forgotten" "a restarted node forgets its vote",
+        TermForgotten "term-forgotten" "a restarted node starts at term zero",
+        TwoChangesAtOnce "two-changes-at-once" "a membership change starts before the last one is complete",
+        TimeoutNotRandom "timeout-not-random" "all voters use the same election timeout",
+        OldSnapshotTaken "old-snapshot-taken" "a snapshot older than the log is installed",
+        LeaderRewrites "leader-rewrites" "a new leader drops its own uncommitted suffix",
+    }
+    views {
+        LeaseFromReceiveTime "lease-from-receive-time" "a lease is counted from when the renewal's answer came, not from when it was asked",
+        LeaseForEver "lease-for-ever" "the holder never lets its lease run out",
+        GrantWithoutWait "grant-without-wait" "the leader grants a resource before the old lease can have run out",
+        GrantWaitTooShort "grant-wait-too-short" "the leader waits for seven tenths of the lease",
+        RenewWithoutQuorum "renew-without-quorum" "the leader renews leases while it hears no quorum",
+        RenewBeforeOwnTerm "renew-before-own-term" "a new leader renews before it has committed an entry of its own term",
+        RenewAppliedOnly "renew-applied-only" "a renewal is checked against applied grants, not against the newest in the log",
+        LeftIsWholeLease "left-is-whole-lease" "a renewal's answer grants a whole lease whatever the age of the quorum contact",
+        ReleaseBeforeStop "release-before-stop" "a holder releases before its guard is disarmed",
+        OldEpochAccepted "old-epoch-accepted" "an order of a lower epoch is obeyed",
+        GrantToArbiter "grant-to-arbiter" "an arbiter is made a holder",
+        GrantToDown "grant-to-down" "a resource is granted to a node diagnosed down",
+        GrantToDraining "grant-to-draining" "a resource is granted to a draining node",
+        GuardNotDisarmed "guard-not-disarmed" "a holder that lost its grant leaves its guard armed",
+        DriftIgnored "drift-ignored" "the leader's wait has no margin for clock drift",
+        ElectedTimeIgnored "elected-time-ignored" "a new leader does not wait for leases that its predecessor renewed",
+        RemovedKeepsHolding "removed-keeps-holding" "a node removed from the cluster keeps renewing",
+        DeadHolderKept "dead-holder-kept" "a resource whose holder is down is never granted again",
+    }
+    supervision {
+        HangUnseen "hang-unseen" "a missed heartbeat has no consequence",
+        AnyThreadFeeds "any-thread-feeds" "a heartbeat of one thread counts for all threads",
+        HangIsCrash "hang-is-crash" "a hang is recorded as a crash",
+        NoBackOff "no-back-off" "a crashed program is restarted at once, every time",
+        BackOffKept "back-off-kept" "the back-off is not reset after a stable run",
+        NeverEscalates "never-escalates" "a program that fails again and again is only ever restarted",
+        EscalatesLate "escalates-late" "one failure more than the limit is needed to escalate",
+        WindowNotSliding "window-not-sliding" "old failures count towards the limit for ever",
+        StartBeforeExit "start-before-exit" "the new copy is started before the old one is gone",
+        StandbyActive "standby-active" "a warm standby is started active",
+        DependencyIgnored "dependency-ignored" "a program is started before what it requires is ready",
+        DrainForgets "drain-forgets" "a drained node keeps its programs",
+        DegreeNotRestored "degree-not-restored" "a lost replica of a hot service is not replaced",
+        MachineIsCrash "machine-is-crash" "a machine's failure is recorded as the program's",
+        NoGrace "no-grace" "a program is killed without the grace it was promised",
+        ReadinessIgnored "readiness-ignored" "a program counts as ready as soon as it runs",
+        KeepsAfterLoss "keeps-after-loss" "a program runs on after its grant was lost",
+    }
+}

@@ -1,1 +1,7 @@
-//! Apus.
+//! The worlds in which the engine is tried: faults, checkers, traces.
+#![forbid(unsafe_code)]
+
+pub mod fault;
+pub mod report;
+pub mod scenario;
+pub mod trace;

@@ -1,0 +1,4 @@
+//! Scenario files: from text to data to a plan per seed.
+mod model;
+
+pub use model::{Cluster, Expect, Plan, Scenario, ScriptedFault, Service, SwarmFault, Workload};

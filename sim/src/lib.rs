@@ -1,7 +1,10 @@
 //! The worlds in which the engine is tried: faults, checkers, traces.
 #![forbid(unsafe_code)]
 
+pub mod checker;
 pub mod fault;
+pub mod heap;
 pub mod report;
 pub mod scenario;
 pub mod trace;
+pub mod world;

@@ -1,0 +1,117 @@
+//! Properties that must hold, each in a file of its own, outside the engine: they see only what nodes tell and do.
+
+use std::collections::BTreeMap;
+
+use apus_engine::{Copy, Engine, NodeId, ResourceId};
+
+use crate::fault::Ns;
+use crate::report::Violation;
+use crate::scenario::Plan;
+use crate::trace::Line;
+
+/// What a checker may look at, once a second and at the end.
+pub trait Look {
+    /// True time.
+    fn now(&self) -> Ns;
+    /// What is run.
+    fn plan(&self) -> &Plan;
+    /// How many machines there are.
+    fn nodes(&self) -> usize;
+    /// The engine of a node whose process runs.
+    fn engine(&self, node: NodeId) -> Option<&Engine>;
+    /// Whether the machine never comes back.
+    fn lost(&self, node: NodeId) -> bool;
+    /// Who may act for a resource now, by the kernels' guards.
+    fn holders(&self, resource: ResourceId) -> Vec<NodeId>;
+    /// Where the active copy runs.
+    fn active_copies(&self, copy: Copy) -> Vec<NodeId>;
+}
+
+/// One property.
+pub trait Checker {
+    /// Its name, as in [`names`].
+    fn name(&self) -> &'static str;
+    /// Whether it is about liveness.
+    fn liveness(&self) -> bool {
+        false
+    }
+    /// Looks at one line (never one about a single packet). An error is what was seen, for people.
+    fn see(&mut self, _line: &Line) -> Result<(), String> {
+        Ok(())
+    }
+    /// Looks once a second; `sent` packets by node in that second.
+    fn second(&mut self, _now: Ns, _sent: &[u64], _look: &dyn Look) -> Result<(), String> {
+        Ok(())
+    }
+    /// Looks when the run is over.
+    fn end(&mut self, _look: &dyn Look) -> Result<(), String> {
+        Ok(())
+    }
+    /// Worst times seen, by name.
+    fn measures(&self, _into: &mut BTreeMap<&'static str, Ns>) {}
+    /// Goals reached.
+    fn goals(&self, _into: &mut Vec<&'static str>) {}
+}
+
+/// What the checkers measured.
+#[derive(Debug, Default)]
+pub struct Measures {
+    /// Worst times by name.
+    pub map: BTreeMap<&'static str, Ns>,
+    /// Goals.
+    pub goals: Vec<&'static str>,
+}
+
+/// All checkers of a run.
+pub struct Checkers {
+    all: Vec<Box<dyn Checker>>,
+}
+
+impl Checkers {
+    /// Those that apply to a plan.
+    #[must_use]
+    pub fn new(plan: &Plan) -> Self {
+        let except = &plan.scenario.expect.except;
+        let all = all(plan).into_iter().filter(|checker| !except.contains_key(checker.name())).collect();
+        Self { all }
+    }
+
+    fn each(&mut self, at: Ns, mut call: impl FnMut(&mut dyn Checker) -> Result<(), String>) -> Option<Violation> {
+        let mut first = None;
+        for checker in &mut self.all {
+            if let Err(what) = call(checker.as_mut()) {
+                let (name, liveness) = (checker.name(), checker.liveness());
+                first = first.or(Some(Violation { checker: name, liveness, at, what }));
+            }
+        }
+        first
+    }
+
+    /// Looks at one line.
+    pub fn see(&mut self, line: &Line) -> Option<Violation> {
+        self.each(line.at, |checker| checker.see(line))
+    }
+    /// Looks once a second.
+    pub fn second(&mut self, now: Ns, sent: &[u64], look: &dyn Look) -> Option<Violation> {
+        self.each(now, |checker| checker.second(now, sent, look))
+    }
+    /// Looks at the end.
+    pub fn end(&mut self, now: Ns, look: &dyn Look) -> Option<Violation> {
+        self.each(now, |checker| checker.end(look))
+    }
+    /// What was measured, and goals.
+    #[must_use]
+    pub fn measures(&self) -> Measures {
+        let mut measures = Measures::default();
+        for checker in &self.all {
+            checker.measures(&mut measures.map);
+            checker.goals(&mut measures.goals);
+        }
+        measures
+    }
+}
+
+/// Every checker, in the order in which they are asked.
+fn all(_plan: &Plan) -> Vec<Box<dyn Checker>> {
+    Vec::new()
+}

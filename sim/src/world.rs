@@ -1,0 +1,28 @@
+//! What all worlds have in common.
+
+use std::cell::RefCell;
+
+use crate::fault::Ns;
+use crate::report::{Run, Violation};
+use crate::scenario::Plan;
+
+/// How to run a plan.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Keep every line of the trace, packets too.
+    pub keep_trace: bool,
+    /// Stop here.
+    pub until: Option<Ns>,
+    /// Do not stop at the first time of two holders: go on, and measure how long there were two.
+    pub measure_overlap: bool,
+    /// The first such violation, kept while the run goes on.
+    pub(crate) measured: RefCell<Option<Violation>>,
+}
+
+/// A place in which engines run.
+pub trait World {
+    /// Its name in scenario files.
+    fn name(&self) -> &'static str;
+    /// Runs one plan.
+    fn run(&self, plan: &Plan, options: &Options) -> Run;
+}

@@ -133,13 +133,12 @@ kinds! {
     NicDown "N31" "nic-down" Nodes None, None, true Down ["heap" "turmoil"] "the target's network card is down: sending fails at once";
     Flood "N32" "flood" Nodes None, Some((Count, 200, 20_000)), true Free ["heap"] "garbage packets hit the target at this many a second";
     // Clocks.
-    ClockOffset "C01" "clock-offset" Clocks None, Some((Time, 10 * S, 1 << 50)), false Free ["heap"] "the wall clock is set; the monotonic clock must not care";
     Drift "C02" "drift" Clocks None, Some((Ppm, 400, 100_000)), true Free ["heap"] "the clock runs faster or slower by this rate";
     JumpForward "C03" "jump-forward" Clocks None, Some((Time, S, 60 * S)), false Free ["heap"] "the monotonic clock jumps forward: to the node it looks like a pause";
-    JumpBackward "C04" "jump-backward" Clocks None, Some((Time, 100 * MS, 60 * S)), false Down ["heap"] "the monotonic clock jumps backward; hosts must hold it";
-    Strobe "C05" "strobe" Clocks None, Some((Time, 20 * MS, S)), true Free ["heap"] "the clock jumps ahead and back again and again";
+    JumpBackward "C04" "jump-backward" Clocks None, Some((Time, 5 * MS, 8 * MS)), false Free ["heap"] "the clock source steps back a little (processors that disagree); the engine must hold its time";
+    Strobe "C05" "strobe" Clocks None, Some((Time, 4 * MS, 8 * MS)), true Free ["heap"] "the clock jumps ahead and back again and again";
     Slew "C06" "slew" Clocks None, Some((Ppm, 300, 100_000)), true Free ["heap"] "the clock is slewed: fast, then as slow";
-    Suspend "C07" "suspend" Clocks None, None, true Down ["heap"] "the machine is suspended with its clock and wakes in the past";
+    Suspend "C07" "suspend" Clocks None, None, true Down ["heap"] "the whole machine stands still; when it wakes its clock has caught up";
     CoarseTimer "C08" "coarse-timer" Clocks None, Some((Time, 16 * MS, 100 * MS)), true Free ["heap"] "timers fire on a coarse grid only (15.6 ms on Windows)";
     LateTimer "C09" "late-timer" Clocks None, Some((Time, 10 * MS, 500 * MS)), true Free ["heap"] "timers fire up to this much late";
     ClockOrigin "C10" "clock-origin" Clocks None, None, true Down ["heap"] "after the reboot the monotonic clock starts somewhere else";

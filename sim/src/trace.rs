@@ -1,7 +1,7 @@
 //! What happened in a run, in one format for all worlds: for hashes, checkers, and pictures.
 
 use apus_engine::hash::Hash128;
-use apus_engine::{Copy, Epoch, Event, Incarnation, NodeId, ProcessOrder, ResourceId};
+use apus_engine::{Copy, Epoch, Event, ExitCause, Incarnation, NodeId, ProcessOrder, ResourceId};
 
 use crate::fault::{Kind, Ns};
 
@@ -78,6 +78,13 @@ pub enum What {
         copy: Copy,
         /// What.
         order: ProcessOrder,
+    },
+    /// A program is gone, and the true cause; `None`: it was asked to.
+    Gone {
+        /// Which.
+        copy: Copy,
+        /// Why.
+        cause: Option<ExitCause>,
     },
     /// A fault starts, on these nodes.
     FaultStart {

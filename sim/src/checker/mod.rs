@@ -1,8 +1,21 @@
 //! Properties that must hold, each in a file of its own, outside the engine: they see only what nodes tell and do.
 
+mod bounded;
+mod convergence;
+mod diagnosis_accurate;
+mod diagnosis_complete;
+mod election_safety;
+mod epochs_grow;
+mod evidence;
+mod goals;
+mod log_matching;
+mod programs;
+mod state_machine_safety;
+mod truth;
+
 use std::collections::BTreeMap;
 
-use apus_engine::{Copy, Engine, NodeId, ResourceId};
+use apus_engine::{Availability, Copy, Engine, NodeId, ResourceId};
 
 use crate::fault::Ns;
 use crate::report::Violation;
@@ -112,6 +125,36 @@ impl Checkers {
 }
 
 /// Every checker, in the order in which they are asked.
-fn all(_plan: &Plan) -> Vec<Box<dyn Checker>> {
-    Vec::new()
+fn all(plan: &Plan) -> Vec<Box<dyn Checker>> {
+    let safe = plan.scenario.cluster.availability != Some(Availability::Prefer);
+    let mut all: Vec<Box<dyn Checker>> = vec![
+        Box::new(election_safety::ElectionSafety::default()),
+        Box::new(election_safety::VotesOnce::default()),
+        Box::new(state_machine_safety::StateMachineSafety::default()),
+        Box::new(log_matching::LogMatching),
+        Box::new(log_matching::LeaderCompleteness::default()),
+        Box::new(diagnosis_accurate::DiagnosisAccurate { truth: truth::Truth::new(plan) }),
+        Box::new(diagnosis_accurate::NoResurrection::default()),
+        Box::new(diagnosis_complete::DiagnosisComplete),
+        Box::new(diagnosis_complete::DiagnosisBound::new(plan)),
+        Box::new(programs::RestartAfterExit::default()),
+        Box::new(programs::BackoffKept::new(plan)),
+        Box::new(programs::EscalationKept::new(plan)),
+        Box::new(programs::DependencyOrder::new(plan)),
+        Box::new(programs::GuardObeyed::new(plan)),
+        Box::new(programs::CauseTrue::default()),
+        Box::new(convergence::Converges::new(plan)),
+        Box::new(convergence::TakeoverBound::new(plan)),
+        Box::new(convergence::DrainedEmpty::default()),
+        Box::new(evidence::EvidenceComplete::default()),
+        Box::new(bounded::BoundedMemory),
+        Box::new(bounded::BoundedRate::new(plan)),
+        Box::new(bounded::CleanWire::new(plan)),
+        Box::new(goals::Goals::new(plan)),
+    ];
+    if safe {
+        // Under the 1998 rule there are no epochs.
+        all.push(Box::new(epochs_grow::EpochsGrow::default()));
+    }
+    all
 }

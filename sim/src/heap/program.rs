@@ -152,6 +152,7 @@ impl World<'_> {
         if programs.get(&copy).is_some_and(|program| program.run == run)
             && let Some(op) = programs.remove(&copy).and_then(|program| program.stopping)
         {
+            self.line(Some(node), What::Gone { copy, cause: None });
             self.done(node, op, Outcome::Ok, 0);
         }
     }
@@ -201,6 +202,7 @@ impl World<'_> {
     /// A program is gone without having been asked, or by its guard.
     pub(super) fn exit(&mut self, node: NodeId, copy: Copy, cause: ExitCause) {
         let Some(program) = self.nodes[node.0 as usize].programs.remove(&copy) else { return };
+        self.line(Some(node), What::Gone { copy, cause: Some(cause) });
         match program.stopping {
             Some(op) => self.done(node, op, Outcome::Ok, 0),
             None => self.feed(node, apus_engine::Input::Process { copy, what: ProcessInput::Exited(cause) }),

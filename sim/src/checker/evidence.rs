@@ -1,0 +1,45 @@
+//! Every automatic act carries the chain of evidence that led to it.
+
+use std::collections::BTreeSet;
+
+use apus_engine::{EvidenceId, Fact, diagnosis, supervision, views};
+
+use super::Checker;
+use crate::trace::{Line, What};
+
+#[derive(Default)]
+pub(super) struct EvidenceComplete {
+    known: BTreeSet<EvidenceId>,
+}
+
+/// Acts, which must have a reason; observations need none.
+const fn is_act(fact: &Fact) -> bool {
+    matches!(
+        fact,
+        Fact::Diagnosis(diagnosis::Fact::Down { .. })
+            | Fact::Views(views::Fact::Proposed { .. } | views::Fact::Armed { .. } | views::Fact::Granted { .. })
+            | Fact::Supervision(
+                supervision::Fact::Starting { .. }
+                    | supervision::Fact::Promoted { .. }
+                    | supervision::Fact::Escalated { .. }
+            )
+    )
+}
+
+impl Checker for EvidenceComplete {
+    fn name(&self) -> &'static str {
+        "evidence-complete"
+    }
+    fn see(&mut self, line: &Line) -> Result<(), String> {
+        let What::Event(event) = &line.what else { return Ok(()) };
+        self.known.insert(event.id);
+        let mut causes = event.because.iter().filter(|cause| cause.is_some()).peekable();
+        if causes.peek().is_none() && is_act(&event.fact) {
+            return Err(format!("{} acts without a reason: {:?}", event.id, event.fact));
+        }
+        if let Some(cause) = causes.find(|cause| !self.known.contains(cause)) {
+            return Err(format!("{} names {cause} as its reason, which never happened", event.id));
+        }
+        Ok(())
+    }
+}

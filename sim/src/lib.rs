@@ -6,5 +6,6 @@ pub mod fault;
 pub mod heap;
 pub mod report;
 pub mod scenario;
+pub mod search;
 pub mod trace;
 pub mod world;

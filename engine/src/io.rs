@@ -198,6 +198,8 @@ pub enum Record {
     Entries(Vec<Entry>),
     /// Everything up to the snapshot's index is in it.
     Snapshot(Snapshot),
+    /// A node whose disk was wiped votes again.
+    Admitted,
 }
 
 /// What a restart finds on the disk.
@@ -227,10 +229,8 @@ impl Durable {
     /// Replays one record, oldest first.
     pub fn replay(&mut self, record: Record) {
         match record {
-            Record::Born(incarnation) => {
-                self.formatted = true;
-                self.incarnation = self.incarnation.max(incarnation);
-            }
+            Record::Born(incarnation) => self.incarnation = self.incarnation.max(incarnation),
+            Record::Admitted => self.formatted = true,
             Record::Vote { term, voted } => {
                 self.term = term;
                 self.voted = voted;
@@ -242,7 +242,12 @@ impl Durable {
                 self.log.extend(entries.into_iter().map(|entry| (entry.index, entry)));
             }
             Record::Snapshot(snapshot) => {
-                self.log = self.log.split_off(&Index(snapshot.index.0 + 1));
+                // Entries that do not follow from the snapshot are void with it.
+                let follows = self.log.get(&snapshot.index).is_none_or(|entry| entry.term == snapshot.term);
+                self.log = self.log.split_off(&Index(snapshot.index.0.saturating_add(1)));
+                if !follows {
+                    self.log.clear();
+                }
                 self.snapshot = Some(snapshot);
             }
         }

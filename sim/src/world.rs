@@ -1,9 +1,7 @@
 //! What all worlds have in common.
 
-use std::cell::RefCell;
-
 use crate::fault::Ns;
-use crate::report::{Run, Violation};
+use crate::report::Run;
 use crate::scenario::Plan;
 
 /// How to run a plan.
@@ -15,8 +13,6 @@ pub struct Options {
     pub until: Option<Ns>,
     /// Do not stop at the first time of two holders: go on, and measure how long there were two.
     pub measure_overlap: bool,
-    /// The first such violation, kept while the run goes on.
-    pub(crate) measured: RefCell<Option<Violation>>,
 }
 
 /// A place in which engines run.

@@ -17,13 +17,13 @@ pub enum Status {
     Suspect,
     /// Enough observers got no answer.
     Down,
-    /// Left by its own or the operator's will.
+    /// Not, or no longer, a member.
     Left,
 }
 
 /// One item of the state table: a join semilattice, so order, loss and repetition do not matter.
 ///
-/// A higher incarnation wins; within one, `Left` wins, else the higher counter; at the same counter the accusers are united.
+/// A higher incarnation wins; within one, the higher counter; at the same counter the accusers are united and a verdict stays.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct News {
     /// About whom.
@@ -32,8 +32,6 @@ pub struct News {
     pub inc: Incarnation,
     /// Even: asserted up; odd: accused. Only the node itself raises it to even.
     pub ctr: u32,
-    /// Whether it left.
-    pub left: bool,
     /// Who accuses, at an odd counter.
     pub accusers: Vec<NodeId>,
     /// Whether the accusers amount to a verdict.
@@ -48,20 +46,17 @@ impl Wire for News {
         self.node.put(w);
         self.inc.put(w);
         self.ctr.put(w);
-        w.u8(u8::from(self.left) | u8::from(self.down) << 1);
+        self.down.put(w);
         self.accusers.put(w);
         if w.version >= 2 {
             self.evidence.put(w);
         }
     }
     fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let (node, inc, ctr, flags) = (Wire::get(r)?, Wire::get(r)?, Wire::get(r)?, r.u8()?);
-        if flags > 3 {
-            return Err(DecodeError::Value);
-        }
+        let (node, inc, ctr, down) = (Wire::get(r)?, Wire::get(r)?, Wire::get(r)?, Wire::get(r)?);
         let accusers = Wire::get(r)?;
         let evidence = if r.version >= 2 { Wire::get(r)? } else { EvidenceId::NONE };
-        Ok(Self { node, inc, ctr, left: flags & 1 != 0, down: flags & 2 != 0, accusers, evidence })
+        Ok(Self { node, inc, ctr, down, accusers, evidence })
     }
 }
 
@@ -190,11 +185,6 @@ pub enum Fact {
         node: NodeId,
         /// In which life.
         inc: Incarnation,
-    },
-    /// The node left.
-    Left {
-        /// Who.
-        node: NodeId,
     },
     /// This node was itself paused or late, and voids its running verdicts.
     SelfDegraded {

@@ -1,31 +1,345 @@
-//! Adaptive ring diagnosis: who is up, who is down. It proposes; it never decides ownership.
+//! Adaptive ring diagnosis (Bianchini and Buskens, 1991/92), event-driven, with several observers, incarnations, refutation
+//! and indirect probes: who is up, who is down. It proposes; it never decides ownership.
+
+mod gossip;
 mod message;
+mod probe;
+mod ring;
+mod table;
+mod verdict;
 
 pub use message::{Ack, Compare, Fact, Message, News, Ping, PingReply, PingReq, Spread, Status};
 
-use crate::config::Config;
-use crate::context::{Ctx, Signal};
-use crate::ids::{Incarnation, NodeId};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::config::{Config, DiagnosisRule};
+use crate::context::{Ctx, Signal, earliest};
+use crate::event::Fact as AnyFact;
+use crate::ids::{EvidenceId, Incarnation, NodeId};
+use crate::io::Lane;
+use crate::mutant::Mutant;
 use crate::rng::Rng;
-use crate::time::Time;
+use crate::time::{Micros, Time};
+use crate::wire::Body;
+use probe::{Probe, Purpose, Rtt};
+use ring::Rings;
+use table::Table;
+
+/// A disk queue longer than this makes a node sick by its own word.
+const SICK_QUEUE: u32 = 64;
+/// Local health goes from 0, well, to this.
+const LHM_MAX: u8 = 8;
+/// Probes on their way at most; a flood of requests for help finds no room.
+const PROBES_MAX: usize = 64;
 
 /// One node's view of the ring.
 #[derive(Clone, Debug, Hash)]
-pub struct Diagnosis {}
+pub struct Diagnosis {
+    me: NodeId,
+    inc: Incarnation,
+    rings: Rings,
+    table: Table,
+    /// Next test of each ring, its round-trip estimate, and how far it has walked past down nodes.
+    next: Vec<Time>,
+    rtt: Vec<Rtt>,
+    walked: Vec<usize>,
+    probes: Vec<Probe>,
+    seq: u32,
+    lhm: u8,
+    /// Lone accusations and when they become verdicts.
+    lone: BTreeMap<NodeId, Time>,
+    /// News by rank and how often it is still sent.
+    queue: BTreeMap<usize, u8>,
+    /// Ranks whose news goes out at the end of this call.
+    fresh: Vec<usize>,
+    compared: Option<Time>,
+    revisit: Time,
+    revisited: usize,
+}
 
 impl Diagnosis {
-    pub(crate) fn new(_config: &Config, _inc: Incarnation, _now: Time, _rng: &mut Rng) -> Self {
-        Self {}
+    pub(crate) fn new(config: &Config, inc: Incarnation, now: Time, rng: &mut Rng) -> Self {
+        let mut this = Self {
+            me: config.me,
+            inc,
+            rings: Rings::default(),
+            table: Table::default(),
+            next: Vec::new(),
+            rtt: Vec::new(),
+            walked: Vec::new(),
+            probes: Vec::new(),
+            seq: 0,
+            lhm: 0,
+            lone: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            fresh: Vec::new(),
+            compared: None,
+            revisit: now + config.diagnosis.period,
+            revisited: 0,
+        };
+        this.reshape(config, config.bootstrap.members(), now, rng);
+        this
     }
-    pub(crate) fn on_message(&mut self, _ctx: &mut Ctx<'_>, _from: NodeId, _inc: Incarnation, _message: Message) {}
-    pub(crate) fn on_timer(&mut self, _ctx: &mut Ctx<'_>) {}
-    pub(crate) fn on_signal(&mut self, _ctx: &mut Ctx<'_>, _signal: &Signal) {}
+
+    /// Builds the rings over other members; O(N), on a membership change only.
+    fn reshape(&mut self, config: &Config, members: Vec<NodeId>, now: Time, rng: &mut Rng) {
+        let observers =
+            if config.diagnosis.rule == DiagnosisRule::Paper { 1 } else { usize::from(config.diagnosis.observers) };
+        self.rings = Rings::new(members.len(), observers);
+        self.table.reshape(members);
+        self.probes.retain(|probe| self.table.rank(probe.target).is_some());
+        self.queue.clear();
+        self.fresh.clear();
+        let many = self.rings.offsets.len();
+        let period = config.diagnosis.period;
+        self.next = (0..many).map(|_| now + Micros(rng.below(period.0))).collect();
+        self.rtt = alloc::vec![Rtt::default(); many];
+        self.walked = alloc::vec![1; many];
+        if let Some(rank) = self.table.rank(self.me) {
+            let inc = self.inc;
+            self.table.change(rank, |entry| {
+                entry.inc = inc;
+                entry.told |= inc.0 > 1;
+            });
+        }
+    }
+
+    pub(crate) fn on_message(&mut self, ctx: &mut Ctx<'_>, from: NodeId, inc: Incarnation, message: Message) {
+        if let Some(rank) = self.table.rank(from) {
+            self.hear(ctx, rank, inc);
+        }
+        match message {
+            Message::Ping(ping) => self.on_ping(ctx, from, ping),
+            Message::Ack(ack) => self.on_ack(ctx, from, ack),
+            Message::PingReq(request) => self.on_ping_req(ctx, from, request),
+            Message::PingReply(reply) => self.on_ping_reply(ctx, from, reply),
+            Message::Compare(compare) => self.on_compare(ctx, from, &compare),
+            Message::Spread(spread) => self.take_news(ctx, spread.news),
+        }
+        self.flush(ctx);
+    }
+
+    pub(crate) fn on_timer(&mut self, ctx: &mut Ctx<'_>) {
+        self.miss_due(ctx);
+        for ring in 0..self.next.len() {
+            if self.next[ring] <= ctx.now {
+                self.next[ring] = ctx.now + ctx.config().diagnosis.period;
+                self.test(ctx, ring);
+            }
+        }
+        if self.revisit <= ctx.now {
+            self.revisit_down(ctx);
+        }
+        let over: Vec<NodeId> = self.lone.iter().filter(|(_, at)| **at <= ctx.now).map(|(node, _)| *node).collect();
+        for node in over {
+            self.lone.remove(&node);
+            self.convict(ctx, node);
+        }
+        self.flush(ctx);
+    }
+
+    pub(crate) fn on_signal(&mut self, ctx: &mut Ctx<'_>, signal: &Signal) {
+        match signal {
+            Signal::Members(members) => {
+                let config = ctx.shared.config.clone();
+                let nodes: Vec<NodeId> = members.members().into_iter().collect();
+                let same = nodes.len() == self.table.len() && nodes.iter().all(|node| self.table.rank(*node).is_some());
+                if !same {
+                    self.reshape(&config, nodes, ctx.now, ctx.rng);
+                }
+            }
+            Signal::Stalled { evidence, .. } if !ctx.has(Mutant::AccuseAfterStall) => {
+                // Whoever was paused himself must not accuse: every running verdict is void.
+                self.probes.clear();
+                self.lone.clear();
+                self.lhm = (self.lhm + 2).min(LHM_MAX);
+                let lhm = self.lhm;
+                self.event(ctx, &[*evidence], Fact::SelfDegraded { lhm });
+            }
+            _ => {}
+        }
+    }
+
     pub(crate) fn deadline(&self) -> Option<Time> {
+        if self.rings.offsets.is_empty() {
+            return None;
+        }
+        let probes = self.probes.iter().map(|probe| probe.due).min();
+        earliest([probes, self.next.iter().min().copied(), self.lone.values().min().copied(), Some(self.revisit)])
+    }
+
+    /// What this node thinks of another, and in which life it knows it; `None` for no member.
+    #[must_use]
+    pub fn status(&self, node: NodeId) -> Option<(Status, Incarnation)> {
+        let entry = self.table.entry(self.table.rank(node)?);
+        Some((entry.status(), entry.inc))
+    }
+
+    /// How many members are judged down here.
+    #[must_use]
+    pub const fn down(&self) -> usize {
+        self.table.down()
+    }
+
+    /// How unwell this node feels; 0 is well.
+    #[must_use]
+    pub const fn lhm(&self) -> u8 {
+        self.lhm
+    }
+
+    fn event(&self, ctx: &mut Ctx<'_>, because: &[EvidenceId], fact: Fact) -> EvidenceId {
+        ctx.event(because, AnyFact::Diagnosis(fact))
+    }
+
+    fn send(&self, ctx: &mut Ctx<'_>, to: NodeId, message: Message) {
+        ctx.send(to, Lane::Probe, &Body::Diagnosis(message));
+    }
+
+    /// The node a ring tests now: the successor, or the next one that is not judged down.
+    fn target(&mut self, ctx: &Ctx<'_>, ring: usize) -> Option<NodeId> {
+        let me = self.table.rank(self.me)?;
+        // Every period the walk starts at the successor again: a node that came back gets its arc back.
+        let from = if ctx.has(Mutant::ArcKept) { self.walked[ring] } else { 1 };
+        for steps in from..self.rings.len {
+            let rank = self.rings.ahead(me, ring, steps);
+            if rank == me {
+                break;
+            }
+            if !self.table.entry(rank).down {
+                self.walked[ring] = steps;
+                return Some(self.table.node(rank));
+            }
+            if ctx.has(Mutant::WalkStops) {
+                return None;
+            }
+        }
         None
     }
-    /// What this node thinks of another.
-    #[must_use]
-    pub fn status(&self, _node: NodeId) -> Option<(Status, Incarnation)> {
-        None
+
+    fn test(&mut self, ctx: &mut Ctx<'_>, ring: usize) {
+        if let Some(target) = self.target(ctx, ring) {
+            self.probe(ctx, target, Purpose::Test { ring });
+        }
+    }
+
+    /// Looks at one node that is judged down, every few periods: an isolated node finds back by it.
+    fn revisit_down(&mut self, ctx: &mut Ctx<'_>) {
+        self.revisit = ctx.now + ctx.config().diagnosis.period.scale(4, 1);
+        if self.table.down() == 0 || ctx.has(Mutant::DownNeverProbed) {
+            return;
+        }
+        let len = self.table.len();
+        for step in 1..=len {
+            let rank = (self.revisited + step) % len;
+            if self.table.entry(rank).down {
+                self.revisited = rank;
+                let target = self.table.node(rank);
+                self.probe(ctx, target, Purpose::Revisit);
+                break;
+            }
+        }
+    }
+
+    /// Sends one probe.
+    fn probe(&mut self, ctx: &mut Ctx<'_>, target: NodeId, purpose: Purpose) {
+        if self.probes.len() >= PROBES_MAX || target == self.me {
+            return;
+        }
+        let config = &ctx.config().diagnosis;
+        let mut wait = match purpose {
+            _ if config.rule == DiagnosisRule::Paper || ctx.has(Mutant::TimeoutFixed) => config.deadline_floor,
+            Purpose::Test { ring } => self.rtt.get(ring).map_or(config.deadline_floor, |rtt| rtt.deadline(config)),
+            Purpose::Confirm { ring, .. } => {
+                self.rtt.get(ring).map_or(config.deadline_floor, |rtt| rtt.deadline(config)).scale(2, 1)
+            }
+            Purpose::Help { .. } | Purpose::Revisit => config.deadline_floor.scale(3, 2),
+        };
+        if config.rule == DiagnosisRule::Paper {
+            wait = config.deadline_ceiling;
+        }
+        wait = wait.scale(u64::from(self.lhm) + 1, 1);
+        self.seq = self.seq.wrapping_add(1);
+        self.probes.push(Probe { seq: self.seq, target, sent: ctx.now, due: ctx.now + wait, purpose });
+        let ping = Ping { seq: self.seq, digest: self.table.digest(), lhm: self.lhm, news: self.piggyback() };
+        self.send(ctx, target, Message::Ping(ping));
+    }
+
+    fn on_ping(&mut self, ctx: &mut Ctx<'_>, from: NodeId, ping: Ping) {
+        self.take_news(ctx, ping.news);
+        let sick = ctx.persisting() > SICK_QUEUE;
+        let ack = Ack { seq: ping.seq, digest: self.table.digest(), sick, news: self.piggyback() };
+        self.send(ctx, from, Message::Ack(ack));
+        self.compare_if_differs(ctx, from, ping.digest);
+    }
+
+    fn on_ack(&mut self, ctx: &mut Ctx<'_>, from: NodeId, ack: Ack) {
+        let any = ctx.has(Mutant::AnyAckCounts);
+        let at = self.probes.iter().position(|probe| probe.target == from && (probe.seq == ack.seq || any));
+        if let Some(at) = at {
+            let probe = self.probes.swap_remove(at);
+            self.answered(ctx, &probe, ack.sick);
+        }
+        self.take_news(ctx, ack.news);
+        self.compare_if_differs(ctx, from, ack.digest);
+    }
+
+    /// A probe was answered in time.
+    fn answered(&mut self, ctx: &mut Ctx<'_>, probe: &Probe, sick: bool) {
+        let rtt = ctx.now.since(probe.sent);
+        match probe.purpose {
+            Purpose::Test { ring } | Purpose::Confirm { ring, .. } => {
+                if let Some(estimate) = self.rtt.get_mut(ring) {
+                    estimate.observe(rtt);
+                }
+                // The target lives: other tests of it that wait are answered too.
+                self.probes.retain(|other| {
+                    other.target != probe.target
+                        || matches!(other.purpose, Purpose::Help { .. })
+                        || other.sent > probe.sent
+                });
+                if matches!(probe.purpose, Purpose::Test { .. }) {
+                    self.lhm = self.lhm.saturating_sub(1);
+                }
+            }
+            Purpose::Help { asker, seq } => {
+                self.send(ctx, asker, Message::PingReply(PingReply { seq, target: probe.target, heard: true }));
+            }
+            Purpose::Revisit => {}
+        }
+        self.note_sick(ctx, probe.target, sick);
+    }
+
+    /// A node that says its disk is late is a poor place for new work, but it is not down.
+    fn note_sick(&mut self, ctx: &mut Ctx<'_>, node: NodeId, sick: bool) {
+        let Some(rank) = self.table.rank(node) else { return };
+        let entry = self.table.entry(rank);
+        if entry.sick == sick {
+            return;
+        }
+        let (inc, evidence) = (entry.inc, entry.evidence);
+        self.table.change(rank, |entry| entry.sick = sick);
+        if sick {
+            ctx.signal(Signal::NodeSuspect { node, evidence });
+        } else {
+            ctx.signal(Signal::NodeUp { node, inc, evidence });
+        }
+    }
+
+    fn on_ping_req(&mut self, ctx: &mut Ctx<'_>, from: NodeId, request: PingReq) {
+        if self.table.rank(request.target).is_some() && self.table.rank(from).is_some() {
+            self.probe(ctx, request.target, Purpose::Help { asker: from, seq: request.seq });
+        }
+    }
+
+    fn on_ping_reply(&mut self, ctx: &mut Ctx<'_>, _from: NodeId, reply: PingReply) {
+        if !reply.heard || ctx.has(Mutant::IndirectIgnored) {
+            return;
+        }
+        let asked = |probe: &Probe| {
+            probe.seq == reply.seq && probe.target == reply.target && matches!(probe.purpose, Purpose::Confirm { .. })
+        };
+        // Somebody hears it: the link between us is bad, the node is not.
+        self.probes.retain(|probe| !asked(probe));
     }
 }

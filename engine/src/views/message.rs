@@ -80,7 +80,6 @@ impl crate::wire::Wire for Ask {
         }
     }
     fn get(r: &mut crate::wire::Reader<'_>) -> Result<Self, crate::wire::DecodeError> {
-        use crate::wire::Wire as _;
         Ok(match r.u8()? {
             0 => Self::Release { resource: ResourceId::get(r)?, epoch: Epoch::get(r)? },
             1 => Self::FailOver { resource: ResourceId::get(r)?, epoch: Epoch::get(r)?, because: Causes::get(r)? },

@@ -77,6 +77,8 @@ struct World<'p> {
     trace: Vec<Line>,
     goals: Vec<&'static str>,
     violation: Option<Violation>,
+    /// The first time of two holders, while the run goes on to measure it.
+    measured: Option<Violation>,
     checkers: Option<Box<Checkers>>,
 }
 
@@ -117,6 +119,7 @@ impl<'p> World<'p> {
             trace: Vec::new(),
             goals: Vec::new(),
             violation: None,
+            measured: None,
             checkers: Some(Box::new(Checkers::new(plan))),
             nodes,
             plan,
@@ -238,8 +241,8 @@ impl<'p> World<'p> {
         let measured = violation.checker == "one-holder" && self.options.measure_overlap;
         if self.violation.is_none() && !excepted && !measured {
             self.violation = Some(violation);
-        } else if measured && self.options.measured.borrow().is_none() {
-            *self.options.measured.borrow_mut() = Some(violation);
+        } else if measured {
+            self.measured.get_or_insert(violation);
         }
     }
 
@@ -292,7 +295,7 @@ impl<'p> World<'p> {
             }
         }
         if self.violation.is_none() {
-            self.violation = self.options.measured.borrow_mut().take();
+            self.violation = self.measured.take();
         }
         Run {
             seed: self.plan.seed,

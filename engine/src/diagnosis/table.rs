@@ -1,0 +1,143 @@
+//! The state table: what is known of every member, merged as a join semilattice, with a running digest.
+
+use alloc::vec::Vec;
+
+use super::{News, Status};
+use crate::hash::Hash128;
+use crate::ids::{EvidenceId, Incarnation, NodeId};
+
+/// What is known of one member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Entry {
+    pub(super) inc: Incarnation,
+    /// Even: asserted up; odd: accused.
+    pub(super) ctr: u32,
+    pub(super) down: bool,
+    pub(super) accusers: Vec<NodeId>,
+    pub(super) evidence: EvidenceId,
+    /// Others know it too: it counts in the digest. The first life of a node that nobody missed does not.
+    pub(super) told: bool,
+    /// Its disk or loop is late, by its own word.
+    pub(super) sick: bool,
+}
+
+impl Entry {
+    pub(super) const fn status(&self) -> Status {
+        if self.down {
+            Status::Down
+        } else if self.ctr % 2 == 1 {
+            Status::Suspect
+        } else {
+            Status::Up
+        }
+    }
+
+    /// Its part of the digest. A suspicion without a verdict is known to few and does not count.
+    fn digest(&self, node: NodeId) -> u64 {
+        if !self.told && !self.down && self.ctr == 0 {
+            return 0;
+        }
+        let settled = if self.down { self.ctr } else { self.ctr & !1 };
+        let mut hash = Hash128::new(u64::from(node.0));
+        hash.word(u64::from(self.inc.0) << 32 | u64::from(settled));
+        hash.word(u64::from(self.down));
+        hash.finish64()
+    }
+}
+
+/// All members by rank, the order of their numbers.
+#[derive(Clone, Debug, Default, Hash)]
+pub(super) struct Table {
+    nodes: Vec<NodeId>,
+    entries: Vec<Entry>,
+    digest: u64,
+    down: u32,
+}
+
+impl Table {
+    /// Takes over what is known of those who stay.
+    pub(super) fn reshape(&mut self, nodes: Vec<NodeId>) {
+        let mut old = core::mem::take(self);
+        let entries: Vec<Entry> = nodes
+            .iter()
+            .map(|node| old.rank(*node).map_or_else(Entry::default, |rank| core::mem::take(&mut old.entries[rank])))
+            .collect();
+        self.digest = nodes.iter().zip(&entries).fold(0, |sum, (node, entry)| sum ^ entry.digest(*node));
+        self.down = u32::try_from(entries.iter().filter(|entry| entry.down).count()).unwrap_or(u32::MAX);
+        (self.nodes, self.entries) = (nodes, entries);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The place of a node; `None`: it is no member. Numbers are mostly dense, so the first guess is mostly right.
+    pub(super) fn rank(&self, node: NodeId) -> Option<usize> {
+        let guess = usize::from(node.0);
+        if self.nodes.get(guess) == Some(&node) {
+            return Some(guess);
+        }
+        self.nodes.binary_search(&node).ok()
+    }
+
+    pub(super) fn node(&self, rank: usize) -> NodeId {
+        self.nodes[rank]
+    }
+
+    pub(super) fn entry(&self, rank: usize) -> &Entry {
+        &self.entries[rank]
+    }
+
+    pub(super) const fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    pub(super) const fn down(&self) -> usize {
+        self.down as usize
+    }
+
+    /// Changes one entry and the digest with it.
+    pub(super) fn change(&mut self, rank: usize, change: impl FnOnce(&mut Entry)) {
+        let node = self.nodes[rank];
+        let entry = &mut self.entries[rank];
+        let (digest, down) = (entry.digest(node), entry.down);
+        change(entry);
+        self.digest ^= digest ^ entry.digest(node);
+        self.down = self.down + u32::from(entry.down) - u32::from(down);
+    }
+
+    /// The entry as news.
+    pub(super) fn news(&self, rank: usize) -> News {
+        let entry = &self.entries[rank];
+        News {
+            node: self.nodes[rank],
+            inc: entry.inc,
+            ctr: entry.ctr,
+            accusers: entry.accusers.clone(),
+            down: entry.down,
+            evidence: entry.evidence,
+        }
+    }
+
+    /// One digest a bucket; a node's bucket is its number modulo their count.
+    pub(super) fn buckets(&self, many: usize) -> Vec<u64> {
+        let mut buckets = alloc::vec![0; many];
+        for (node, entry) in self.nodes.iter().zip(&self.entries) {
+            buckets[usize::from(node.0) % many] ^= entry.digest(*node);
+        }
+        buckets
+    }
+
+    /// Ranks in buckets that differ and that say more than the default.
+    pub(super) fn differing<'a>(&'a self, theirs: &'a [u64]) -> impl Iterator<Item = usize> + 'a {
+        let mine = self.buckets(theirs.len());
+        let differs = move |node: NodeId| {
+            let bucket = usize::from(node.0) % theirs.len();
+            mine[bucket] != theirs[bucket]
+        };
+        (0..self.nodes.len()).filter(move |rank| {
+            let entry = &self.entries[*rank];
+            differs(self.nodes[*rank]) && (entry.told || entry.down || entry.ctr > 0)
+        })
+    }
+}

@@ -1,0 +1,349 @@
+//! From a missed probe to a verdict: second try and helpers, accusation, company, conviction, refutation.
+
+use alloc::vec::Vec;
+
+use super::probe::{Probe, Purpose};
+use super::{Diagnosis, Fact, LHM_MAX, Message, News, PingReply, PingReq, Spread, Status};
+use crate::config::DiagnosisRule;
+use crate::context::{Ctx, Signal};
+use crate::ids::{EvidenceId, Incarnation, NodeId};
+use crate::mutant::Mutant;
+
+/// Successors tested at once when one is silent: adjacent failures cost one deadline, not one each.
+const SPECULATE: usize = 3;
+
+impl Diagnosis {
+    /// Probes whose deadline has passed.
+    pub(super) fn miss_due(&mut self, ctx: &mut Ctx<'_>) {
+        let mut late: Vec<Probe> = Vec::new();
+        self.probes.retain(|probe| {
+            let due = probe.due <= ctx.now;
+            if due {
+                late.push(probe.clone());
+            }
+            !due
+        });
+        let tests = late.iter().filter(|probe| matches!(probe.purpose, Purpose::Test { .. })).count();
+        if tests > 1 && tests * 3 > self.rings.offsets.len() {
+            // Many silent at once: it is more likely this node.
+            self.lhm = (self.lhm + 1).min(LHM_MAX);
+        }
+        for probe in late {
+            match probe.purpose {
+                Purpose::Test { ring } => self.missed(ctx, &probe, ring),
+                Purpose::Confirm { missed, .. } => self.accuse(ctx, probe.target, missed),
+                Purpose::Help { asker, seq } => {
+                    self.send(ctx, asker, Message::PingReply(PingReply { seq, target: probe.target, heard: false }));
+                }
+                Purpose::Revisit => {}
+            }
+        }
+    }
+
+    /// A test was not answered: try again, ask helpers, and look at who comes behind.
+    fn missed(&mut self, ctx: &mut Ctx<'_>, probe: &Probe, ring: usize) {
+        let target = probe.target;
+        if self.table.rank(target).is_none_or(|rank| self.table.entry(rank).down) {
+            return;
+        }
+        let fact = Fact::Missed { node: target, deadline: probe.due.since(probe.sent) };
+        let missed = self.event(ctx, &[], fact);
+        if ctx.config().diagnosis.rule == DiagnosisRule::Paper {
+            self.accuse(ctx, target, missed);
+            self.test(ctx, ring);
+            return;
+        }
+        let confirming = |other: &Probe| other.target == target && matches!(other.purpose, Purpose::Confirm { .. });
+        if self.probes.iter().any(confirming) {
+            return;
+        }
+        self.probe(ctx, target, Purpose::Confirm { ring, missed });
+        let seq = self.seq;
+        for helper in self.helpers(ctx, target) {
+            self.send(ctx, helper, Message::PingReq(PingReq { seq, target }));
+        }
+        self.speculate(ctx, target, ring);
+    }
+
+    /// Tests the next few behind a silent successor now.
+    fn speculate(&mut self, ctx: &mut Ctx<'_>, silent: NodeId, ring: usize) {
+        let (Some(me), Some(mut rank)) = (self.table.rank(self.me), self.table.rank(silent)) else { return };
+        for _ in 0..SPECULATE {
+            rank = self.rings.ahead(rank, ring, 1);
+            let node = self.table.node(rank);
+            if rank == me || self.probes.iter().any(|probe| probe.target == node) {
+                break;
+            }
+            if !self.table.entry(rank).down {
+                self.probe(ctx, node, Purpose::Test { ring });
+            }
+        }
+    }
+
+    /// Random nodes that are up, other than the target.
+    fn helpers(&self, ctx: &mut Ctx<'_>, target: NodeId) -> Vec<NodeId> {
+        let want = usize::from(ctx.config().diagnosis.indirect);
+        let mut helpers = Vec::new();
+        for _ in 0..want * 4 {
+            let rank = usize::try_from(ctx.rng.below(self.table.len() as u64)).unwrap_or(0);
+            let node = self.table.node(rank);
+            let fit = self.table.entry(rank).status() == Status::Up;
+            if helpers.len() < want && fit && node != target && node != self.me && !helpers.contains(&node) {
+                helpers.push(node);
+            }
+        }
+        helpers
+    }
+
+    /// Neither the node nor a helper answered: this node accuses.
+    fn accuse(&mut self, ctx: &mut Ctx<'_>, node: NodeId, because: EvidenceId) {
+        let Some(rank) = self.table.rank(node) else { return };
+        if self.table.entry(rank).down || self.table.entry(rank).accusers.contains(&self.me) {
+            return;
+        }
+        let (inc, me) = (self.table.entry(rank).inc, self.me);
+        let evidence = self.event(ctx, &[because], Fact::Suspected { node, inc, by: me });
+        self.table.change(rank, |entry| {
+            entry.ctr |= 1;
+            entry.accusers.push(me);
+            entry.accusers.sort_unstable();
+            entry.evidence = evidence;
+        });
+        ctx.signal(Signal::NodeSuspect { node, evidence });
+        self.tell_observers(ctx, rank);
+        self.judge(ctx, rank);
+    }
+
+    /// The suspect hears it first; its other observers test it at once.
+    fn tell_observers(&mut self, ctx: &mut Ctx<'_>, rank: usize) {
+        let news = self.table.news(rank);
+        let mut to = Vec::new();
+        if !ctx.has(Mutant::NoBuddy) {
+            to.push(news.node);
+        }
+        for ring in 0..self.rings.offsets.len() {
+            let observer = self.table.node(self.rings.behind(rank, ring));
+            if observer != self.me && !to.contains(&observer) {
+                to.push(observer);
+            }
+        }
+        for node in to {
+            self.send(ctx, node, Message::Spread(Spread { news: alloc::vec![news.clone()] }));
+        }
+    }
+
+    /// Enough accusers make a verdict; a lone one waits for company.
+    fn judge(&mut self, ctx: &mut Ctx<'_>, rank: usize) {
+        let entry = self.table.entry(rank);
+        let node = self.table.node(rank);
+        if entry.down || entry.ctr % 2 == 0 {
+            return;
+        }
+        let config = &ctx.config().diagnosis;
+        let mut needed = usize::from(config.convict).min(self.rings.offsets.len().max(1));
+        if ctx.has(Mutant::SingleObserverConvicts) || config.rule == DiagnosisRule::Paper {
+            needed = 1;
+        }
+        if entry.accusers.len() >= needed {
+            self.convict(ctx, node);
+        } else if entry.accusers.contains(&self.me) {
+            let until = ctx.now + config.suspicion;
+            self.lone.entry(node).or_insert(until);
+        }
+    }
+
+    /// The verdict.
+    pub(super) fn convict(&mut self, ctx: &mut Ctx<'_>, node: NodeId) {
+        let Some(rank) = self.table.rank(node) else { return };
+        let entry = self.table.entry(rank);
+        if entry.down || entry.ctr % 2 == 0 || node == self.me {
+            return;
+        }
+        self.mark_down(ctx, rank);
+        self.freshen(ctx, rank);
+    }
+
+    fn mark_down(&mut self, ctx: &mut Ctx<'_>, rank: usize) {
+        let node = self.table.node(rank);
+        let entry = self.table.entry(rank);
+        let (inc, because) = (entry.inc, entry.evidence);
+        let evidence = self.event(ctx, &[because], Fact::Down { node, inc });
+        self.table.change(rank, |entry| {
+            entry.down = true;
+            entry.told = true;
+            entry.evidence = evidence;
+        });
+        self.lone.remove(&node);
+        self.probes.retain(|probe| probe.target != node || matches!(probe.purpose, Purpose::Help { .. }));
+        ctx.signal(Signal::NodeDown { node, evidence });
+        // The arc behind it is ours now: look at once.
+        for ring in 0..self.rings.offsets.len() {
+            if self.table.rank(self.me).is_some_and(|me| self.rings.ahead(me, ring, self.walked[ring]) == rank) {
+                self.test(ctx, ring);
+            }
+        }
+    }
+
+    /// A packet of `rank` itself came in, in this life.
+    pub(super) fn hear(&mut self, ctx: &mut Ctx<'_>, rank: usize, inc: Incarnation) {
+        let entry = self.table.entry(rank);
+        if inc <= entry.inc {
+            return;
+        }
+        let node = self.table.node(rank);
+        let (known, was_down) = (entry.inc.0 > 0, entry.down);
+        let because = entry.evidence;
+        self.lone.remove(&node);
+        self.table.change(rank, |entry| {
+            entry.inc = inc;
+            entry.ctr = 0;
+            entry.accusers.clear();
+            entry.down = false;
+            entry.told |= known || was_down;
+        });
+        if known || was_down {
+            let evidence = self.event(ctx, &[because], Fact::Up { node, inc });
+            self.table.change(rank, |entry| entry.evidence = evidence);
+            ctx.signal(Signal::NodeUp { node, inc, evidence });
+            self.freshen(ctx, rank);
+        }
+    }
+
+    /// Merges news into the table.
+    pub(super) fn take_news(&mut self, ctx: &mut Ctx<'_>, news: Vec<News>) {
+        for item in news {
+            let Some(rank) = self.table.rank(item.node) else { continue };
+            if item.node == self.me {
+                self.refute(ctx, rank, &item);
+            } else {
+                self.merge(ctx, rank, item);
+            }
+        }
+    }
+
+    /// News about this node: if it is accused, it contradicts by raising its own counter.
+    fn refute(&mut self, ctx: &mut Ctx<'_>, rank: usize, item: &News) {
+        let mine = self.table.entry(rank).ctr;
+        if ctx.has(Mutant::SelfAccusation) && item.down {
+            let evidence = item.evidence;
+            self.table.change(rank, |entry| entry.down = true);
+            ctx.signal(Signal::NodeDown { node: self.me, evidence });
+        }
+        if item.inc != self.inc || item.ctr < mine || ctx.has(Mutant::NoRefutation) {
+            if item.inc == self.inc && item.ctr < mine {
+                self.freshen(ctx, rank);
+            }
+            return;
+        }
+        if item.ctr % 2 == 0 {
+            // Raised by an earlier refutation that this node still knows, or learns of now.
+            let ctr = item.ctr;
+            self.table.change(rank, |entry| entry.ctr = ctr);
+            return;
+        }
+        let raise = u32::from(!ctx.has(Mutant::RefuteWithoutRaise));
+        let ctr = item.ctr.saturating_add(1).min(u32::MAX - 1) * raise;
+        self.table.change(rank, |entry| {
+            entry.ctr = ctr & !1;
+            entry.told = true;
+        });
+        self.freshen(ctx, rank);
+    }
+
+    fn merge(&mut self, ctx: &mut Ctx<'_>, rank: usize, item: News) {
+        let entry = self.table.entry(rank);
+        if item.inc < entry.inc && !ctx.has(Mutant::StaleIncarnationAccepted) {
+            return;
+        }
+        let newer_life = item.inc > entry.inc || (item.inc < entry.inc && ctx.has(Mutant::StaleIncarnationAccepted));
+        let lower_wins = ctx.has(Mutant::LowerCounterWins);
+        let newer = newer_life || if lower_wins { item.ctr < entry.ctr } else { item.ctr > entry.ctr };
+        if newer {
+            self.replace(ctx, rank, item);
+        } else if item.ctr == entry.ctr {
+            self.unite(ctx, rank, &item);
+        }
+    }
+
+    /// Newer news takes the place of what was known.
+    fn replace(&mut self, ctx: &mut Ctx<'_>, rank: usize, item: News) {
+        let node = item.node;
+        let old = self.table.entry(rank).clone();
+        let first = old.inc.0 == 0 && item.ctr == 0 && !item.down;
+        self.lone.remove(&node);
+        self.table.change(rank, |entry| {
+            entry.inc = item.inc;
+            entry.ctr = item.ctr;
+            entry.accusers.clone_from(&item.accusers);
+            entry.accusers.truncate(16);
+            entry.down = false;
+            entry.told = true;
+        });
+        if item.down {
+            self.table.change(rank, |entry| entry.evidence = item.evidence);
+            self.mark_down(ctx, rank);
+            self.freshen(ctx, rank);
+        } else if item.ctr % 2 == 1 {
+            self.heard_accusation(ctx, rank, item.evidence);
+        } else {
+            self.clear(ctx, rank, &old, item.evidence, first);
+            self.freshen(ctx, rank);
+        }
+    }
+
+    /// Up again, or up for the first time.
+    fn clear(&mut self, ctx: &mut Ctx<'_>, rank: usize, old: &super::table::Entry, evidence: EvidenceId, first: bool) {
+        let node = self.table.node(rank);
+        let inc = self.table.entry(rank).inc;
+        let fact = match old.status() {
+            Status::Suspect if old.inc == inc => Fact::Cleared { node, inc },
+            Status::Up if old.inc == inc || first => return,
+            _ => Fact::Up { node, inc },
+        };
+        let evidence = self.event(ctx, &[evidence, old.evidence], fact);
+        self.table.change(rank, |entry| entry.evidence = evidence);
+        ctx.signal(Signal::NodeUp { node, inc, evidence });
+    }
+
+    /// The same state, perhaps with more accusers or a verdict.
+    fn unite(&mut self, ctx: &mut Ctx<'_>, rank: usize, item: &News) {
+        let told = self.table.entry(rank).told;
+        let more: Vec<NodeId> =
+            item.accusers.iter().copied().filter(|by| !self.table.entry(rank).accusers.contains(by)).take(16).collect();
+        self.table.change(rank, |entry| {
+            entry.told = true;
+            if entry.accusers.len() < 16 {
+                entry.accusers.extend(&more);
+                entry.accusers.sort_unstable();
+            }
+        });
+        if item.down && !self.table.entry(rank).down && item.ctr % 2 == 1 {
+            self.table.change(rank, |entry| entry.evidence = item.evidence);
+            self.mark_down(ctx, rank);
+            self.freshen(ctx, rank);
+        } else if !more.is_empty() && item.ctr % 2 == 1 {
+            self.heard_accusation(ctx, rank, item.evidence);
+        } else if !told && item.ctr == 0 {
+            self.queue.insert(rank, 1);
+        }
+    }
+
+    /// An accusation by others: whoever observes the node tests it now.
+    fn heard_accusation(&mut self, ctx: &mut Ctx<'_>, rank: usize, evidence: EvidenceId) {
+        let node = self.table.node(rank);
+        let entry = self.table.entry(rank);
+        let (inc, by) = (entry.inc, entry.accusers.first().copied().unwrap_or(node));
+        let evidence = self.event(ctx, &[evidence], Fact::Suspected { node, inc, by });
+        self.table.change(rank, |entry| entry.evidence = evidence);
+        ctx.signal(Signal::NodeSuspect { node, evidence });
+        self.judge(ctx, rank);
+        let Some(me) = self.table.rank(self.me) else { return };
+        let ring = (0..self.rings.offsets.len()).find(|ring| self.rings.behind(rank, *ring) == me);
+        if let Some(ring) = ring
+            && !self.table.entry(rank).down
+            && !self.probes.iter().any(|probe| probe.target == node)
+        {
+            self.probe(ctx, node, Purpose::Test { ring });
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The leader's side: renewals only with a fresh quorum (rule R1), grants only after the old lease (R3).
+
+use super::{Ask, Fact, Message, Renew, Renewed, Views};
+use crate::consensus::{Consensus, Payload};
+use crate::context::{Ctx, Signal};
+use crate::ids::{EvidenceId, NodeId, ResourceId};
+use crate::io::SubmitError;
+use crate::mutant::Mutant;
+use crate::time::{Micros, Time};
+
+impl Views {
+    /// This node leads: leases that the predecessor renewed may still run.
+    pub(super) fn on_leads(&mut self, ctx: &mut Ctx<'_>, evidence: EvidenceId) {
+        self.leads = Some(evidence);
+        self.renewed.clear();
+        self.failed.clear();
+        self.waiting.clear();
+        let wait = self.wait(ctx);
+        self.not_before = if ctx.has(Mutant::ElectedTimeIgnored) { ctx.now } else { ctx.now + wait };
+        self.place_at = Some(ctx.now);
+    }
+
+    pub(super) fn on_deposed(&mut self) {
+        self.leads = None;
+        self.place_at = None;
+        self.renewed.clear();
+    }
+
+    /// A pause and a jump of the clock look alike. If it was a jump, no lease is as old as it seems: wait anew.
+    pub(super) fn on_stalled(&mut self, ctx: &Ctx<'_>, _late: Micros) {
+        if self.leads.is_some() {
+            self.not_before = self.not_before.max(ctx.now + self.wait(ctx));
+        }
+    }
+
+    /// L(1+ε) and the timers' slack, ε > 2ρ/(1−ρ) (rule R3).
+    fn wait(&self, ctx: &Ctx<'_>) -> Micros {
+        let views = &ctx.config().views;
+        if ctx.has(Mutant::GrantWaitTooShort) {
+            return self.lease.scale(7, 10);
+        }
+        if ctx.has(Mutant::DriftIgnored) {
+            return self.lease;
+        }
+        let rho = u64::from(views.drift_ppm);
+        let margin = self.lease.scale(2 * rho + 1, 1_000_000 - rho.min(500_000));
+        self.lease + margin + views.timer_slack
+    }
+
+    pub(super) fn on_renew(&mut self, ctx: &mut Ctx<'_>, log: &Consensus, from: NodeId, renew: &Renew) {
+        if let Some(answer) = self.answer_renewal(ctx, log, from, renew) {
+            self.send(ctx, from, Message::Renewed(answer));
+        }
+    }
+
+    /// Rule R1: the leader of a fresh quorum, with an entry of its own term committed, renews what is newest in its log.
+    pub(super) fn answer_renewal(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        log: &Consensus,
+        from: NodeId,
+        renew: &Renew,
+    ) -> Option<Renewed> {
+        let (term, _) = log.leads()?;
+        if !log.own_term_committed() && !ctx.has(Mutant::RenewBeforeOwnTerm) {
+            return None;
+        }
+        let contact = if ctx.has(Mutant::RenewWithoutQuorum) { Some(ctx.now) } else { log.quorum_contact(ctx.now) };
+        let contact = contact?;
+        let age = ctx.now.since(contact);
+        if age >= self.lease {
+            return None;
+        }
+        let rho = u64::from(ctx.config().views.drift_ppm);
+        let left = if ctx.has(Mutant::LeftIsWholeLease) {
+            self.lease
+        } else {
+            (self.lease - age).scale(1_000_000 - rho, 1_000_000)
+        };
+        let applied_only = ctx.has(Mutant::RenewAppliedOnly);
+        let is_member = log.membership().contains(from) || ctx.has(Mutant::RemovedKeepsHolding);
+        let mine = |resource: &ResourceId, epoch| {
+            let applied = log.state().grants.get(resource);
+            let newest = if applied_only {
+                applied.map(|grant| (grant.epoch, grant.holder))
+            } else {
+                log.newest_grant(*resource)
+            };
+            newest == Some((epoch, from)) && applied.is_some_and(|grant| grant.epoch == epoch && !grant.released)
+        };
+        let held: alloc::vec::Vec<_> =
+            renew.held.iter().filter(|(resource, epoch)| is_member && mine(resource, *epoch)).copied().collect();
+        for (resource, _) in &held {
+            let known = self.renewed.entry(*resource).or_insert(contact);
+            *known = (*known).max(contact);
+        }
+        (!held.is_empty()).then_some(Renewed { sent_at: renew.sent_at, left, held, term })
+    }
+
+    /// From when on a resource may be granted to another node than its holder (rule R3).
+    pub(super) fn grantable_at(&self, ctx: &Ctx<'_>, log: &Consensus, resource: ResourceId) -> Time {
+        let Some(grant) = log.state().grants.get(&resource) else { return Time(0) };
+        if grant.released || ctx.has(Mutant::GrantWithoutWait) {
+            return Time(0);
+        }
+        let renewed = self.renewed.get(&resource).map_or(Time(0), |contact| *contact + self.wait(ctx));
+        self.not_before.max(renewed)
+    }
+
+    /// A holder asks the leader for something.
+    pub(super) fn on_ask(&mut self, ctx: &mut Ctx<'_>, log: &Consensus, from: NodeId, ask: &Ask) {
+        if log.leads().is_none() {
+            return;
+        }
+        let (Ask::Release { resource, epoch } | Ask::FailOver { resource, epoch, .. }) = *ask;
+        let Some(grant) = log.state().grants.get(&resource) else { return };
+        if grant.epoch != epoch || grant.holder != from {
+            let newest = grant.epoch;
+            if epoch < newest {
+                self.event(ctx, &[], Fact::Refused { resource, epoch, newest });
+            }
+            return;
+        }
+        if log.in_flight(resource) || grant.released {
+            return;
+        }
+        match *ask {
+            Ask::Release { .. } => ctx.signal(Signal::Propose(Payload::Release { resource, epoch })),
+            Ask::FailOver { because, .. } => {
+                self.failed.insert(resource, from);
+                if grant.moving.is_none() && self.choose(ctx, log, resource).is_some_and(|node| node != from) {
+                    ctx.signal(Signal::Propose(Payload::Move { resource, to: None, because }));
+                }
+            }
+        }
+    }
+
+    pub(super) fn submit_move(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        log: &Consensus,
+        resource: ResourceId,
+        to: NodeId,
+    ) -> Result<(), SubmitError> {
+        let grant = log.state().grants.get(&resource).ok_or(SubmitError::Unknown)?;
+        if !self.may_hold(ctx, log, resource, to) || self.down.contains_key(&to) {
+            return Err(SubmitError::NotEligible(to));
+        }
+        if grant.holder != to && !log.in_flight(resource) && grant.moving.is_none() {
+            let evidence = self.leads.unwrap_or_default();
+            let because = [evidence, EvidenceId::NONE, EvidenceId::NONE];
+            ctx.signal(Signal::Propose(Payload::Move { resource, to: Some(to), because }));
+        }
+        Ok(())
+    }
+}

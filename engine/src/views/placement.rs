@@ -52,7 +52,12 @@ impl Views {
         let down = self.down.get(&holder).copied();
         if member && down.is_none() {
             let drained = log.state().drained.contains(&holder) && !ctx.has(Mutant::DrainForgets);
-            if drained && grant.moving.is_none() && self.choose(ctx, log, resource).is_some_and(|node| node != holder) {
+            // What it requires has gone elsewhere: it follows.
+            let alone = ctx.config().resource(resource).is_some_and(|config| !holds_required(ctx, log, config, holder));
+            if (drained || alone)
+                && grant.moving.is_none()
+                && self.choose(ctx, log, resource).is_some_and(|node| node != holder)
+            {
                 let because = [self.leads.unwrap_or_default(), EvidenceId::NONE, EvidenceId::NONE];
                 ctx.signal(Signal::Propose(Payload::Move { resource, to: None, because }));
             }
@@ -109,6 +114,7 @@ impl Views {
                 && (!self.down.contains_key(&node) || ctx.has(Mutant::GrantToDown))
                 && (!state.drained.contains(&node) || ctx.has(Mutant::GrantToDraining))
                 && !self.holds_sibling(ctx, log, config, node)
+                && holds_required(ctx, log, config, node)
         };
         if let Some(Some(Some(wish))) = state.grants.get(&resource).map(|grant| grant.moving)
             && fit(wish)
@@ -186,6 +192,18 @@ impl Views {
             ctx.signal(Signal::StandBy { copy, on, epoch, evidence });
         }
     }
+}
+
+/// Whether a node was granted a slot of every service that a slot's service requires: they run side by side.
+fn holds_required(ctx: &Ctx<'_>, log: &Consensus, config: &ResourceConfig, node: NodeId) -> bool {
+    let Role::Slot { service, .. } = config.role else { return true };
+    let Some(service) = ctx.config().service(service) else { return true };
+    service.requires.iter().all(|needed| {
+        ctx.config().resources.iter().any(|other| {
+            matches!(other.role, Role::Slot { service, .. } if service == *needed)
+                && log.state().grants.get(&other.id).is_some_and(|grant| grant.holder == node && !grant.released)
+        })
+    })
 }
 
 /// Whether a node may own a resource by configuration and membership.

@@ -87,7 +87,7 @@ impl Checker for BackoffKept {
             supervision::Fact::Ready { copy } => {
                 self.streak.entry((node, copy)).or_default().1 = line.at;
             }
-            supervision::Fact::Failed { copy, .. } => {
+            supervision::Fact::Failed { copy, cause } if cause != FailureCause::Machine => {
                 let Some(service) = self.services.iter().find(|service| service.id == copy.service) else {
                     return Ok(());
                 };
@@ -161,18 +161,16 @@ impl Checker for EscalationKept {
                     return Err(format!("{node} only restarts {} after {} failures", copy.service, failures.len()));
                 }
             }
-            supervision::Fact::Escalated { copy, .. } => {
+            supervision::Fact::Escalated { copy, rung } => {
                 let Some(service) = self.services.iter().find(|service| service.id == copy.service) else {
                     return Ok(());
                 };
                 let failures = self.failures.entry((node, copy)).or_default();
                 failures.retain(|at| line.at - at < service.within.0 * 1_010);
-                if failures.len() < usize::from(service.failures) {
-                    return Err(format!(
-                        "{node} gives {} up after {} failures in the window",
-                        copy.service,
-                        failures.len()
-                    ));
+                let many = failures.len();
+                failures.clear();
+                if many < usize::from(service.failures) && rung == supervision::Rung::FailOver {
+                    return Err(format!("{node} gives {} up after {many} failures in the window", copy.service));
                 }
             }
             supervision::Fact::Stopped { copy } => {

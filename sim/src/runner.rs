@@ -1,0 +1,288 @@
+//! Many seeds of one scenario, on several threads, with one result whatever the threads did.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use apus_engine::hash::mix;
+
+use crate::fault::{Kind, Ns};
+use crate::report::{Run, Verdict, Violation};
+use crate::scenario::{Plan, Scenario};
+use crate::world::{Options, World};
+
+/// Which seeds to run, and how.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// First seed.
+    pub from: u64,
+    /// One past the last.
+    pub to: u64,
+    /// Of these, only `seed % n == i`.
+    pub shard: (u64, u64),
+    /// Threads.
+    pub jobs: usize,
+    /// Start no seed after this long.
+    pub budget: Option<Duration>,
+    /// A seed that takes longer than this fails.
+    pub timeout: Option<Duration>,
+    /// Run this share of the seeds twice and compare, in percent.
+    pub check_determinism: u8,
+    /// Go on after the first failing seed.
+    pub keep_going: bool,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            from: 0,
+            to: 1,
+            shard: (0, 1),
+            jobs: 1,
+            budget: None,
+            timeout: None,
+            check_determinism: 0,
+            keep_going: false,
+        }
+    }
+}
+
+/// What all seeds of one scenario amount to. Independent of the number of threads.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Seeds that ran.
+    pub seeds: u64,
+    /// Engine inputs.
+    pub events: u64,
+    /// Simulated time, and the same times the nodes.
+    pub simulated: u128,
+    /// Simulated node time.
+    pub node_time: u128,
+    /// How often faults of each kind were in a plan, and how often they had an effect.
+    pub kinds: BTreeMap<Kind, (u64, u64)>,
+    /// Scripted faults without any effect, by index in the scenario, and in how many seeds.
+    pub inert: BTreeMap<String, u64>,
+    /// Goals reached, and in how many seeds.
+    pub goals: BTreeMap<&'static str, u64>,
+    /// Worst measured value and its seed.
+    pub measures: BTreeMap<&'static str, (Ns, u64)>,
+    /// All values of each measure, for quantiles.
+    pub values: BTreeMap<&'static str, Vec<Ns>>,
+    /// Failing seeds.
+    pub failures: BTreeMap<u64, Violation>,
+    /// Seeds whose second run differed.
+    pub differing: BTreeSet<u64>,
+    /// Order-independent digest over seeds and trace hashes.
+    pub digest: u128,
+    /// Wall-clock time.
+    pub took: Duration,
+}
+
+impl Summary {
+    /// Adds one run.
+    pub fn add(&mut self, plan: &Plan, run: Run) {
+        self.seeds += 1;
+        self.events += run.events;
+        self.simulated += u128::from(run.simulated);
+        self.node_time += u128::from(run.simulated) * plan.configs.len() as u128;
+        #[allow(clippy::cast_possible_truncation, reason = "halves of a hash")]
+        let (low, high) = (run.hash as u64, (run.hash >> 64) as u64);
+        self.digest ^= u128::from(mix(run.seed ^ low)) << 64 | u128::from(mix(run.seed ^ high));
+        for (fault, effects) in run.faults.iter().zip(&run.effects) {
+            let (planned, had) = self.kinds.entry(fault.kind).or_default();
+            *planned += 1;
+            *had += u64::from(*effects > 0);
+            if fault.scripted && *effects == 0 && run.violation.is_none() {
+                *self.inert.entry(fault.kind.spec().name.into()).or_default() += 1;
+            }
+        }
+        for goal in run.goals {
+            *self.goals.entry(goal).or_default() += 1;
+        }
+        for (name, value) in run.measures {
+            let worst = self.measures.entry(name).or_insert((value, run.seed));
+            *worst = (*worst).max((value, run.seed));
+            self.values.entry(name).or_default().push(value);
+        }
+        if let Some(violation) = run.violation {
+            self.failures.insert(run.seed, violation);
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.seeds += other.seeds;
+        self.events += other.events;
+        self.simulated += other.simulated;
+        self.node_time += other.node_time;
+        self.digest ^= other.digest;
+        for (kind, (planned, had)) in other.kinds {
+            let sum = self.kinds.entry(kind).or_default();
+            *sum = (sum.0 + planned, sum.1 + had);
+        }
+        for (name, many) in other.inert {
+            *self.inert.entry(name).or_default() += many;
+        }
+        for (goal, many) in other.goals {
+            *self.goals.entry(goal).or_default() += many;
+        }
+        for (name, value) in other.measures {
+            let worst = self.measures.entry(name).or_insert(value);
+            *worst = (*worst).max(value);
+        }
+        for (name, values) in other.values {
+            self.values.entry(name).or_default().extend(values);
+        }
+        self.failures.extend(other.failures);
+        self.differing.extend(other.differing);
+    }
+
+    /// Why the scenario shows nothing, if so. With few seeds only what every seed has counts.
+    #[must_use]
+    pub fn vacuous(&self, scenario: &Scenario) -> Vec<String> {
+        let mut why = Vec::new();
+        for (kind, many) in &self.inert {
+            if *many == self.seeds {
+                why.push(format!("the scripted fault `{kind}` had no effect in any seed"));
+            }
+        }
+        if self.seeds >= 50 {
+            for (kind, (planned, had)) in &self.kinds {
+                if *planned >= 20 && *had == 0 {
+                    why.push(format!("fault `{}` was drawn {planned} times and never had an effect", kind.spec().name));
+                }
+            }
+            for goal in &scenario.expect.sometimes {
+                if !self.goals.contains_key(goal.as_str()) {
+                    why.push(format!("the goal `{goal}` was never reached"));
+                }
+            }
+        }
+        why
+    }
+
+    /// The verdict over all seeds.
+    #[must_use]
+    pub fn verdict(&self, scenario: &Scenario) -> Verdict {
+        if self.seeds == 0 {
+            Verdict::NoSeed
+        } else if self.failures.values().any(|violation| !violation.liveness) {
+            Verdict::Safety
+        } else if !self.failures.is_empty() {
+            Verdict::Liveness
+        } else if !self.differing.is_empty() {
+            Verdict::NotDeterministic
+        } else if !self.vacuous(scenario).is_empty() {
+            Verdict::Vacuous
+        } else {
+            Verdict::Pass
+        }
+    }
+
+    /// Whether a scenario that shows a failure on purpose failed as told.
+    #[must_use]
+    pub fn fails_as_told(&self, scenario: &Scenario) -> bool {
+        self.failures.values().any(|violation| scenario.expect.fails.iter().any(|name| name == violation.checker))
+    }
+}
+
+/// Runs one seed; a panic is a violation of its own.
+#[must_use]
+pub fn run_guarded(world: &dyn World, plan: &Plan, options: &Options) -> Run {
+    catch_unwind(AssertUnwindSafe(|| world.run(plan, options))).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().cloned();
+        let what = what.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
+        Run {
+            seed: plan.seed,
+            violation: Some(Violation {
+                checker: "no-panic",
+                liveness: false,
+                at: 0,
+                what: what.unwrap_or_else(|| "the engine panicked".into()),
+            }),
+            faults: plan.faults.clone(),
+            effects: vec![0; plan.faults.len()],
+            goals: Vec::new(),
+            measures: BTreeMap::new(),
+            hash: 0,
+            events: 0,
+            simulated: 0,
+            trace: Vec::new(),
+        }
+    })
+}
+
+/// The options a scenario asks for.
+#[must_use]
+pub fn options(scenario: &Scenario) -> Options {
+    let prefer = scenario.cluster.availability == Some(apus_engine::Availability::Prefer);
+    Options { measure_overlap: prefer, ..Options::default() }
+}
+
+/// Progress of a batch, for a terminal.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Seeds done.
+    pub seeds: AtomicU64,
+    /// Engine inputs done.
+    pub events: AtomicU64,
+    /// Simulated node seconds done.
+    pub node_seconds: AtomicU64,
+}
+
+/// Runs a batch. Seeds are handed out in order; after a failure no later seed is started, so that the lowest failing
+/// seed is the same whatever the number of threads.
+#[must_use]
+pub fn run_batch(world: &(dyn World + Sync), scenario: &Scenario, batch: &Batch, progress: &Progress) -> Summary {
+    let began = Instant::now();
+    let next = AtomicU64::new(batch.from);
+    let stop = AtomicBool::new(false);
+    let total = Mutex::new(Summary::default());
+    let options = options(scenario);
+    let work = || {
+        let mut own = Summary::default();
+        while !stop.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= batch.to || batch.budget.is_some_and(|budget| began.elapsed() >= budget) {
+                break;
+            }
+            if batch.shard.1 > 1 && seed % batch.shard.1 != batch.shard.0 {
+                continue;
+            }
+            let plan = Plan::draw(scenario, seed);
+            let started = Instant::now();
+            let mut run = run_guarded(world, &plan, &options);
+            if let Some(timeout) = batch.timeout.filter(|timeout| started.elapsed() > *timeout) {
+                let what = format!("the seed took longer than {timeout:?}");
+                run.violation.get_or_insert(Violation { checker: "timeout", liveness: true, at: run.simulated, what });
+            }
+            if batch.check_determinism > 0 && mix(seed) % 100 < u64::from(batch.check_determinism) {
+                let again = run_guarded(world, &plan, &options);
+                if again.hash != run.hash || again.events != run.events {
+                    own.differing.insert(seed);
+                }
+            }
+            progress.seeds.fetch_add(1, Ordering::Relaxed);
+            progress.events.fetch_add(run.events, Ordering::Relaxed);
+            progress
+                .node_seconds
+                .fetch_add(run.simulated / 1_000_000_000 * plan.configs.len() as u64, Ordering::Relaxed);
+            if run.violation.is_some() && !batch.keep_going {
+                stop.store(true, Ordering::Relaxed);
+            }
+            own.add(&plan, run);
+        }
+        if let Ok(mut total) = total.lock() {
+            total.merge(own);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..batch.jobs.max(1) {
+            scope.spawn(work);
+        }
+    });
+    let mut summary = total.into_inner().unwrap_or_default();
+    summary.took = began.elapsed();
+    summary
+}

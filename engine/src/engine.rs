@@ -8,11 +8,11 @@ use crate::config::Config;
 use crate::consensus::Consensus;
 use crate::context::{Ctx, Peer, Shared, Signal};
 use crate::counters::Counters;
-use crate::diagnosis::Diagnosis;
+use crate::diagnosis::{self, Diagnosis, Superseded};
 use crate::event::{EngineFact, Event, Fact};
 use crate::hash::Hash128;
 use crate::ids::{EvidenceId, Incarnation, NO_CAUSE, NodeId, OpId};
-use crate::io::{Command, Deadline, Durable, Input, Outcome, Output, Part, Record, SubmitError};
+use crate::io::{Command, Deadline, Durable, Input, Lane, Outcome, Output, Part, Record, SubmitError};
 use crate::mutant::Mutant;
 use crate::rng::{Rng, Seed};
 use crate::supervision::Supervision;
@@ -236,6 +236,9 @@ impl Engine {
         let peer = self.shared.peers.entry(header.sender).or_default();
         if header.incarnation < peer.inc && !self.shared.config.has(Mutant::SenderIncarnationIgnored) {
             self.counters.old_incarnation += 1;
+            let inc = peer.inc;
+            let notice = Body::Diagnosis(diagnosis::Message::Superseded(Superseded { inc }));
+            self.with(Part::Diagnosis, |_, ctx| ctx.send(header.sender, Lane::Probe, &notice));
             return false;
         }
         *peer = Peer { inc: peer.inc.max(header.incarnation), speaks: header.speaks };
@@ -245,6 +248,7 @@ impl Engine {
     fn dispatch(&mut self, header: Header, body: Body) {
         let from = header.sender;
         match body {
+            Body::Diagnosis(diagnosis::Message::Superseded(notice)) => self.on_superseded(notice.inc),
             Body::Diagnosis(message) => {
                 self.with(Part::Diagnosis, |parts, ctx| {
                     parts.diagnosis.on_message(ctx, from, header.incarnation, message)
@@ -257,6 +261,24 @@ impl Engine {
                 self.with(Part::Views, |parts, ctx| parts.views.on_message(ctx, &parts.consensus, from, message));
             }
         }
+    }
+
+    /// A peer knows a later life of this node.
+    fn on_superseded(&mut self, inc: Incarnation) {
+        let Life::Running(parts) = &mut self.life else { return };
+        if inc <= self.shared.inc || inc.0 >= u32::MAX / 2 {
+            return;
+        }
+        self.shared.event(NO_CAUSE, Fact::Engine(EngineFact::Superseded { inc }));
+        if !parts.consensus.is_blank() {
+            self.life = Life::Dead;
+            return;
+        }
+        // The wiped disk held the number of lives too.
+        self.shared.inc = Incarnation(inc.0 + 1);
+        parts.diagnosis.reborn(self.shared.inc);
+        let op = self.shared.op(Part::Diagnosis);
+        self.shared.outputs.push_back(Output::Persist { op, record: Record::Born(self.shared.inc) });
     }
 
     fn handle_done(&mut self, op: OpId, outcome: Outcome) {

@@ -1,6 +1,6 @@
 //! What the engine tells about itself: every act with the evidence that led to it.
 
-use crate::ids::{Causes, EvidenceId};
+use crate::ids::{Causes, EvidenceId, Incarnation};
 use crate::{consensus, diagnosis, supervision, views};
 
 /// One fact, its name, and what it follows from.
@@ -41,6 +41,12 @@ pub enum EngineFact {
     Stalled {
         /// By how much.
         late: crate::Micros,
+    },
+    /// Peers know a later life of this node. A node with a disk of its own is an old instance of itself and falls silent;
+    /// a node whose disk was wiped begins a life after that one.
+    Superseded {
+        /// The later life.
+        inc: Incarnation,
     },
     /// Persisting failed for good; the node decides nothing until it is restarted.
     DiskFailed,

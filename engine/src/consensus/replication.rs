@@ -238,27 +238,27 @@ impl Consensus {
         progress.acked = progress.acked.max(Some(reply.sent_at));
         let newly_blank = reply.blank && !progress.blank;
         progress.blank = reply.blank;
-        if reply.blank && reply.fits && reply.index < progress.matched {
-            progress.matched = reply.index;
+        if reply.blank {
+            // A wiped disk holds no more than it says now.
+            progress.matched = progress.matched.min(reply.index);
         }
+        let before = progress.next;
         if reply.fits {
             progress.matched = progress.matched.max(reply.index);
             progress.next = progress.next.max(progress.matched.next());
-            progress.sent = None;
-        } else if !reply.fits {
-            if newly_blank {
-                progress.matched = Index(0);
-            }
-            progress.next = reply.index.next().min(progress.next).max(Index(1)).max(progress.matched.next());
-            progress.sent = None;
+        } else {
+            progress.next = reply.index.next().min(progress.next).max(progress.matched.next());
         }
+        progress.sent = None;
+        // A refusal that brings nothing new waits for the next heartbeat.
+        let again = !reply.fits && progress.next < before;
         let more = progress.next <= last;
         if newly_blank {
             self.event(ctx, &[], Fact::Blank { node: from });
         }
         self.advance_commit(ctx);
-        if more || !reply.fits {
-            self.send_append(ctx, from, !reply.fits);
+        if again || (more && reply.fits) {
+            self.send_append(ctx, from, again);
         }
         self.work_on_members(ctx);
     }

@@ -128,6 +128,14 @@ pub struct Spread {
 }
 wire_struct!(Spread { news } least 1);
 
+/// The receiver spoke in a life that is over: another one of its number is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Superseded {
+    /// The newest life of the receiver that the sender knows.
+    pub inc: Incarnation,
+}
+wire_struct!(Superseded { inc } least 1);
+
 wire_messages! {
     /// Messages of diagnosis.
     pub enum Message {
@@ -143,6 +151,8 @@ wire_messages! {
         0x14 "compare" Compare(Compare),
         /// News at once.
         0x15 "spread" Spread(Spread),
+        /// Your life is over.
+        0x16 "superseded" Superseded(Superseded),
     }
 }
 

@@ -8,9 +8,9 @@ mod ring;
 mod table;
 mod verdict;
 
-pub use message::{Ack, Compare, Fact, Message, News, Ping, PingReply, PingReq, Spread, Status};
+pub use message::{Ack, Compare, Fact, Message, News, Ping, PingReply, PingReq, Spread, Status, Superseded};
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::config::{Config, DiagnosisRule};
@@ -54,6 +54,10 @@ pub struct Diagnosis {
     /// Ranks whose news goes out at the end of this call.
     fresh: Vec<usize>,
     compared: Option<Time>,
+    /// When any member was heard last.
+    last_heard: Time,
+    /// Verdicts made while nobody was heard: told to nobody, forgotten when somebody is heard again.
+    private: BTreeSet<NodeId>,
     revisit: Time,
     revisited: usize,
 }
@@ -75,6 +79,8 @@ impl Diagnosis {
             queue: BTreeMap::new(),
             fresh: Vec::new(),
             compared: None,
+            last_heard: now,
+            private: BTreeSet::new(),
             revisit: now + config.diagnosis.period,
             revisited: 0,
         };
@@ -107,6 +113,8 @@ impl Diagnosis {
 
     pub(crate) fn on_message(&mut self, ctx: &mut Ctx<'_>, from: NodeId, inc: Incarnation, message: Message) {
         if let Some(rank) = self.table.rank(from) {
+            self.last_heard = ctx.now;
+            self.forget_private(ctx);
             self.hear(ctx, rank, inc);
         }
         match message {
@@ -116,6 +124,8 @@ impl Diagnosis {
             Message::PingReply(reply) => self.on_ping_reply(ctx, from, reply),
             Message::Compare(compare) => self.on_compare(ctx, from, &compare),
             Message::Spread(spread) => self.take_news(ctx, spread.news),
+            // The engine itself answers to these.
+            Message::Superseded(_) => {}
         }
         self.flush(ctx);
     }
@@ -167,6 +177,18 @@ impl Diagnosis {
         }
         let probes = self.probes.iter().map(|probe| probe.due).min();
         earliest([probes, self.next.iter().min().copied(), self.lone.values().min().copied(), Some(self.revisit)])
+    }
+
+    /// A later life of this node begins.
+    pub(crate) fn reborn(&mut self, inc: Incarnation) {
+        self.inc = inc;
+        if let Some(rank) = self.table.rank(self.me) {
+            self.table.change(rank, |entry| {
+                entry.inc = inc;
+                entry.ctr = 0;
+                entry.told = true;
+            });
+        }
     }
 
     /// What this node thinks of another, and in which life it knows it; `None` for no member.

@@ -110,7 +110,9 @@ impl Diagnosis {
             entry.evidence = evidence;
         });
         ctx.signal(Signal::NodeSuspect { node, evidence });
-        self.tell_observers(ctx, rank);
+        if !self.is_isolated(ctx) {
+            self.tell_observers(ctx, rank);
+        }
         self.judge(ctx, rank);
     }
 
@@ -159,14 +161,49 @@ impl Diagnosis {
         if entry.down || entry.ctr % 2 == 0 || node == self.me {
             return;
         }
+        let isolated = self.is_isolated(ctx);
         self.mark_down(ctx, rank);
-        self.freshen(ctx, rank);
+        if isolated {
+            self.private.insert(node);
+        } else {
+            self.freshen(ctx, rank);
+        }
+    }
+
+    /// Whether nobody at all was heard for a period and a deadline: then it is more likely this node that is cut off.
+    fn is_isolated(&self, ctx: &Ctx<'_>) -> bool {
+        let config = &ctx.config().diagnosis;
+        self.table.len() > 2
+            && config.rule == DiagnosisRule::Adaptive
+            && ctx.now.since(self.last_heard) > config.deadline_floor.scale(2, 1)
+            && !ctx.has(Mutant::AccusesWhileIsolated)
+    }
+
+    /// Somebody is heard again: verdicts made in isolation are void.
+    pub(super) fn forget_private(&mut self, ctx: &mut Ctx<'_>) {
+        while let Some(node) = self.private.pop_first() {
+            let Some(rank) = self.table.rank(node).filter(|rank| self.table.entry(*rank).down) else { continue };
+            let (inc, because) = (self.table.entry(rank).inc, self.table.entry(rank).evidence);
+            self.table.change(rank, |entry| {
+                entry.down = false;
+                entry.ctr &= !1;
+                entry.accusers.clear();
+            });
+            let evidence = self.event(ctx, &[because], Fact::Up { node, inc });
+            self.table.change(rank, |entry| entry.evidence = evidence);
+            ctx.signal(Signal::NodeUp { node, inc, evidence });
+        }
     }
 
     fn mark_down(&mut self, ctx: &mut Ctx<'_>, rank: usize) {
         let node = self.table.node(rank);
         let entry = self.table.entry(rank);
-        let (inc, because) = (entry.inc, entry.evidence);
+        let (inc, mut because) = (entry.inc, entry.evidence);
+        if !because.is_some() {
+            // News in version 1 carries no evidence: what was heard, and from whom, is the evidence then.
+            let by = entry.accusers.first().copied().unwrap_or(self.me);
+            because = self.event(ctx, &[], Fact::Suspected { node, inc, by });
+        }
         let evidence = self.event(ctx, &[because], Fact::Down { node, inc });
         self.table.change(rank, |entry| {
             entry.down = true;

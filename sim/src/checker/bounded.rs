@@ -93,6 +93,7 @@ impl CleanWire {
                     | Kind::Flood
                     | Kind::Garbled
                     | Kind::WrongCluster
+                    | Kind::Upgrade
             )
         };
         Self { clean: !plan.faults.iter().any(|fault| dirty(fault.kind)) }

@@ -424,9 +424,13 @@ impl World<'_> {
             let local = self.nodes[node.0 as usize].clock.read(self.now);
             engine.handle(local, apus_engine::Input::Tick);
             while let Some(output) = engine.poll_output() {
-                if let apus_engine::Output::Send { to, datagram, .. } = output {
-                    self.active[index as usize].effects += 1;
-                    self.transmit(*node, to, datagram);
+                match output {
+                    apus_engine::Output::Send { to, datagram, .. } => {
+                        self.active[index as usize].effects += 1;
+                        self.transmit(*node, to, datagram);
+                    }
+                    apus_engine::Output::Event(event) => self.line(Some(*node), What::Event(event)),
+                    _ => {}
                 }
             }
         }

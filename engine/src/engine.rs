@@ -269,8 +269,9 @@ impl Engine {
         if inc <= self.shared.inc || inc.0 >= u32::MAX / 2 {
             return;
         }
-        self.shared.event(NO_CAUSE, Fact::Engine(EngineFact::Superseded { inc }));
-        if !parts.consensus.is_blank() {
+        let silent = !parts.consensus.was_born_blank();
+        self.shared.event(NO_CAUSE, Fact::Engine(EngineFact::Superseded { inc, silent }));
+        if silent {
             self.life = Life::Dead;
             return;
         }

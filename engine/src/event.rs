@@ -47,6 +47,8 @@ pub enum EngineFact {
     Superseded {
         /// The later life.
         inc: Incarnation,
+        /// Whether the node falls silent.
+        silent: bool,
     },
     /// Persisting failed for good; the node decides nothing until it is restarted.
     DiskFailed,

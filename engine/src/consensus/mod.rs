@@ -59,6 +59,8 @@ pub struct Consensus {
     retry: Option<Time>,
     /// The disk was wiped: this node does not vote and is not counted until it is readmitted.
     blank: bool,
+    /// The disk was wiped when this life began.
+    born_blank: bool,
     /// While blank: the log showed this node without a vote, so that a later vote is a new one.
     seen_without_vote: bool,
     /// Members that were told to the other parts.
@@ -150,6 +152,7 @@ impl Consensus {
             disk: VecDeque::new(),
             retry: None,
             blank: !durable.formatted && !config.has(Mutant::BlankVotes),
+            born_blank: !durable.formatted,
             seen_without_vote: false,
             announced: Arc::default(),
             evidence: EvidenceId::NONE,
@@ -342,6 +345,12 @@ impl Consensus {
     #[must_use]
     pub const fn is_blank(&self) -> bool {
         self.blank
+    }
+
+    /// Whether this life began on a wiped disk: such a node is no old instance of itself.
+    #[must_use]
+    pub const fn was_born_blank(&self) -> bool {
+        self.born_blank
     }
 
     // Helpers of all files of this part.

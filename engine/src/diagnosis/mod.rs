@@ -113,8 +113,8 @@ impl Diagnosis {
 
     pub(crate) fn on_message(&mut self, ctx: &mut Ctx<'_>, from: NodeId, inc: Incarnation, message: Message) {
         if let Some(rank) = self.table.rank(from) {
+            self.end_isolation(ctx);
             self.last_heard = ctx.now;
-            self.forget_private(ctx);
             self.hear(ctx, rank, inc);
         }
         match message {

@@ -179,20 +179,38 @@ impl Diagnosis {
             && !ctx.has(Mutant::AccusesWhileIsolated)
     }
 
-    /// Somebody is heard again: verdicts made in isolation are void.
-    pub(super) fn forget_private(&mut self, ctx: &mut Ctx<'_>) {
-        while let Some(node) = self.private.pop_first() {
-            let Some(rank) = self.table.rank(node).filter(|rank| self.table.entry(*rank).down) else { continue };
-            let (inc, because) = (self.table.entry(rank).inc, self.table.entry(rank).evidence);
-            self.table.change(rank, |entry| {
-                entry.down = false;
-                entry.ctr &= !1;
-                entry.accusers.clear();
-            });
-            let evidence = self.event(ctx, &[because], Fact::Up { node, inc });
-            self.table.change(rank, |entry| entry.evidence = evidence);
-            ctx.signal(Signal::NodeUp { node, inc, evidence });
+    /// Somebody is heard: if nobody was for long, what this node thought of the others meanwhile is void.
+    pub(super) fn end_isolation(&mut self, ctx: &mut Ctx<'_>) {
+        if self.is_isolated(ctx) {
+            self.probes.clear();
+            self.lone.clear();
+            for rank in 0..self.table.len() {
+                let entry = self.table.entry(rank);
+                if !entry.down && entry.accusers.contains(&self.me) {
+                    self.acquit(ctx, rank);
+                }
+            }
         }
+        while let Some(node) = self.private.pop_first() {
+            if let Some(rank) = self.table.rank(node).filter(|rank| self.table.entry(*rank).down) {
+                self.acquit(ctx, rank);
+            }
+        }
+    }
+
+    /// Takes this node's own accusation or verdict back.
+    fn acquit(&mut self, ctx: &mut Ctx<'_>, rank: usize) {
+        let (node, entry) = (self.table.node(rank), self.table.entry(rank));
+        let (inc, because) = (entry.inc, entry.evidence);
+        let fact = if entry.down { Fact::Up { node, inc } } else { Fact::Cleared { node, inc } };
+        let evidence = self.event(ctx, &[because], fact);
+        self.table.change(rank, |entry| {
+            entry.down = false;
+            entry.ctr &= !1;
+            entry.accusers.clear();
+            entry.evidence = evidence;
+        });
+        ctx.signal(Signal::NodeUp { node, inc, evidence });
     }
 
     fn mark_down(&mut self, ctx: &mut Ctx<'_>, rank: usize) {

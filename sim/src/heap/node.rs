@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use apus_engine::{
-    Config, Copy, Deadline, Engine, Epoch, ExitCause, Input, NodeId, OpId, Outcome, Output, ResourceId, Seed, Time,
+    Config, Copy, Deadline, Engine, EngineFact, Epoch, ExitCause, Fact, Input, NodeId, OpId, Outcome, Output,
+    ResourceId, Seed, Time,
 };
 
 use super::World;
@@ -288,8 +289,29 @@ impl World<'_> {
             }
             Output::Event(event) => {
                 self.hash.value(&event);
+                let fact = event.fact.clone();
                 self.line(Some(node), What::Event(event));
+                self.after_event(node, &fact);
             }
+        }
+    }
+
+    /// A process whose disk failed ends; a machine that is an old instance of itself is wiped by its operator.
+    fn after_event(&mut self, node: NodeId, fact: &Fact) {
+        match fact {
+            Fact::Engine(EngineFact::DiskFailed) => {
+                self.halt(node, None);
+                let life = self.nodes[node.0 as usize].life;
+                self.queue.push(self.now + 1_000 * MS, Due::Boot(node, life));
+            }
+            Fact::Engine(EngineFact::Superseded { silent: true, .. }) => {
+                self.halt(node, None);
+                let host = &mut self.nodes[node.0 as usize];
+                host.storage = Storage::new(false);
+                let life = host.life;
+                self.queue.push(self.now + 500 * MS, Due::Boot(node, life));
+            }
+            _ => {}
         }
     }
 

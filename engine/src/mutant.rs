@@ -59,7 +59,7 @@ mutants! {
         ArcKept "arc-kept" "a returned successor never gets its arc back",
         TimeoutFixed "timeout-fixed" "the deadline never adapts to measured delay",
         DownNeverProbed "down-never-probed" "a node judged down is never probed again",
-        AccusesWhileIsolated "accuses-while-isolated" "a node that hears nobody spreads its verdicts about the others",
+        LoneVerdictSpread "lone-verdict-spread" "a verdict that a node reaches alone is told to the others as one of many",
         NoBuddy "no-buddy" "the suspect is not told that it is suspected",
         AnyAckCounts "any-ack-counts" "an answer to an old probe clears a new one",
         SelfAccusation "self-accusation" "a node believes news of its own death",

@@ -10,7 +10,7 @@ mod verdict;
 
 pub use message::{Ack, Compare, Fact, Message, News, Ping, PingReply, PingReq, Spread, Status, Superseded};
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::config::{Config, DiagnosisRule};
@@ -56,8 +56,6 @@ pub struct Diagnosis {
     compared: Option<Time>,
     /// When any member was heard last.
     last_heard: Time,
-    /// Verdicts made while nobody was heard: told to nobody, forgotten when somebody is heard again.
-    private: BTreeSet<NodeId>,
     revisit: Time,
     revisited: usize,
 }
@@ -80,7 +78,6 @@ impl Diagnosis {
             fresh: Vec::new(),
             compared: None,
             last_heard: now,
-            private: BTreeSet::new(),
             revisit: now + config.diagnosis.period,
             revisited: 0,
         };
@@ -144,7 +141,7 @@ impl Diagnosis {
         let over: Vec<NodeId> = self.lone.iter().filter(|(_, at)| **at <= ctx.now).map(|(node, _)| *node).collect();
         for node in over {
             self.lone.remove(&node);
-            self.convict(ctx, node);
+            self.convict(ctx, node, true);
         }
         self.flush(ctx);
     }

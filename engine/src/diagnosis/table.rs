@@ -17,6 +17,8 @@ pub(super) struct Entry {
     pub(super) evidence: EvidenceId,
     /// Others know it too: it counts in the digest. The first life of a node that nobody missed does not.
     pub(super) told: bool,
+    /// The verdict is this node's alone: acted on here, told to nobody.
+    pub(super) private: bool,
     /// Its disk or loop is late, by its own word.
     pub(super) sick: bool,
 }
@@ -34,13 +36,14 @@ impl Entry {
 
     /// Its part of the digest. A suspicion without a verdict is known to few and does not count.
     fn digest(&self, node: NodeId) -> u64 {
-        if !self.told && !self.down && self.ctr == 0 {
+        let down = self.down && !self.private;
+        if !self.told && !down && self.ctr < 2 {
             return 0;
         }
-        let settled = if self.down { self.ctr } else { self.ctr & !1 };
+        let settled = if down { self.ctr } else { self.ctr & !1 };
         let mut hash = Hash128::new(u64::from(node.0));
         hash.word(u64::from(self.inc.0) << 32 | u64::from(settled));
-        hash.word(u64::from(self.down));
+        hash.word(u64::from(down));
         hash.finish64()
     }
 }
@@ -114,7 +117,7 @@ impl Table {
             inc: entry.inc,
             ctr: entry.ctr,
             accusers: entry.accusers.clone(),
-            down: entry.down,
+            down: entry.down && !entry.private,
             evidence: entry.evidence,
         }
     }

@@ -134,38 +134,44 @@ impl Diagnosis {
         }
     }
 
+    /// How many accusers make a verdict that others believe.
+    fn needed(&self, ctx: &Ctx<'_>) -> usize {
+        let config = &ctx.config().diagnosis;
+        if ctx.has(Mutant::SingleObserverConvicts) || config.rule == DiagnosisRule::Paper {
+            return 1;
+        }
+        usize::from(config.convict).min(self.rings.offsets.len()).max(1)
+    }
+
     /// Enough accusers make a verdict; a lone one waits for company.
     fn judge(&mut self, ctx: &mut Ctx<'_>, rank: usize) {
         let entry = self.table.entry(rank);
         let node = self.table.node(rank);
-        if entry.down || entry.ctr % 2 == 0 {
+        if entry.ctr % 2 == 0 || (entry.down && !entry.private) {
             return;
         }
-        let config = &ctx.config().diagnosis;
-        let mut needed = usize::from(config.convict).min(self.rings.offsets.len().max(1));
-        if ctx.has(Mutant::SingleObserverConvicts) || config.rule == DiagnosisRule::Paper {
-            needed = 1;
-        }
-        if entry.accusers.len() >= needed {
-            self.convict(ctx, node);
-        } else if entry.accusers.contains(&self.me) {
-            let until = ctx.now + config.suspicion;
+        if entry.accusers.len() >= self.needed(ctx) {
+            self.convict(ctx, node, false);
+        } else if entry.accusers.contains(&self.me) && !entry.down {
+            let until = ctx.now + ctx.config().diagnosis.suspicion;
             self.lone.entry(node).or_insert(until);
         }
     }
 
-    /// The verdict.
-    pub(super) fn convict(&mut self, ctx: &mut Ctx<'_>, node: NodeId) {
+    /// The verdict. One that this node reaches alone it keeps to itself: it may be the one that hears badly.
+    pub(super) fn convict(&mut self, ctx: &mut Ctx<'_>, node: NodeId, alone: bool) {
         let Some(rank) = self.table.rank(node) else { return };
         let entry = self.table.entry(rank);
-        if entry.down || entry.ctr % 2 == 0 || node == self.me {
+        if entry.ctr % 2 == 0 || node == self.me || (entry.down && (alone || !entry.private)) {
             return;
         }
-        let isolated = self.is_isolated(ctx);
-        self.mark_down(ctx, rank);
-        if isolated {
-            self.private.insert(node);
-        } else {
+        let known = entry.down;
+        let private = alone && !ctx.has(Mutant::LoneVerdictSpread);
+        self.table.change(rank, |entry| entry.private = private);
+        if !known {
+            self.mark_down(ctx, rank);
+        }
+        if !private {
             self.freshen(ctx, rank);
         }
     }
@@ -176,7 +182,6 @@ impl Diagnosis {
         self.table.len() > 2
             && config.rule == DiagnosisRule::Adaptive
             && ctx.now.since(self.last_heard) > config.deadline_floor.scale(2, 1)
-            && !ctx.has(Mutant::AccusesWhileIsolated)
     }
 
     /// Somebody is heard: if nobody was for long, what this node thought of the others meanwhile is void.
@@ -186,14 +191,9 @@ impl Diagnosis {
             self.lone.clear();
             for rank in 0..self.table.len() {
                 let entry = self.table.entry(rank);
-                if !entry.down && entry.accusers.contains(&self.me) {
+                if entry.private || (!entry.down && entry.accusers.contains(&self.me)) {
                     self.acquit(ctx, rank);
                 }
-            }
-        }
-        while let Some(node) = self.private.pop_first() {
-            if let Some(rank) = self.table.rank(node).filter(|rank| self.table.entry(*rank).down) {
-                self.acquit(ctx, rank);
             }
         }
     }
@@ -206,6 +206,7 @@ impl Diagnosis {
         let evidence = self.event(ctx, &[because], fact);
         self.table.change(rank, |entry| {
             entry.down = false;
+            entry.private = false;
             entry.ctr &= !1;
             entry.accusers.clear();
             entry.evidence = evidence;
@@ -243,6 +244,10 @@ impl Diagnosis {
     pub(super) fn hear(&mut self, ctx: &mut Ctx<'_>, rank: usize, inc: Incarnation) {
         let entry = self.table.entry(rank);
         if inc <= entry.inc {
+            // It speaks: what this node holds against it by itself, or from hearsay without a verdict, is void.
+            if inc == entry.inc && entry.ctr % 2 == 1 && (!entry.down || entry.private) {
+                self.acquit(ctx, rank);
+            }
             return;
         }
         let node = self.table.node(rank);
@@ -254,6 +259,7 @@ impl Diagnosis {
             entry.ctr = 0;
             entry.accusers.clear();
             entry.down = false;
+            entry.private = false;
             entry.told |= known || was_down;
         });
         if known || was_down {
@@ -332,9 +338,10 @@ impl Diagnosis {
             entry.accusers.clone_from(&item.accusers);
             entry.accusers.truncate(16);
             entry.down = false;
+            entry.private = false;
             entry.told = true;
         });
-        if item.down {
+        if item.down && item.accusers.len() >= self.needed(ctx) {
             self.table.change(rank, |entry| entry.evidence = item.evidence);
             self.mark_down(ctx, rank);
             self.freshen(ctx, rank);
@@ -372,9 +379,15 @@ impl Diagnosis {
                 entry.accusers.sort_unstable();
             }
         });
-        if item.down && !self.table.entry(rank).down && item.ctr % 2 == 1 {
-            self.table.change(rank, |entry| entry.evidence = item.evidence);
-            self.mark_down(ctx, rank);
+        let open = !self.table.entry(rank).down || self.table.entry(rank).private;
+        if item.down && item.accusers.len() >= self.needed(ctx) && open && item.ctr % 2 == 1 {
+            self.table.change(rank, |entry| {
+                entry.evidence = item.evidence;
+                entry.private = false;
+            });
+            if !self.table.entry(rank).down {
+                self.mark_down(ctx, rank);
+            }
             self.freshen(ctx, rank);
         } else if !more.is_empty() && item.ctr % 2 == 1 {
             self.heard_accusation(ctx, rank, item.evidence);

@@ -429,7 +429,8 @@ impl World<'_> {
                         self.active[index as usize].effects += 1;
                         self.transmit(*node, to, datagram);
                     }
-                    apus_engine::Output::Event(event) => self.line(Some(*node), What::Event(event)),
+                    // Told by nobody that runs: known as evidence, not as an act of the node.
+                    apus_engine::Output::Event(event) => self.line(None, What::Event(event)),
                     _ => {}
                 }
             }

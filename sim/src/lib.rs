@@ -1,7 +1,9 @@
 //! The worlds in which the engine is tried: faults, checkers, traces.
 #![forbid(unsafe_code)]
 
+pub mod artifact;
 pub mod checker;
+pub mod explain;
 pub mod fault;
 pub mod heap;
 pub mod report;

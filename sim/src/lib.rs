@@ -3,6 +3,7 @@
 
 pub mod checker;
 pub mod fault;
+pub mod goal;
 pub mod heap;
 pub mod report;
 pub mod scenario;

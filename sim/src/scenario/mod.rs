@@ -13,8 +13,6 @@ mod reference;
 mod schema;
 mod shipped;
 mod suggest;
-#[cfg(test)]
-mod tests;
 mod units;
 
 pub use model::{Cluster, Expect, Plan, Scenario, ScriptedFault, Service, SwarmFault, Workload};

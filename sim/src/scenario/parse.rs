@@ -13,7 +13,7 @@ use super::problem::Problems;
 use super::reader::{Reader, Value, View, expected, join, quote};
 use super::suggest::nearest;
 use super::units;
-use crate::fault::{Aim, Kind, MS, Ns, S, Target, Unit};
+use crate::fault::{Aim, Kind, MS, S, Target, Unit};
 
 /// Something read, and where it stands in the file.
 pub(super) struct Sited<'t, T> {

@@ -42,10 +42,6 @@ impl<'t> View<'t> {
         join(&self.path, key)
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&'t str, Range<usize>, &'t Value<'t>)> {
-        self.table.iter().map(|(key, value)| (key.get_ref().as_ref(), key.span(), value))
-    }
-
     /// The limits of a key.
     fn shape(&self, key: &str) -> Shape {
         let found = self.spec.key(key);

@@ -75,7 +75,9 @@ impl Artifact {
     pub fn from_json(text: &str) -> Result<Self, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
         if value["apus_artifact"].as_u64() != Some(VERSION) {
-            return Err(format!("`apus_artifact` is not {VERSION}: this is no artifact, or one of another version of apus"));
+            return Err(format!(
+                "`apus_artifact` is not {VERSION}: this is no artifact, or one of another version of apus"
+            ));
         }
         let source = string(&value, "scenario")?;
         let mut scenario = Scenario::parse("artifact", source).map_err(|problems| format!("`scenario`: {problems}"))?;
@@ -83,14 +85,21 @@ impl Artifact {
             Value::Null => None,
             name => {
                 let name = name.as_str().unwrap_or_default();
-                Some(Mutant::named(name).ok_or_else(|| format!("`mutant`: there is no `{name}`; see `apus list mutants`"))?)
+                Some(
+                    Mutant::named(name)
+                        .ok_or_else(|| format!("`mutant`: there is no `{name}`; see `apus list mutants`"))?,
+                )
             }
         };
         resize(&mut scenario, &value["size"])?;
         let list = value["faults"].as_array().ok_or("`faults` is missing")?;
-        let faults: Result<Vec<Fault>, String> =
-            list.iter().enumerate().map(|(at, fault)| fault_from(fault).map_err(|what| format!("`faults[{at}]`: {what}"))).collect();
-        let hash = u128::from_str_radix(string(&value, "trace_hash")?, 16).map_err(|_| "`trace_hash` is not 32 hex digits")?;
+        let faults: Result<Vec<Fault>, String> = list
+            .iter()
+            .enumerate()
+            .map(|(at, fault)| fault_from(fault).map_err(|what| format!("`faults[{at}]`: {what}")))
+            .collect();
+        let hash =
+            u128::from_str_radix(string(&value, "trace_hash")?, 16).map_err(|_| "`trace_hash` is not 32 hex digits")?;
         let plan = Plan::with_faults(&scenario, number(&value, "seed")?, faults?);
         let violation = value["violation"].as_object().map(|violation| {
             let name = violation.get("checker").and_then(Value::as_str).unwrap_or_default();
@@ -121,7 +130,8 @@ fn number(value: &Value, key: &str) -> Result<u64, String> {
 }
 
 fn resize(scenario: &mut Scenario, size: &Value) -> Result<(), String> {
-    let small = |key: &str| number(size, key).and_then(|n| u16::try_from(n).map_err(|_| format!("`size.{key}` is too large")));
+    let small =
+        |key: &str| number(size, key).and_then(|n| u16::try_from(n).map_err(|_| format!("`size.{key}` is too large")));
     scenario.nodes = small("nodes")?;
     scenario.members = small("members")?;
     scenario.voters = small("voters")?;
@@ -200,6 +210,10 @@ fn target_from(value: &Value) -> Result<Target, String> {
         Some("follower") => Target::Follower,
         Some("dispatcher") => Target::Dispatcher,
         Some("bystander") => Target::Bystander,
-        _ => return Err(format!("`target`: {value} is no target; a list of node numbers, or a role such as \"leader\"")),
+        _ => {
+            return Err(format!(
+                "`target`: {value} is no target; a list of node numbers, or a role such as \"leader\""
+            ));
+        }
     })
 }

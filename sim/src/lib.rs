@@ -5,6 +5,7 @@ pub mod artifact;
 pub mod checker;
 pub mod explain;
 pub mod fault;
+pub mod goal;
 pub mod heap;
 pub mod report;
 pub mod runner;

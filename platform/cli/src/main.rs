@@ -1,2 +1,62 @@
 //! The `apus` command.
-fn main() {}
+
+mod args;
+mod artifacts;
+mod bench;
+mod lists;
+mod run;
+mod suite;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// Usage errors, as in `sysexits.h`.
+const USAGE: u8 = 64;
+/// An error of the command itself.
+const INTERNAL: u8 = 70;
+
+/// Why a command ended without a verdict.
+enum Trouble {
+    /// The user can mend it.
+    Usage(String),
+    /// Something outside failed.
+    Internal(String),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let help = !error.use_stderr();
+            let _ = error.print();
+            return ExitCode::from(if help { 0 } else { USAGE });
+        }
+    };
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Replay { artifact } => artifacts::replay(&artifact),
+        Command::Shrink { artifact, out, seconds } => artifacts::shrink(&artifact, out.as_deref(), seconds),
+        Command::Explain(args) => artifacts::explain(&args),
+        Command::Why { artifact, node, time } => artifacts::why(&artifact, &node, &time),
+        Command::Corpus(action) => artifacts::corpus(&action),
+        Command::List { what, format } => lists::list(&what, format),
+        Command::Doctor => lists::doctor(),
+        Command::Schema => lists::schema(),
+        Command::Bench(what) => bench::bench(&what),
+        Command::Mutants(args) => run::mutants(&args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(Trouble::Usage(what)) => {
+            eprintln!("apus: {what}");
+            ExitCode::from(USAGE)
+        }
+        Err(Trouble::Internal(what)) => {
+            eprintln!("apus: {what}");
+            ExitCode::from(INTERNAL)
+        }
+    }
+}

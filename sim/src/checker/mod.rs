@@ -9,6 +9,7 @@ mod epochs_grow;
 mod evidence;
 mod goals;
 mod log_matching;
+pub mod names;
 mod programs;
 mod state_machine_safety;
 mod truth;

@@ -90,7 +90,8 @@ fn data(plan: &Plan, run: &Run, title: &str) -> Value {
                 messages.push(json!([when, at, who, node, apus_engine::wire::kind_name(*kind)]));
             }
             (What::Event(event), Some(node)) if is_notable(line) => {
-                let causes: Vec<String> = event.because.iter().filter(|id| id.is_some()).map(ToString::to_string).collect();
+                let causes: Vec<String> =
+                    event.because.iter().filter(|id| id.is_some()).map(ToString::to_string).collect();
                 let part = match event.fact {
                     apus_engine::Fact::Engine(_) => 0,
                     apus_engine::Fact::Diagnosis(_) => 1,
@@ -113,7 +114,8 @@ fn data(plan: &Plan, run: &Run, title: &str) -> Value {
     }
     messages.drain(..messages.len().saturating_sub(MESSAGES));
     events.drain(..events.len().saturating_sub(EVENTS));
-    let violation = run.violation.as_ref().map(|violation| json!([violation.checker, violation.at / 1_000, violation.what]));
+    let violation =
+        run.violation.as_ref().map(|violation| json!([violation.checker, violation.at / 1_000, violation.what]));
     let measures: BTreeMap<&str, u64> = run.measures.iter().map(|(name, value)| (*name, value / 1_000)).collect();
     json!({
         "title": title, "about": plan.scenario.about, "nodes": plan.scenario.nodes, "voters": plan.scenario.voters,

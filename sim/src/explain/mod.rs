@@ -3,12 +3,14 @@
 mod chain;
 mod html;
 mod mermaid;
+mod pcapng;
 mod perfetto;
 mod story;
 
 pub use chain::why;
 pub use html::html;
 pub use mermaid::mermaid;
+pub use pcapng::pcapng;
 pub use perfetto::perfetto;
 pub use story::story;
 
@@ -55,11 +57,17 @@ pub fn words(event: &Event) -> String {
             format!("waits {} ms for {holder}'s lease of {resource}", left.0 / 1_000)
         }
         Fact::Views(views::Fact::Proposed { resource, holder, .. }) => format!("proposes {resource} for {holder}"),
-        Fact::Views(views::Fact::Granted { resource, epoch, holder }) => format!("{resource} belongs to {holder} by {epoch}"),
+        Fact::Views(views::Fact::Granted { resource, epoch, holder }) => {
+            format!("{resource} belongs to {holder} by {epoch}")
+        }
         Fact::Views(views::Fact::Armed { resource, epoch, .. }) => format!("holds {resource} by {epoch}"),
-        Fact::Views(views::Fact::Expired { resource, epoch }) => format!("its lease of {resource} by {epoch} has run out"),
+        Fact::Views(views::Fact::Expired { resource, epoch }) => {
+            format!("its lease of {resource} by {epoch} has run out")
+        }
         Fact::Views(views::Fact::Released { resource, epoch }) => format!("lets go of {resource} by {epoch}"),
-        Fact::Views(views::Fact::Refused { resource, epoch, newest }) => format!("refuses {epoch} of {resource}: {newest} is newer"),
+        Fact::Views(views::Fact::Refused { resource, epoch, newest }) => {
+            format!("refuses {epoch} of {resource}: {newest} is newer")
+        }
         Fact::Views(views::Fact::Seized { resource }) => format!("takes {resource} by the 1998 rule, asking nobody"),
         Fact::Supervision(supervision::Fact::Failed { copy, cause }) => format!("{} fails: {cause:?}", copy.service),
         other => {
@@ -73,11 +81,17 @@ pub fn words(event: &Event) -> String {
 fn is_notable(line: &Line) -> bool {
     use apus_engine::{Fact, consensus, views};
     match &line.what {
-        What::FaultStart { .. } | What::FaultStop { .. } | What::Healed | What::Refused | What::Boot(_) | What::Halt => true,
+        What::FaultStart { .. }
+        | What::FaultStop { .. }
+        | What::Healed
+        | What::Refused
+        | What::Boot(_)
+        | What::Halt => true,
         What::Event(event) => !matches!(
             event.fact,
-            Fact::Consensus(consensus::Fact::Committed { .. } | consensus::Fact::Follows { .. } | consensus::Fact::Voted { .. })
-                | Fact::Views(views::Fact::Noted { .. })
+            Fact::Consensus(
+                consensus::Fact::Committed { .. } | consensus::Fact::Follows { .. } | consensus::Fact::Voted { .. }
+            ) | Fact::Views(views::Fact::Noted { .. })
                 | Fact::Engine(_)
         ),
         _ => false,

@@ -20,9 +20,7 @@ pub fn perfetto(run: &Run) -> String {
     let mut out: Vec<Value> = Vec::new();
     let mut lives: BTreeMap<u16, Ns> = BTreeMap::new();
     let mut held: BTreeMap<(u16, u16), (Ns, Ns, u64)> = BTreeMap::new();
-    let slice = |pid: u16, tid: &str, name: String, from: Ns, to: Ns| {
-        json!({ "ph": "X", "pid": pid, "tid": tid, "name": name, "ts": us(from), "dur": us(to.saturating_sub(from)) })
-    };
+    let slice = |pid: u16, tid: &str, name: String, from: Ns, to: Ns| json!({ "ph": "X", "pid": pid, "tid": tid, "name": name, "ts": us(from), "dur": us(to.saturating_sub(from)) });
     for line in &run.trace {
         let pid = line.node.map_or(u16::MAX, |node| node.0);
         match &line.what {

@@ -1,5 +1,22 @@
 //! Scenario files: from text to data to a plan per seed.
+
+mod budget;
+mod check;
+mod keys;
+mod log_uniform;
 mod model;
+mod parse;
 mod plan;
+mod problem;
+mod reader;
+mod reference;
+mod schema;
+mod shipped;
+mod suggest;
+mod units;
 
 pub use model::{Cluster, Expect, Plan, Scenario, ScriptedFault, Service, SwarmFault, Workload};
+pub use problem::{Problem, Problems};
+pub use reference::reference;
+pub use schema::schema;
+pub use shipped::{Shipped, shipped};

@@ -1,0 +1,62 @@
+//! The names of all checkers, as scenario files and reports use them.
+
+/// What a checker is called, and what it defends.
+#[derive(Debug)]
+pub struct Name {
+    /// Its name in scenario files.
+    pub name: &'static str,
+    /// What must hold.
+    pub property: &'static str,
+    /// Where the property comes from.
+    pub source: &'static str,
+    /// Liveness: something good happens in the end. Otherwise safety: something bad never does.
+    pub liveness: bool,
+}
+
+macro_rules! names {
+    ($($name:literal $kind:ident $source:literal, $property:literal;)*) => {
+        /// Every checker.
+        pub const NAMES: &[Name] = &[$(Name {
+            name: $name, property: $property, source: $source, liveness: names!(@ $kind),
+        },)*];
+    };
+    (@ liveness) => { true };
+    (@ safety) => { false };
+}
+
+names! {
+    "one-holder" safety "NT-SwiFT 3.6; Gray and Cheriton 1989, leases", "at most one node holds a resource at any instant of true time";
+    "epochs-grow" safety "Kleppmann 2016, fencing tokens", "each grant of a resource has a higher epoch than the one before";
+    "old-epoch-refused" safety "Kleppmann 2016, fencing tokens", "an order of an older epoch is never obeyed";
+    "guard-obeyed" safety "NT-SwiFT 3.6; Gray and Cheriton 1989, leases", "nobody acts for a resource whose guard is not armed";
+    "election-safety" safety "Raft 5.2", "at most one leader in a term";
+    "votes-once" safety "Raft 5.2", "a voter votes once in a term, also over restarts";
+    "log-matching" safety "Raft 5.3", "entries of one index and term are the same in every log, and so is all before them";
+    "leader-completeness" safety "Raft 5.4", "a committed entry is in the log of every later leader";
+    "state-machine-safety" safety "Raft 5.4.3", "no two nodes apply different entries at one index";
+    "diagnosis-complete" liveness "NT-SwiFT 3.1; Bianchini and Buskens 1992", "every running node comes to the true diagnosis of every node";
+    "diagnosis-accurate" safety "NT-SwiFT 3.1; Chandra and Toueg 1996, accuracy", "no healthy node on a healthy network is diagnosed down";
+    "diagnosis-bound" liveness "NT-SwiFT 3.1", "every running node knows of a crash within the bound";
+    "no-resurrection" safety "SWIM 4.2, incarnations", "news of an earlier life of a node never replaces news of a later one";
+    "one-active-copy" safety "NT-SwiFT 3.1, watchd", "a copy of a service is active on one node at a time";
+    "restart-after-exit" safety "NT-SwiFT 3.1, watchd", "a program is started again only after its last run is gone";
+    "backoff-kept" safety "NT-SwiFT 3.1, watchd", "restarts are as far apart as the back-off asks";
+    "escalation-kept" safety "NT-SwiFT 3.1, watchd", "N failures within T lead to the next rung, no sooner and no later";
+    "degree-held" liveness "NT-SwiFT 3.1, replication degree", "a hot service is back at its degree after a loss";
+    "dependency-order" safety "NT-SwiFT 3.1, watchd", "a program starts only when all it requires is ready on its node";
+    "cause-true" safety "NT-SwiFT 3.1, program or machine", "the recorded cause of a failure is the true one";
+    "drained-empty" safety "NT-SwiFT 3.1, rejuvenation", "a drained node holds nothing and runs nothing";
+    "evidence-complete" safety "own", "every automatic act names events that led to it";
+    "bounded-memory" safety "own", "state stays within what the configuration implies";
+    "bounded-rate" safety "own", "messages a second stay within what the configuration implies";
+    "converges" liveness "own", "after healing there is one leader, an owner of each resource, and every program runs";
+    "takeover-bound" liveness "NT-SwiFT 3.6", "after its holder failed the dispatcher is held again within the bound";
+    "no-panic" safety "own", "no engine panics";
+    "clean-wire" safety "own", "an engine sends nothing that another cannot decode";
+}
+
+/// The checker of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static Name> {
+    NAMES.iter().find(|row| row.name == name)
+}

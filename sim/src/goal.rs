@@ -1,0 +1,66 @@
+//! Goals: what at least one seed of a scenario must reach, so that its run is not vacuous.
+
+/// What a scenario must have before a goal can be reached at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// A supervised service.
+    Service,
+    /// A warm service.
+    Warm,
+    /// A workload.
+    Load,
+    /// A fault of this name.
+    Fault(&'static str),
+    /// `availability = "prefer"`, or a planted bug.
+    Unsafe,
+}
+
+/// One goal.
+#[derive(Debug)]
+pub struct Goal {
+    /// Its name in scenario files.
+    pub name: &'static str,
+    /// When it is reached.
+    pub about: &'static str,
+    /// What it needs.
+    pub needs: Needs,
+}
+
+macro_rules! goals {
+    ($($name:literal $needs:expr, $about:literal;)*) => {
+        /// Every goal.
+        pub const GOALS: &[Goal] = &[$(Goal { name: $name, about: $about, needs: $needs },)*];
+    };
+}
+
+goals! {
+    "view-changed" Needs::Nothing, "a resource was granted";
+    "view-changed-under-load" Needs::Load, "a resource was granted while clients worked";
+    "leader-changed" Needs::Nothing, "another node leads the log";
+    "holder-changed" Needs::Nothing, "another node holds the dispatcher";
+    "takeover" Needs::Nothing, "the dispatcher was taken over from a holder that failed";
+    "two-holders" Needs::Unsafe, "two nodes held one resource at the same instant";
+    "no-quorum-pause" Needs::Nothing, "a leader stepped down because it heard no quorum";
+    "refused-old-epoch" Needs::Nothing, "an order of an older epoch was refused";
+    "suspected-and-cleared" Needs::Nothing, "a suspected node was found well";
+    "stalled" Needs::Nothing, "a node noticed that it had been paused";
+    "node-restarted" Needs::Nothing, "a node started a second time";
+    "readmitted" Needs::Nothing, "a node with an empty disk votes again";
+    "snapshot-installed" Needs::Nothing, "a node caught up by a snapshot";
+    "membership-changed" Needs::Nothing, "a membership change was completed";
+    "version-mixed" Needs::Fault("upgrade"), "nodes of two wire versions worked together";
+    "drained" Needs::Fault("drain"), "a node was drained";
+    "program-restarted" Needs::Service, "a program was restarted where it ran";
+    "failed-over" Needs::Service, "a program that failed again and again was moved to another node";
+    "escalated-to-reboot" Needs::Service, "the reboot hook of a node was used";
+    "standby-promoted" Needs::Warm, "a warm standby became active";
+    "hang-detected" Needs::Service, "a program that hung was found by its missing heartbeat";
+}
+
+/// The goal of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static Goal> {
+    GOALS.iter().find(|goal| goal.name == name)
+}

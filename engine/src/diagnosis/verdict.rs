@@ -181,7 +181,7 @@ impl Diagnosis {
         let config = &ctx.config().diagnosis;
         self.table.len() > 2
             && config.rule == DiagnosisRule::Adaptive
-            && ctx.now.since(self.last_heard) > config.deadline_floor.scale(2, 1)
+            && ctx.now.since(self.last_heard) > config.deadline_floor.scale(2, 1).max(config.period)
     }
 
     /// Somebody is heard: if nobody was for long, what this node thought of the others meanwhile is void.

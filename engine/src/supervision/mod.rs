@@ -402,8 +402,9 @@ impl Supervision {
         unit.phase = Phase::Stopped;
         unit.beats.clear();
         if cause == ExitCause::Guard && !ctx.has(Mutant::KeepsAfterLoss) {
-            // The lease had run out: not the program's failure.
+            // The lease had run out: not the program's failure, and not to be started before it is held again.
             unit.ready_since = None;
+            unit.want = Want::Nothing;
             return self.gone(ctx, copy);
         }
         self.failed(ctx, copy, FailureCause::Crash(cause));

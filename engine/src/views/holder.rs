@@ -124,6 +124,8 @@ impl Views {
 
     /// The leader's answer: time counts from when this node asked (R2).
     pub(super) fn on_renewed(&mut self, ctx: &mut Ctx<'_>, _from: NodeId, renewed: &Renewed) {
+        // What has run out is lost first, whichever came first to be looked at.
+        self.expire(ctx);
         for (resource, epoch) in &renewed.held {
             let newest = self.newest.get(resource).copied().unwrap_or_default();
             if *epoch < newest && !ctx.has(Mutant::OldEpochAccepted) {

@@ -10,13 +10,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// 64 usage, 70 internal error.
 #[derive(Debug, Parser)]
 #[command(name = "apus", version)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run scenarios over many seeds; without one, the shipped suite for a minute
     Run(RunArgs),
     /// Run an artifact again and compare its trace hash
@@ -69,7 +69,7 @@ pub enum Command {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people
     Text,
     /// For programs
@@ -77,7 +77,7 @@ pub enum Format {
 }
 
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Scenario files, folders of them, or names of shipped scenarios
     pub scenarios: Vec<String>,
     /// Seeds A..B, B not included
@@ -128,7 +128,7 @@ pub struct RunArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// The artifact
     pub artifact: PathBuf,
     /// Write a self-contained page
@@ -146,7 +146,7 @@ pub struct ExplainArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum CorpusCommand {
+pub(crate) enum CorpusCommand {
     /// Run every artifact of a folder again
     Run {
         /// The folder
@@ -173,7 +173,7 @@ pub enum CorpusCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum BenchCommand {
+pub(crate) enum BenchCommand {
     /// Events a second, seeds and node years an hour, memory by cluster size
     Sim {
         /// text or json
@@ -219,7 +219,7 @@ pub enum BenchCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct MutantArgs {
+pub(crate) struct MutantArgs {
     /// Only these; all if none is named
     pub names: Vec<String>,
     /// Seeds of each scenario at most

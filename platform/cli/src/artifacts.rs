@@ -28,7 +28,7 @@ fn again(artifact: &Artifact, keep_trace: bool) -> Run {
 }
 
 /// 0: the same failure and hash; 5: another hash; 1 or 2 tell that the failure is still there with another hash is 5 too.
-pub fn replay(path: &Path) -> Result<u8, Trouble> {
+pub(crate) fn replay(path: &Path) -> Result<u8, Trouble> {
     let artifact = load(path)?;
     let run = again(&artifact, false);
     println!("apus {}  seed {}  trace {:032x}", env!("CARGO_PKG_VERSION"), run.seed, run.hash);
@@ -53,7 +53,7 @@ pub fn replay(path: &Path) -> Result<u8, Trouble> {
     Ok(5)
 }
 
-pub fn shrink(path: &Path, out: Option<&Path>, seconds: u64) -> Result<u8, Trouble> {
+pub(crate) fn shrink(path: &Path, out: Option<&Path>, seconds: u64) -> Result<u8, Trouble> {
     let artifact = load(path)?;
     let before = artifact.plan.faults.len();
     let Some(shrunk) = apus_sim::shrink::shrink(&Heap, &artifact.plan, Duration::from_secs(seconds)) else {
@@ -71,7 +71,7 @@ pub fn shrink(path: &Path, out: Option<&Path>, seconds: u64) -> Result<u8, Troub
     Ok(0)
 }
 
-pub fn explain(args: &ExplainArgs) -> Result<u8, Trouble> {
+pub(crate) fn explain(args: &ExplainArgs) -> Result<u8, Trouble> {
     let artifact = load(&args.artifact)?;
     let run = again(&artifact, true);
     let scenario = &artifact.plan.scenario;
@@ -99,7 +99,7 @@ pub fn explain(args: &ExplainArgs) -> Result<u8, Trouble> {
     Ok(0)
 }
 
-pub fn why(path: &Path, node: &str, time: &str) -> Result<u8, Trouble> {
+pub(crate) fn why(path: &Path, node: &str, time: &str) -> Result<u8, Trouble> {
     let artifact = load(path)?;
     let number = node.strip_prefix('n').unwrap_or(node).parse();
     let node = NodeId(number.map_err(|_| Trouble::Usage(format!("`{node}`: want a node such as n2")))?);
@@ -119,7 +119,7 @@ fn artifacts_in(dir: &Path) -> Result<Vec<PathBuf>, Trouble> {
     Ok(paths)
 }
 
-pub fn corpus(action: &CorpusCommand) -> Result<u8, Trouble> {
+pub(crate) fn corpus(action: &CorpusCommand) -> Result<u8, Trouble> {
     match action {
         CorpusCommand::Run { dir } => {
             let mut worst = 0;

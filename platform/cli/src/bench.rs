@@ -12,7 +12,7 @@ use crate::Trouble;
 use crate::args::{BenchCommand, Format};
 use crate::suite;
 
-pub fn bench(what: &BenchCommand) -> Result<u8, Trouble> {
+pub(crate) fn bench(what: &BenchCommand) -> Result<u8, Trouble> {
     match what {
         BenchCommand::Sim { format, seconds } => sim(*format, *seconds),
         BenchCommand::Search { states, nodes, crashes, drops, jobs, mutant } => {

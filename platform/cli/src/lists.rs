@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::Trouble;
 use crate::args::Format;
 
-pub fn list(what: &str, format: Format) -> Result<u8, Trouble> {
+pub(crate) fn list(what: &str, format: Format) -> Result<u8, Trouble> {
     let rows: Vec<(String, String)> = match what {
         "scenarios" => shipped()
             .iter()
@@ -40,7 +40,7 @@ pub fn list(what: &str, format: Format) -> Result<u8, Trouble> {
 
 /// What this build and machine can do.
 #[allow(clippy::unnecessary_wraps, reason = "all commands have one shape")]
-pub fn doctor() -> Result<u8, Trouble> {
+pub(crate) fn doctor() -> Result<u8, Trouble> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     println!("apus {} on {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
     println!("processors        {jobs}");
@@ -56,7 +56,7 @@ pub fn doctor() -> Result<u8, Trouble> {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "all commands have one shape")]
-pub fn schema() -> Result<u8, Trouble> {
+pub(crate) fn schema() -> Result<u8, Trouble> {
     println!("{}", serde_json::to_string_pretty(&apus_sim::scenario::schema()).unwrap_or_default());
     Ok(0)
 }

@@ -44,7 +44,7 @@ impl Row {
     }
 }
 
-pub fn run(args: &RunArgs) -> Result<u8, Trouble> {
+pub(crate) fn run(args: &RunArgs) -> Result<u8, Trouble> {
     if args.world != "heap" {
         let what = format!("--world `{}`: this build carries the world `heap`", args.world);
         return Err(Trouble::Usage(what));
@@ -175,7 +175,7 @@ fn keep(item: &Item, seed: u64, args: &RunArgs) -> Result<String, Trouble> {
 }
 
 /// Writes a file and the folders above it.
-pub fn write(path: &Path, text: &str) -> Result<(), Trouble> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), Trouble> {
     let trouble = |error: std::io::Error| Trouble::Internal(format!("{}: {error}", path.display()));
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).map_err(trouble)?;
@@ -388,7 +388,7 @@ fn junit(rows: &[Row], suite: bool) -> String {
 }
 
 /// Tries every planted bug on the shipped suite until a scenario catches it.
-pub fn mutants(args: &MutantArgs) -> Result<u8, Trouble> {
+pub(crate) fn mutants(args: &MutantArgs) -> Result<u8, Trouble> {
     let wanted: Vec<Mutant> = if args.names.is_empty() {
         Mutant::ALL.to_vec()
     } else {

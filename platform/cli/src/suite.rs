@@ -8,14 +8,14 @@ use apus_sim::scenario::{Scenario, shipped};
 use crate::Trouble;
 
 /// One scenario with where it came from.
-pub struct Item {
+pub(crate) struct Item {
     pub file: String,
     pub text: String,
     pub scenario: Scenario,
 }
 
 /// Reads what was named. Every problem of every file is told, not only the first.
-pub fn load(names: &[String]) -> Result<Vec<Item>, Trouble> {
+pub(crate) fn load(names: &[String]) -> Result<Vec<Item>, Trouble> {
     let mut texts: Vec<(String, String)> = Vec::new();
     for name in names {
         let path = Path::new(name);
@@ -35,7 +35,7 @@ pub fn load(names: &[String]) -> Result<Vec<Item>, Trouble> {
 }
 
 /// The shipped suite.
-pub fn load_shipped() -> Result<Vec<Item>, Trouble> {
+pub(crate) fn load_shipped() -> Result<Vec<Item>, Trouble> {
     parse(shipped().iter().map(|(name, text)| (format!("{name}.toml"), (*text).into())).collect())
 }
 
@@ -67,7 +67,7 @@ fn read_dir(dir: &Path) -> Result<Vec<(String, String)>, Trouble> {
 }
 
 /// `A..B`.
-pub fn seeds(text: &str) -> Result<(u64, u64), Trouble> {
+pub(crate) fn seeds(text: &str) -> Result<(u64, u64), Trouble> {
     let wrong = || Trouble::Usage(format!("--seeds `{text}`: want A..B with A below B, such as 0..1000"));
     let (from, to) = text.split_once("..").ok_or_else(wrong)?;
     let from = if from.is_empty() { 0 } else { from.parse().map_err(|_| wrong())? };
@@ -76,7 +76,7 @@ pub fn seeds(text: &str) -> Result<(u64, u64), Trouble> {
 }
 
 /// `I/N`.
-pub fn shard(text: &str) -> Result<(u64, u64), Trouble> {
+pub(crate) fn shard(text: &str) -> Result<(u64, u64), Trouble> {
     let wrong = || Trouble::Usage(format!("--shard `{text}`: want I/N with I below N, such as 0/4"));
     let (i, n) = text.split_once('/').ok_or_else(wrong)?;
     let (i, n) = (i.parse().map_err(|_| wrong())?, n.parse().map_err(|_| wrong())?);
@@ -84,7 +84,7 @@ pub fn shard(text: &str) -> Result<(u64, u64), Trouble> {
 }
 
 /// The seed of a commit: the first 16 hex digits of its hash.
-pub fn commit(text: &str) -> Result<u64, Trouble> {
+pub(crate) fn commit(text: &str) -> Result<u64, Trouble> {
     let digits: String = text.chars().take(16).collect();
     let wrong = || Trouble::Usage(format!("--seed-from-commit `{text}`: want a hash of at least 7 hex digits"));
     if digits.len() < 7 {
@@ -94,7 +94,7 @@ pub fn commit(text: &str) -> Result<u64, Trouble> {
 }
 
 /// `20m`, `60s`, `500ms`.
-pub fn duration(what: &str, text: &str) -> Result<Duration, Trouble> {
+pub(crate) fn duration(what: &str, text: &str) -> Result<Duration, Trouble> {
     let wrong = || Trouble::Usage(format!("{what} `{text}`: want a whole number and ms, s, m or h, such as 90s"));
     let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let number: u64 = text[..at].parse().map_err(|_| wrong())?;
@@ -109,6 +109,6 @@ pub fn duration(what: &str, text: &str) -> Result<Duration, Trouble> {
 }
 
 /// As many threads as asked for, or as there are processors.
-pub fn jobs(asked: Option<usize>) -> usize {
+pub(crate) fn jobs(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
 }

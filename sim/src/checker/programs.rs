@@ -84,6 +84,9 @@ impl Checker for BackoffKept {
         }
         let Some((node, fact)) = fact(line) else { return Ok(()) };
         match fact {
+            supervision::Fact::Escalated { copy, .. } => {
+                self.streak.remove(&(node, copy));
+            }
             supervision::Fact::Ready { copy } => {
                 self.streak.entry((node, copy)).or_default().1 = line.at;
             }
@@ -172,9 +175,6 @@ impl Checker for EscalationKept {
                 if many < usize::from(service.failures) && rung == supervision::Rung::FailOver {
                     return Err(format!("{node} gives {} up after {many} failures in the window", copy.service));
                 }
-            }
-            supervision::Fact::Stopped { copy } => {
-                self.failures.remove(&(node, copy));
             }
             _ => {}
         }

@@ -1,1 +1,110 @@
+//! The decoder against a million random and damaged packets, and every message kind there and back.
 
+#![allow(clippy::cast_possible_truncation, reason = "random bytes are cut on purpose")]
+
+use alloc::vec::Vec;
+
+use super::{Body, DecodeError, Header, Reader, decode, encode, repair_check};
+use crate::{Bootstrap, ClusterId, Config, Incarnation, NodeId, Rng, Seed, consensus, diagnosis, views};
+
+fn config() -> Config {
+    Config::new(NodeId(1), Bootstrap { voters: [NodeId(0), NodeId(1)].to_vec(), ..Bootstrap::default() })
+}
+
+fn header(version: u8) -> Header {
+    Header { version, speaks: 2, cluster: ClusterId(0x4150_5553), sender: NodeId(0), incarnation: Incarnation(3) }
+}
+
+const KINDS: [&[u8]; 3] = [diagnosis::Message::KINDS, consensus::Message::KINDS, views::Message::KINDS];
+
+/// A random body of a kind: random bytes are read until they make sense.
+fn body(kind: u8, version: u8, rng: &mut Rng) -> Body {
+    loop {
+        let len = rng.below(120) as usize;
+        // Small bytes make short lengths and valid flags likely.
+        let mut byte = || {
+            let bound = if rng.below(4) == 0 { 256 } else { 3 };
+            rng.below(bound) as u8
+        };
+        let bytes: Vec<u8> = (0..len).map(|_| byte()).collect();
+        let mut r = Reader::new(version, &bytes);
+        let read = match kind >> 4 {
+            1 => diagnosis::Message::get_body(kind, &mut r).map(Body::Diagnosis),
+            2 => consensus::Message::get_body(kind, &mut r).map(Body::Consensus),
+            _ => views::Message::get_body(kind, &mut r).map(Body::Views),
+        };
+        if let Ok(body) = read {
+            return body;
+        }
+    }
+}
+
+#[test]
+fn every_kind_there_and_back_in_both_versions() {
+    let config = config();
+    let mut rng = Seed(7).stream("wire");
+    for kind in KINDS.concat() {
+        for version in [1, 2] {
+            for _ in 0..200 {
+                let body = body(kind, version, &mut rng);
+                let header = header(version);
+                assert_eq!(decode(&config, &encode(&header, &body)), Ok((header, body)), "kind {kind:#x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_million_random_and_damaged_packets() {
+    let config = config();
+    let mut rng = Seed(8).stream("wire");
+    let mut valid: Vec<Vec<u8>> = Vec::new();
+    for kind in KINDS.concat() {
+        for version in [1, 2] {
+            valid.push(encode(&header(version), &body(kind, version, &mut rng)));
+        }
+    }
+    let mut decoded = 0_u32;
+    for round in 0..1_000_000_u32 {
+        let mut packet = if round % 4 == 0 {
+            (0..rng.below(100)).map(|_| rng.next() as u8).collect()
+        } else {
+            valid[rng.below(valid.len() as u64) as usize].clone()
+        };
+        for _ in 0..rng.below(4) {
+            let len = packet.len().max(1) as u64;
+            match rng.below(4) {
+                0 => packet.truncate(rng.below(len) as usize),
+                1 => packet.push(rng.next() as u8),
+                _ if packet.is_empty() => {}
+                _ => packet[rng.below(len) as usize] ^= 1 << rng.below(8),
+            }
+        }
+        if round % 2 == 0 {
+            repair_check(&mut packet);
+        }
+        if let Ok((header, body)) = decode(&config, &packet) {
+            decoded += 1;
+            // One value has one encoding.
+            assert_eq!(encode(&header, &body), packet);
+        }
+    }
+    assert!(decoded > 100_000, "only {decoded} packets made sense: the test tests little");
+}
+
+#[test]
+fn a_length_never_allocates_more_than_the_packet_holds() {
+    let mut r = Reader::new(2, &[0xff, 0xff, 0xff, 0xff, 0x0f, 1, 2, 3]);
+    assert_eq!(r.len(1), Err(DecodeError::Truncated));
+}
+
+#[test]
+fn another_cluster_and_a_wrong_check_are_refused() {
+    let config = config();
+    let message = diagnosis::Message::PingReq(diagnosis::PingReq { seq: 1, target: NodeId(0) });
+    let body = Body::Diagnosis(message);
+    let mut packet = encode(&Header { cluster: ClusterId(1), ..header(2) }, &body);
+    assert_eq!(decode(&config, &packet), Err(DecodeError::Cluster));
+    packet[20] ^= 1;
+    assert_eq!(decode(&config, &packet), Err(DecodeError::Check));
+}

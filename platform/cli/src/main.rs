@@ -35,7 +35,18 @@ fn main() -> ExitCode {
             return ExitCode::from(if help { 0 } else { USAGE });
         }
     };
-    let result = match cli.command {
+    // A reader that has seen enough closes the pipe: that is no error. Any other panic is told and exits as one.
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if !text.contains("failed printing to stdout") {
+            eprintln!("apus: internal error: {panic}");
+        }
+    }));
+    std::panic::catch_unwind(|| act(cli.command)).unwrap_or(ExitCode::from(INTERNAL))
+}
+
+fn act(command: Command) -> ExitCode {
+    let result = match command {
         Command::Run(args) => run::run(&args),
         Command::Replay { artifact } => artifacts::replay(&artifact),
         Command::Shrink { artifact, out, seconds } => artifacts::shrink(&artifact, out.as_deref(), seconds),

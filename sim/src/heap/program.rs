@@ -113,7 +113,11 @@ impl World<'_> {
 
     fn start_program(&mut self, node: NodeId, op: OpId, copy: Copy, active: bool, epoch: Epoch) {
         let at = node.0 as usize;
-        if self.nodes[at].programs.contains_key(&copy) || self.hits(Kind::ProgramWontStart, node) {
+        let runs = self.nodes[at].programs.contains_key(&copy);
+        if runs || self.hits(Kind::ProgramWontStart, node) {
+            if !runs {
+                self.line(Some(node), What::Gone { copy, cause: None });
+            }
             self.done(node, op, Outcome::ProcessFailed, MS);
             return;
         }

@@ -251,7 +251,7 @@ impl Engine {
             Body::Diagnosis(diagnosis::Message::Superseded(notice)) => self.on_superseded(notice.inc),
             Body::Diagnosis(message) => {
                 self.with(Part::Diagnosis, |parts, ctx| {
-                    parts.diagnosis.on_message(ctx, from, header.incarnation, message)
+                    parts.diagnosis.on_message(ctx, from, header.incarnation, message);
                 });
             }
             Body::Consensus(message) => {

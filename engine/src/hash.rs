@@ -3,13 +3,15 @@
 //! It is ours so that a seed, a digest on the wire and a stored trace hash keep their meaning when a
 //! dependency changes. It is not a cryptographic hash: it finds accidents, not attackers.
 
+#![allow(clippy::cast_possible_truncation, reason = "halves of a product or a hash are cut on purpose")]
+
 use core::hash::Hasher;
 
 const K0: u64 = 0x9e37_79b9_7f4a_7c15;
 const K1: u64 = 0xbf58_476d_1ce4_e5b9;
 const K2: u64 = 0x94d0_49bb_1331_11eb;
 
-/// Mixes 64 bits so that each input bit moves about half of the output bits (the finaliser of SplitMix64).
+/// Mixes 64 bits so that each input bit moves about half of the output bits (the finaliser of `SplitMix64`).
 #[must_use]
 pub const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(K1);

@@ -36,7 +36,7 @@ impl Seed {
 
 /// A counter-based generator: value `i` is a function of the stream's key and `i` alone.
 ///
-/// Two rounds of SplitMix64's finaliser over a Weyl sequence. Small, fixed for ever, the same on every host.
+/// Two rounds of `SplitMix64`'s finaliser over a Weyl sequence. Small, fixed for ever, the same on every host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rng {
     key: u64,

@@ -45,6 +45,7 @@ impl Micros {
     /// # Panics
     /// If `den` is zero.
     #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "compared before")]
     pub const fn scale(self, num: u64, den: u64) -> Self {
         assert!(den != 0, "scaled by a zero denominator");
         let wide = self.0 as u128 * num as u128 / den as u128;

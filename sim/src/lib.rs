@@ -1,5 +1,6 @@
 //! The worlds in which the engine is tried: faults, checkers, traces.
 #![forbid(unsafe_code)]
+#![allow(clippy::cast_possible_truncation, reason = "a world has at most 65,536 nodes and as many faults; places fit")]
 
 pub mod artifact;
 pub mod checker;

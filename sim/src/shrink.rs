@@ -121,7 +121,7 @@ impl Shrinker<'_> {
             scenario.nodes = nodes;
             scenario.members = scenario.members.min(nodes);
             scenario.voters = scenario.voters.min(scenario.members);
-            if scenario.voters > 1 && scenario.voters % 2 == 0 && best.0.scenario.voters % 2 == 1 {
+            if scenario.voters > 1 && scenario.voters.is_multiple_of(2) && best.0.scenario.voters % 2 == 1 {
                 scenario.voters -= 1;
             }
             scenario.arbiters = scenario.arbiters.min(scenario.voters - 1);

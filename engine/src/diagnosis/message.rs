@@ -56,7 +56,7 @@ impl Wire for News {
         let (node, inc, ctr, down) = (Wire::get(r)?, Wire::get(r)?, Wire::get(r)?, Wire::get(r)?);
         let accusers = Wire::get(r)?;
         let evidence = if r.version >= 2 { Wire::get(r)? } else { EvidenceId::NONE };
-        Ok(Self { node, inc, ctr, down, accusers, evidence })
+        Ok(Self { node, inc, ctr, accusers, down, evidence })
     }
 }
 

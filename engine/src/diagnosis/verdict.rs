@@ -147,7 +147,7 @@ impl Diagnosis {
     fn judge(&mut self, ctx: &mut Ctx<'_>, rank: usize) {
         let entry = self.table.entry(rank);
         let node = self.table.node(rank);
-        if entry.ctr % 2 == 0 || (entry.down && !entry.private) {
+        if entry.ctr.is_multiple_of(2) || (entry.down && !entry.private) {
             return;
         }
         if entry.accusers.len() >= self.needed(ctx) {
@@ -162,7 +162,7 @@ impl Diagnosis {
     pub(super) fn convict(&mut self, ctx: &mut Ctx<'_>, node: NodeId, alone: bool) {
         let Some(rank) = self.table.rank(node) else { return };
         let entry = self.table.entry(rank);
-        if entry.ctr % 2 == 0 || node == self.me || (entry.down && (alone || !entry.private)) {
+        if entry.ctr.is_multiple_of(2) || node == self.me || (entry.down && (alone || !entry.private)) {
             return;
         }
         let known = entry.down;
@@ -296,7 +296,7 @@ impl Diagnosis {
             }
             return;
         }
-        if item.ctr % 2 == 0 {
+        if item.ctr.is_multiple_of(2) {
             // Raised by an earlier refutation that this node still knows, or learns of now.
             let ctr = item.ctr;
             self.table.change(rank, |entry| entry.ctr = ctr);

@@ -56,6 +56,9 @@ pub(crate) enum Command {
         /// text or json
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+        /// Write the table of faults, as docs/faults.md has it, from runs of the shipped suite
+        #[arg(long, value_name = "FILE")]
+        table: Option<PathBuf>,
     },
     /// Look at this machine and this build
     Doctor,
@@ -110,7 +113,7 @@ pub(crate) struct RunArgs {
     /// Shrink the first failure of each scenario, for this many seconds at most
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
     pub shrink: Option<u64>,
-    /// Write a JUnit report
+    /// Write a `JUnit` report
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
     /// text or json

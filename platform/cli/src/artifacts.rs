@@ -34,7 +34,7 @@ pub(crate) fn replay(path: &Path) -> Result<u8, Trouble> {
     println!("apus {}  seed {}  trace {:032x}", env!("CARGO_PKG_VERSION"), run.seed, run.hash);
     match &run.violation {
         Some(violation) => {
-            println!("violated {} at {} ms: {}", violation.checker, violation.at / 1_000_000, violation.what)
+            println!("violated {} at {} ms: {}", violation.checker, violation.at / 1_000_000, violation.what);
         }
         None => println!("nothing is violated"),
     }

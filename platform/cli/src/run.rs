@@ -441,7 +441,7 @@ fn hunt(mutant: Mutant, items: &[Item], args: &MutantArgs) -> Option<(String, &'
             }
         }
         from = to;
-        to = (to * 4).min(args.seeds);
+        to = (to * 8).min(args.seeds);
     }
     None
 }

@@ -50,8 +50,7 @@ impl Checker for NoResurrection {
             What::Event(event) => event,
             _ => return Ok(()),
         };
-        let (Fact::Diagnosis(diagnosis::Fact::Up { node, inc }) | Fact::Diagnosis(diagnosis::Fact::Down { node, inc })) =
-            event.fact
+        let Fact::Diagnosis(diagnosis::Fact::Up { node, inc } | diagnosis::Fact::Down { node, inc }) = event.fact
         else {
             return Ok(());
         };

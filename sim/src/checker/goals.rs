@@ -33,10 +33,10 @@ impl Goals {
         match fact {
             Fact::Engine(EngineFact::Stalled { .. }) => self.reach("stalled"),
             Fact::Diagnosis(diagnosis::Fact::Cleared { .. }) => self.reach("suspected-and-cleared"),
-            Fact::Consensus(consensus::Fact::Elected { .. }) => {
-                if self.leader.replace(node).is_some_and(|old| old != node) {
-                    self.reach("leader-changed");
-                }
+            Fact::Consensus(consensus::Fact::Elected { .. })
+                if self.leader.replace(node).is_some_and(|old| old != node) =>
+            {
+                self.reach("leader-changed");
             }
             Fact::Consensus(consensus::Fact::SteppedDown { no_quorum: true, .. }) => self.reach("no-quorum-pause"),
             Fact::Consensus(consensus::Fact::Installed { .. }) => self.reach("snapshot-installed"),
@@ -76,16 +76,14 @@ impl Checker for Goals {
     fn see(&mut self, line: &Line) -> Result<(), String> {
         match (&line.what, line.node) {
             (What::Event(event), Some(node)) => self.event(node, &event.fact),
-            (What::Boot(_), Some(node)) => {
-                if !self.boots.insert(node) {
-                    self.reach("node-restarted");
-                }
+            (What::Boot(_), Some(node)) if !self.boots.insert(node) => {
+                self.reach("node-restarted");
             }
-            (What::Armed { resource: ResourceId(0), .. }, Some(node)) => {
-                if self.holder.replace(node).is_some_and(|old| old != node) {
-                    self.reach("holder-changed");
-                    self.reach("takeover");
-                }
+            (What::Armed { resource: ResourceId(0), .. }, Some(node))
+                if self.holder.replace(node).is_some_and(|old| old != node) =>
+            {
+                self.reach("holder-changed");
+                self.reach("takeover");
             }
             (What::FaultStop { kind, effects, .. }, _) if *effects > 0 => match kind {
                 crate::fault::Kind::Drain => {

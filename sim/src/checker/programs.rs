@@ -42,13 +42,8 @@ impl Checker for RestartAfterExit {
             What::Gone { copy, .. } => {
                 self.running.remove(&(node, copy));
             }
-            What::Program { copy, order: ProcessOrder::Start { .. } } => {
-                if !self.running.insert((node, copy)) {
-                    return Err(format!(
-                        "{node} starts slot {} of {} while the old copy runs",
-                        copy.slot, copy.service
-                    ));
-                }
+            What::Program { copy, order: ProcessOrder::Start { .. } } if !self.running.insert((node, copy)) => {
+                return Err(format!("{node} starts slot {} of {} while the old copy runs", copy.slot, copy.service));
             }
             _ => {}
         }
@@ -270,9 +265,8 @@ impl Checker for GuardObeyed {
                 self.active.remove(&(node, copy));
             }
             What::Program { copy, order } => {
-                let epoch = match order {
-                    ProcessOrder::Start { active: true, epoch } | ProcessOrder::Promote { epoch } => epoch,
-                    _ => return Ok(()),
+                let (ProcessOrder::Start { active: true, epoch } | ProcessOrder::Promote { epoch }) = order else {
+                    return Ok(());
                 };
                 let Some(resource) = self.slots.get(&copy) else { return Ok(()) };
                 self.active.insert((node, copy), line.at);

@@ -4,7 +4,7 @@
 use crate::report::Run;
 use crate::trace::What;
 
-/// Raw IPv4 packets, no link header (LINKTYPE_RAW).
+/// Raw IPv4 packets, no link header (`LINKTYPE_RAW`).
 const LINK_RAW: u16 = 101;
 /// The port that the packets seem to use.
 const PORT: u16 = 7_447;

@@ -50,8 +50,8 @@ impl Clients {
     /// Availability as clients saw it, in parts per million, under `Ns` for want of another unit.
     pub(super) fn measure(&self, measures: &mut BTreeMap<&'static str, Ns>) {
         let all = self.served + self.refused;
-        if all > 0 {
-            measures.insert("refused-ppm", self.refused * 1_000_000 / all);
+        if let Some(share) = (self.refused * 1_000_000).checked_div(all) {
+            measures.insert("refused-ppm", share);
         }
     }
 }
@@ -94,7 +94,7 @@ impl World<'_> {
         let mut bytes = Vec::from(self.clients.count.to_le_bytes());
         bytes.extend_from_slice(&client.to_le_bytes());
         if let Some(index) = self.load(Kind::OddSizes) {
-            bytes.resize(if self.clients.count % 2 == 0 { 0 } else { 32 * 1024 }, 7);
+            bytes.resize(if self.clients.count.is_multiple_of(2) { 0 } else { 32 * 1024 }, 7);
             self.active[index as usize].effects += 1;
         }
         let mut copies = 1;

@@ -348,7 +348,7 @@ impl World<'_> {
             Kind::Flap => self.active[index as usize].on ^= true,
             Kind::Flood => nodes.iter().for_each(|node| self.flood(index, *node)),
             Kind::Strobe => {
-                let by = if step % 2 == 0 { signed(fault.size) } else { -signed(fault.size) };
+                let by = if step.is_multiple_of(2) { signed(fault.size) } else { -signed(fault.size) };
                 for node in &nodes {
                     self.nodes[node.0 as usize].clock.jump(self.now, by);
                     self.active[index as usize].effects += 1;

@@ -81,7 +81,7 @@ fn read<'t>(r: &mut Reader<'t>, table: &'t DeTable<'t>, file: &str) -> Parts<'t>
     let nodes = small(r.number(&root, "nodes"));
     let members = small(r.number(&root, "members")).or(nodes);
     let usual = members.unwrap_or(1).min(5);
-    let usual = if usual % 2 == 0 { usual - 1 } else { usual };
+    let usual = if usual.is_multiple_of(2) { usual - 1 } else { usual };
     let voters = small(r.number(&root, "voters")).unwrap_or(usual);
     let arbiters = small(r.number(&root, "arbiters")).unwrap_or(0);
     let counted = r.count() == before && nodes.is_some();
@@ -444,7 +444,7 @@ fn fits_kind<'t>(r: &mut Reader<'t>, view: &View<'t>, kind: Kind) {
             r.wrong(view.at(key), view.key(key), message, "", format!("take `{key}` out: {why}"));
         }
     }
-    if let (Some((_, most)), Some((_, high))) = (spec.rate, view.get("rate").and_then(|value| peek(value)))
+    if let (Some((_, most)), Some((_, high))) = (spec.rate, view.get("rate").and_then(peek))
         && high > u64::from(most)
     {
         let most = units::show_share(most.into());

@@ -90,7 +90,7 @@ fn decimal(number: &str, scale: u64) -> Result<u64, Refusal> {
         let parts: u128 = if part.is_empty() { 0 } else { part.parse().map_err(|_| large)? };
         let scaled = parts * u128::from(scale);
         let unit = 10_u128.pow(places);
-        if scaled % unit != 0 {
+        if !scaled.is_multiple_of(unit) {
             return Err("it is finer than the smallest unit");
         }
         value += scaled / unit;
@@ -118,7 +118,7 @@ pub(super) fn show_bytes(bytes: u64) -> String {
 }
 
 fn show(value: u64, units: &[(&str, u64)], smallest: &str) -> String {
-    let unit = units.iter().find(|(_, scale)| value >= *scale && value % scale == 0);
+    let unit = units.iter().find(|(_, scale)| value >= *scale && value.is_multiple_of(*scale));
     unit.map_or_else(|| format!("{value}{smallest}"), |(name, scale)| format!("{}{name}", value / scale))
 }
 

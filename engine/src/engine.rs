@@ -30,6 +30,8 @@ pub struct Engine {
     now: Time,
     counters: Counters,
     life: Life,
+    /// Worked out once per call; a host asks more than once.
+    deadline: Option<Deadline>,
 }
 
 /// A node acts only once its new incarnation is durable: until then nobody has heard it speak.
@@ -83,7 +85,14 @@ impl Engine {
         shared.persisting += 1;
         shared.outputs.push_back(Output::Persist { op, record: Record::Born(inc) });
         let rngs = ["diagnosis", "consensus", "views", "supervision"].map(|label| seed.stream(label));
-        Self { shared, rngs, now, counters: Counters::default(), life: Life::Booting { op, retry: None, durable } }
+        Self {
+            shared,
+            rngs,
+            now,
+            counters: Counters::default(),
+            life: Life::Booting { op, retry: None, durable },
+            deadline: None,
+        }
     }
 
     /// Takes in one thing the world did. Never fails: what is wrong with an input is counted or an [`Event`].
@@ -103,6 +112,7 @@ impl Engine {
         }
         self.run_timers();
         self.route_signals();
+        self.deadline = self.next_deadline();
     }
 
     /// Takes in one thing the application wants. A refusal leaves the engine unchanged.
@@ -127,6 +137,7 @@ impl Engine {
             }
         }
         self.route_signals();
+        self.deadline = self.next_deadline();
         Ok(())
     }
 
@@ -138,7 +149,11 @@ impl Engine {
 
     /// When the host must call `handle(now, Input::Tick)` at the latest, and which part asks.
     #[must_use]
-    pub fn deadline(&self) -> Option<Deadline> {
+    pub const fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    fn next_deadline(&self) -> Option<Deadline> {
         match &self.life {
             Life::Dead => None,
             Life::Booting { retry, .. } => retry.map(|at| Deadline { at, part: Part::Diagnosis }),

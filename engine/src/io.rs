@@ -236,8 +236,10 @@ impl Durable {
                 self.voted = voted;
             }
             Record::Entries(entries) => {
-                if let Some(first) = entries.first() {
-                    self.log.split_off(&first.index);
+                while let Some(last) = self.log.last_entry()
+                    && entries.first().is_some_and(|first| first.index <= *last.key())
+                {
+                    last.remove();
                 }
                 self.log.extend(entries.into_iter().map(|entry| (entry.index, entry)));
             }

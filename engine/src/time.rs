@@ -48,6 +48,9 @@ impl Micros {
     #[allow(clippy::cast_possible_truncation, reason = "compared before")]
     pub const fn scale(self, num: u64, den: u64) -> Self {
         assert!(den != 0, "scaled by a zero denominator");
+        if let Some(scaled) = self.0.checked_mul(num) {
+            return Self(scaled / den);
+        }
         let wide = self.0 as u128 * num as u128 / den as u128;
         if wide > u64::MAX as u128 { Self(u64::MAX) } else { Self(wide as u64) }
     }

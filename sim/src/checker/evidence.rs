@@ -1,15 +1,22 @@
 //! Every automatic act carries the chain of evidence that led to it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use apus_engine::{EvidenceId, Fact, diagnosis, supervision, views};
+use apus_engine::{EvidenceId, Fact, Incarnation, NodeId, diagnosis, supervision, views};
 
 use super::Checker;
 use crate::trace::{Line, What};
 
 #[derive(Default)]
 pub(super) struct EvidenceComplete {
-    known: BTreeSet<EvidenceId>,
+    /// The newest event of each life; they are numbered without gaps.
+    known: BTreeMap<(NodeId, Incarnation), u32>,
+}
+
+impl EvidenceComplete {
+    fn happened(&self, id: &EvidenceId) -> bool {
+        self.known.get(&(id.node, id.inc)).is_some_and(|newest| (1..=*newest).contains(&id.seq))
+    }
 }
 
 /// Acts, which must have a reason; observations need none.
@@ -32,12 +39,12 @@ impl Checker for EvidenceComplete {
     }
     fn see(&mut self, line: &Line) -> Result<(), String> {
         let What::Event(event) = &line.what else { return Ok(()) };
-        self.known.insert(event.id);
+        self.known.insert((event.id.node, event.id.inc), event.id.seq);
         let mut causes = event.because.iter().filter(|cause| cause.is_some()).peekable();
         if causes.peek().is_none() && is_act(&event.fact) {
             return Err(format!("{} acts without a reason: {:?}", event.id, event.fact));
         }
-        if let Some(cause) = causes.find(|cause| !self.known.contains(cause)) {
+        if let Some(cause) = causes.find(|cause| !self.happened(cause)) {
             return Err(format!("{} names {cause} as its reason, which never happened", event.id));
         }
         Ok(())

@@ -4,13 +4,13 @@ use apus_engine::Time;
 
 use crate::fault::Ns;
 
-const MILLION: i128 = 1_000_000;
+const MILLION: i64 = 1_000_000;
 
 /// Maps true time to local time and back.
 #[derive(Clone, Debug)]
 pub(super) struct Clock {
     from: Ns,
-    local_ns: i128,
+    local_ns: i64,
     /// Rate of a healthy clock against true time.
     base_ppm: i64,
     ppm: i64,
@@ -19,18 +19,18 @@ pub(super) struct Clock {
 impl Clock {
     /// A clock that shows `origin` at true time `now`.
     pub(super) fn new(now: Ns, origin: Ns, base_ppm: i64) -> Self {
-        Self { from: now, local_ns: i128::from(origin), base_ppm, ppm: base_ppm }
+        Self { from: now, local_ns: origin.cast_signed(), base_ppm, ppm: base_ppm }
     }
 
-    fn local_ns(&self, now: Ns) -> i128 {
-        let passed = i128::from(now) - i128::from(self.from);
-        self.local_ns + passed * (MILLION + i128::from(self.ppm)) / MILLION
+    /// Exact in 64 bits for a day of true time at any rate that a scenario can ask for.
+    const fn local_ns(&self, now: Ns) -> i64 {
+        let passed = now.cast_signed() - self.from.cast_signed();
+        self.local_ns + passed + (passed * self.ppm).div_euclid(MILLION)
     }
 
     /// What it shows.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of a clock")]
     pub(super) fn read(&self, now: Ns) -> Time {
-        Time((self.local_ns(now) / 1_000).clamp(0, i128::from(u64::MAX)) as u64)
+        Time((self.local_ns(now) / 1_000).max(0).cast_unsigned())
     }
 
     /// The first instant at which it shows `time` or more; at least `now`.
@@ -39,9 +39,15 @@ impl Clock {
         if time == Time::NEVER {
             return Ns::MAX;
         }
-        let missing = i128::from(time.0) * 1_000 - self.local_ns;
-        let rate = MILLION + i128::from(self.ppm);
-        let passed = (missing * MILLION + rate - 1).div_euclid(rate);
+        let rate = MILLION + self.ppm;
+        let near = time.0.checked_mul(1_000).and_then(|local| local.checked_signed_diff(self.local_ns.cast_unsigned()));
+        let passed = match near.and_then(|missing| missing.checked_mul(MILLION)?.checked_add(rate - 1)) {
+            Some(scaled) => i128::from(scaled.div_euclid(rate)),
+            None => {
+                let missing = i128::from(time.0) * 1_000 - i128::from(self.local_ns);
+                (missing * i128::from(MILLION) + i128::from(rate) - 1).div_euclid(rate.into())
+            }
+        };
         (i128::from(self.from) + passed).clamp(i128::from(now), i128::from(Ns::MAX)) as Ns
     }
 
@@ -65,7 +71,7 @@ impl Clock {
     /// Jumps.
     pub(super) fn jump(&mut self, now: Ns, by: i64) {
         self.rebase(now);
-        self.local_ns += i128::from(by);
+        self.local_ns += by;
     }
 }
 

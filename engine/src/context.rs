@@ -68,7 +68,7 @@ pub enum Signal {
     /// From consensus: the state up to an index, after a restart or from the leader.
     Restored {
         /// The state.
-        snapshot: Snapshot,
+        snapshot: Arc<Snapshot>,
         /// The event.
         evidence: EvidenceId,
     },

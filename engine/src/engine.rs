@@ -110,9 +110,13 @@ impl Engine {
                 self.with(Part::Supervision, |parts, ctx| parts.supervision.on_process(ctx, copy, what));
             }
         }
-        self.run_timers();
         self.route_signals();
         self.deadline = self.next_deadline();
+        if self.deadline.is_some_and(|deadline| deadline.at <= self.now) {
+            self.run_timers();
+            self.route_signals();
+            self.deadline = self.next_deadline();
+        }
     }
 
     /// Takes in one thing the application wants. A refusal leaves the engine unchanged.

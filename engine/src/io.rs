@@ -1,6 +1,7 @@
 //! What goes into an engine and what comes out of it.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::consensus::{Entry, Snapshot};
@@ -197,7 +198,7 @@ pub enum Record {
     /// Entries; what was at their first index and after it is void.
     Entries(Vec<Entry>),
     /// Everything up to the snapshot's index is in it.
-    Snapshot(Snapshot),
+    Snapshot(Arc<Snapshot>),
     /// A node whose disk was wiped votes again.
     Admitted,
 }
@@ -214,7 +215,7 @@ pub struct Durable {
     /// The vote in it.
     pub voted: Option<NodeId>,
     /// The newest snapshot.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<Arc<Snapshot>>,
     /// The entries after it.
     pub log: BTreeMap<Index, Entry>,
 }

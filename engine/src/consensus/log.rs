@@ -1,6 +1,7 @@
 //! The log in memory: entries after the snapshot, and how far they are durable and committed.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{Entry, Membership, Payload, Snapshot};
@@ -10,7 +11,7 @@ use crate::ids::{Epoch, Index, NodeId, ResourceId, Term};
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Log {
     /// Everything up to its index.
-    pub(super) snapshot: Snapshot,
+    pub(super) snapshot: Arc<Snapshot>,
     entries: Vec<Entry>,
     /// Indices of entries that set the members, after the snapshot.
     configs: Vec<Index>,
@@ -21,7 +22,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(snapshot: Snapshot, entries: impl IntoIterator<Item = Entry>) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, entries: impl IntoIterator<Item = Entry>) -> Self {
         let mut log = Self {
             snapshot,
             entries: Vec::new(),
@@ -98,7 +99,7 @@ impl Log {
     }
 
     /// Forgets entries up to the snapshot's index, which replace them.
-    pub(super) fn compact(&mut self, snapshot: Snapshot) {
+    pub(super) fn compact(&mut self, snapshot: Arc<Snapshot>) {
         let upto = snapshot.index;
         if self.term(upto) == Some(snapshot.term) {
             let gone = upto.0.saturating_sub(self.snapshot.index.0);
@@ -123,7 +124,7 @@ impl Log {
             .last()
             .and_then(|index| self.entry(*index))
             .and_then(|entry| match &entry.payload {
-                Payload::Config(members) => Some(members),
+                Payload::Config(members) => Some(&**members),
                 _ => None,
             })
             .unwrap_or(&self.snapshot.membership)

@@ -1,6 +1,7 @@
 //! Membership: joint changes (Raft §6), learners first, readmission of wiped nodes, leaving the leader's seat.
 
 use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
 
 use super::{Consensus, Entry, Membership, Message, Payload, Pending, Role, TakeOver};
 use crate::context::Ctx;
@@ -24,7 +25,7 @@ impl Consensus {
         let mut members = self.log.membership().clone();
         if !members.contains(node) {
             members.learners.insert(node);
-            self.propose(ctx, Payload::Config(members));
+            self.propose(ctx, Payload::Config(Arc::new(members)));
         }
         if voter && let Role::Leader(lead) = &mut self.role {
             lead.promote.insert(node);
@@ -56,7 +57,7 @@ impl Consensus {
         if members.voters != voters {
             members.outgoing = core::mem::replace(&mut members.voters, voters);
         }
-        self.propose(ctx, Payload::Config(members));
+        self.propose(ctx, Payload::Config(Arc::new(members)));
     }
 
     /// A config entry is committed.
@@ -89,7 +90,7 @@ impl Consensus {
         if settled && members.is_joint() {
             let mut members = members.clone();
             members.outgoing.clear();
-            self.propose(ctx, Payload::Config(members));
+            self.propose(ctx, Payload::Config(Arc::new(members)));
             return;
         }
         if !settled {
@@ -122,7 +123,7 @@ impl Consensus {
     }
 
     fn promote_ready(&mut self, ctx: &mut Ctx<'_>) {
-        if self.change_runs(ctx) {
+        if self.log.membership().learners.is_empty() || self.change_runs(ctx) {
             return;
         }
         let last = self.log.last_index();

@@ -1,6 +1,7 @@
 //! Log entries, memberships, and what voters tell each other.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::{Causes, Epoch, Index, NodeId, ResourceId, Term};
@@ -54,7 +55,7 @@ pub enum Payload {
     /// A leader's first entry: commits what came before it.
     Lead(NodeId),
     /// The members from this entry on, in force as soon as it is in the log.
-    Config(Membership),
+    Config(Arc<Membership>),
     /// `resource` belongs to `holder`; the entry's index is the epoch.
     Grant {
         /// What.
@@ -265,7 +266,7 @@ pub struct Install {
     /// Echoed.
     pub sent_at: Time,
     /// The state.
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
 }
 wire_struct!(Install { term, sent_at, snapshot } least 12);
 

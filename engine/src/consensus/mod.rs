@@ -132,7 +132,7 @@ impl Consensus {
             },
             ..Snapshot::default()
         };
-        let snapshot = durable.snapshot.unwrap_or(first);
+        let snapshot = durable.snapshot.unwrap_or_else(|| Arc::new(first));
         let log = Log::new(snapshot, durable.log.into_values());
         let wait = config.consensus.election;
         Self {
@@ -428,11 +428,11 @@ impl Consensus {
         self.election = ctx.now + wait + Micros(more);
     }
 
-    /// Tells the members to the other parts if they changed.
-    fn announce(&mut self, ctx: &mut Ctx<'_>) {
+    /// Tells the members to the other parts if they changed; whether they did.
+    fn announce(&mut self, ctx: &mut Ctx<'_>) -> bool {
         let members = self.log.membership();
         if *self.announced == *members {
-            return;
+            return false;
         }
         self.announced = Arc::new(members.clone());
         let fact = Fact::Members {
@@ -442,6 +442,7 @@ impl Consensus {
         };
         self.event(ctx, &[self.evidence], fact);
         ctx.signal(Signal::Members(self.announced.clone()));
+        true
     }
 
     fn tell_restored(&mut self, ctx: &mut Ctx<'_>) {
@@ -472,15 +473,16 @@ impl Consensus {
             return;
         }
         // The snapshot's state is that of its index: replay from the last one.
-        let mut snapshot = self.log.snapshot.clone();
+        let mut snapshot = Snapshot::clone(&self.log.snapshot);
         while snapshot.index < index {
             let Some(entry) = self.log.entry(snapshot.index.next()) else { return };
             snapshot.state.apply(entry);
             (snapshot.index, snapshot.term) = (entry.index, entry.term);
             if let Payload::Config(members) = &entry.payload {
-                snapshot.membership = members.clone();
+                snapshot.membership = Membership::clone(members);
             }
         }
+        let snapshot = Arc::new(snapshot);
         self.log.compact(snapshot.clone());
         self.persist(ctx, Record::Snapshot(snapshot), Pending::Snapshot { index, reply: None });
     }

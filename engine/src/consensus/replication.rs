@@ -1,5 +1,6 @@
 //! Replication: appends, acknowledgements after the disk, commitment (Raft §5.3, §5.4), snapshots, the quorum check.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{
@@ -26,8 +27,9 @@ impl Consensus {
             Pending::Entries { first: index, last: index, reply: None },
         );
         ctx.signal(Signal::Proposed { payload, index });
-        self.announce(ctx);
-        self.track_peers();
+        if self.announce(ctx) {
+            self.track_peers();
+        }
         self.send_all(ctx);
         self.advance_commit(ctx);
         Some(index)
@@ -173,8 +175,7 @@ impl Consensus {
                 // A committed entry is never taken back, whoever asks.
                 Some(_) if entry.index <= self.commit || ctx.has(Mutant::ConflictKept) => continue,
                 Some(_) => {
-                    self.log.truncate(entry.index);
-                    self.durable = self.durable.min(Index(entry.index.0 - 1));
+                    self.truncate(entry.index);
                 }
                 None => {}
             }
@@ -185,6 +186,18 @@ impl Consensus {
             self.log.push(entry);
         }
         first
+    }
+
+    /// Takes entries back. A record of theirs that is still on its way to the disk vouches for none of them any more.
+    fn truncate(&mut self, from: Index) {
+        let keep = Index(from.0 - 1);
+        self.log.truncate(from);
+        self.durable = self.durable.min(keep);
+        for (_, pending) in &mut self.disk {
+            if let Pending::Entries { last, .. } = pending {
+                *last = keep.min(*last);
+            }
+        }
     }
 
     /// Accepts the sender as leader of its term; false: it is not.
@@ -304,7 +317,7 @@ impl Consensus {
         self.persist(ctx, record, Pending::Snapshot { index, reply: Some((from, sent_at)) });
     }
 
-    fn install(&mut self, ctx: &mut Ctx<'_>, snapshot: Snapshot) {
+    fn install(&mut self, ctx: &mut Ctx<'_>, snapshot: Arc<Snapshot>) {
         self.commit = snapshot.index;
         self.state = snapshot.state.clone();
         self.log.compact(snapshot);

@@ -1,6 +1,7 @@
 //! Reading and writing the primitive types of the wire.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::DecodeError;
@@ -202,6 +203,17 @@ impl<T: Wire> Wire for Option<T> {
     }
     fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         bool::get(r)?.then(|| T::get(r)).transpose()
+    }
+}
+
+/// Shared values are laid as what they hold.
+impl<T: Wire> Wire for Arc<T> {
+    const LEAST: usize = T::LEAST;
+    fn put(&self, w: &mut Writer) {
+        (**self).put(w);
+    }
+    fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        T::get(r).map(Self::new)
     }
 }
 

@@ -105,6 +105,10 @@ impl Diagnosis {
                 entry.inc = inc;
                 entry.told |= inc.0 > 1;
             });
+            if inc.0 > 1 {
+                // Back again: its observers hear so from itself, and from where.
+                self.fresh.push(rank);
+            }
         }
     }
 

@@ -5,15 +5,23 @@ use std::collections::BTreeMap;
 use apus_engine::{EvidenceId, Fact, Incarnation, NodeId, diagnosis, supervision, views};
 
 use super::Checker;
+use crate::fault::Kind;
+use crate::scenario::Plan;
 use crate::trace::{Line, What};
 
-#[derive(Default)]
 pub(super) struct EvidenceComplete {
+    /// A packet that was damaged unseen can name anything.
+    forged: bool,
     /// The newest event of each life; they are numbered without gaps.
     known: BTreeMap<(NodeId, Incarnation), u32>,
 }
 
 impl EvidenceComplete {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let forged = plan.faults.iter().any(|fault| fault.kind == Kind::CorruptUnseen);
+        Self { forged, known: BTreeMap::new() }
+    }
+
     fn happened(&self, id: &EvidenceId) -> bool {
         self.known.get(&(id.node, id.inc)).is_some_and(|newest| (1..=*newest).contains(&id.seq))
     }
@@ -44,7 +52,7 @@ impl Checker for EvidenceComplete {
         if causes.peek().is_none() && is_act(&event.fact) {
             return Err(format!("{} acts without a reason: {:?}", event.id, event.fact));
         }
-        if let Some(cause) = causes.find(|cause| !self.happened(cause)) {
+        if let Some(cause) = causes.find(|cause| !self.forged && !self.happened(cause)) {
             return Err(format!("{} names {cause} as its reason, which never happened", event.id));
         }
         Ok(())

@@ -147,7 +147,7 @@ fn all(plan: &Plan) -> Vec<Box<dyn Checker>> {
         Box::new(convergence::Converges::new(plan)),
         Box::new(convergence::TakeoverBound::new(plan)),
         Box::new(convergence::DrainedEmpty::default()),
-        Box::new(evidence::EvidenceComplete::default()),
+        Box::new(evidence::EvidenceComplete::new(plan)),
         Box::new(bounded::BoundedMemory),
         Box::new(bounded::BoundedRate::new(plan)),
         Box::new(bounded::CleanWire::new(plan)),

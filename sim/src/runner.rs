@@ -20,7 +20,7 @@ pub struct Batch {
     pub from: u64,
     /// One past the last.
     pub to: u64,
-    /// Of these, only `seed % n == i`.
+    /// Of these, only `seed / every % n == i`, where `every` is the scenario's.
     pub shard: (u64, u64),
     /// Threads.
     pub jobs: usize,
@@ -32,6 +32,15 @@ pub struct Batch {
     pub check_determinism: u8,
     /// Go on after the first failing seed.
     pub keep_going: bool,
+}
+
+impl Batch {
+    /// Whether a seed is run. A seed asked for by itself always is.
+    #[must_use]
+    pub const fn has(&self, scenario: &Scenario, seed: u64) -> bool {
+        let every = if self.to - self.from == 1 { 1 } else { scenario.every };
+        seed.is_multiple_of(every) && (self.shard.1 <= 1 || seed / every % self.shard.1 == self.shard.0)
+    }
 }
 
 impl Default for Batch {
@@ -247,7 +256,7 @@ pub fn run_batch(world: &(dyn World + Sync), scenario: &Scenario, batch: &Batch,
             if seed >= batch.to || batch.budget.is_some_and(|budget| began.elapsed() >= budget) {
                 break;
             }
-            if batch.shard.1 > 1 && seed % batch.shard.1 != batch.shard.0 {
+            if !batch.has(scenario, seed) {
                 continue;
             }
             let plan = Plan::draw(scenario, seed);

@@ -32,7 +32,10 @@ struct Row {
 impl Row {
     /// What counts for the suite: a scenario that shows a failure passes by failing.
     fn counts_as(&self, alone: bool) -> Verdict {
-        if self.item.scenario.expect.fails.is_empty() || alone {
+        if !alone && self.summary.seeds == 0 && self.item.scenario.every > 1 {
+            // None of the seeds asked for was its turn.
+            Verdict::Pass
+        } else if self.item.scenario.expect.fails.is_empty() || alone {
             self.verdict
         } else if self.as_told {
             Verdict::Pass
@@ -228,8 +231,9 @@ const fn word(verdict: Verdict) -> &'static str {
 fn print_row(row: &Row, suite: bool) {
     let Row { item, summary, .. } = row;
     let told = if suite && row.as_told { " (fails as told)" } else { "" };
+    let every = if item.scenario.every > 1 { format!(" (one seed in {})", item.scenario.every) } else { String::new() };
     println!(
-        "{:<32} {:<9} {:>6} seeds  {:>8} events  digest {:016x}{told}",
+        "{:<32} {:<9} {:>6} seeds  {:>8} events  digest {:016x}{every}{told}",
         item.scenario.name,
         word(row.counts_as(!suite)),
         summary.seeds,

@@ -161,6 +161,12 @@ pub(super) static ROOT: Table = Table {
             "\"10s\"",
             "length of the liveness phase after it, in which everything must heal",
         ),
+        may(
+            "every",
+            Shape::Count(1, 1_000_000),
+            "1",
+            "for heavy scenarios: of the seeds asked for only those run that this number divides",
+        ),
         may("mutant", Shape::Word(Words::Mutants), "none", "a planted bug that the scenario must find"),
         may("cluster", Shape::Table(&CLUSTER), "the engine's defaults", "knobs of all nodes"),
         may("service", Shape::Tables(&SERVICE), "none", "supervised programs"),

@@ -27,6 +27,8 @@ pub struct Scenario {
     pub duration: Ns,
     /// Length of the liveness phase, in which everything must heal.
     pub heal: Ns,
+    /// Of the seeds asked for only those that this number divides are run; 1 for all.
+    pub every: u64,
     /// Knobs of all nodes: the engine's configuration without identity, services and resources.
     pub cluster: Cluster,
     /// What is supervised.

@@ -100,6 +100,7 @@ fn read<'t>(r: &mut Reader<'t>, table: &'t DeTable<'t>, file: &str) -> Parts<'t>
         members: members.unwrap_or(1),
         duration: r.time(&root, "duration").unwrap_or(3_600 * S),
         heal: r.time(&root, "heal").unwrap_or(10 * S),
+        every: r.number(&root, "every").unwrap_or(1).max(1),
         cluster: cluster.as_ref().map(|view| read_cluster(r, view)).unwrap_or_default(),
         services,
         workload: workload.as_ref().map(|view| read_workload(r, view)).unwrap_or_default(),

@@ -42,10 +42,9 @@ impl World<'_> {
         self.next_packet += 1;
         let id = self.next_packet;
         let kind = peek_kind(&datagram).unwrap_or(0);
-        let len = u32::try_from(datagram.len()).unwrap_or(u32::MAX);
         self.sent[from.0 as usize] += 1;
         if self.options.keep_trace {
-            self.line(Some(from), What::Sent { to, id, kind, len });
+            self.line(Some(from), What::Sent { to, id, kind, datagram: datagram.clone() });
         }
         if to.0 as usize >= self.nodes.len() {
             return;

@@ -20,3 +20,4 @@ pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use schema::schema;
 pub use shipped::{Shipped, shipped};
+pub use suggest::nearest;

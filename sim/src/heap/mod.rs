@@ -67,6 +67,8 @@ struct World<'p> {
     next_packet: u64,
     next_run: u32,
     sent: Vec<u64>,
+    /// Packets so far by sender, receiver and kind; counted only where their fates are given.
+    lanes: BTreeMap<(NodeId, NodeId, u8), usize>,
     roles: BTreeMap<ResourceId, Role>,
     overlap: BTreeMap<ResourceId, Ns>,
     holders_since: BTreeMap<ResourceId, Ns>,
@@ -110,6 +112,7 @@ impl<'p> World<'p> {
             next_packet: 0,
             next_run: 0,
             sent: vec![0; nodes.len()],
+            lanes: BTreeMap::new(),
             roles: roles.unwrap_or_default(),
             overlap: BTreeMap::new(),
             holders_since: BTreeMap::new(),

@@ -21,3 +21,4 @@ pub use reference::reference;
 pub use schema::schema;
 pub use shipped::{Shipped, shipped};
 pub use suggest::nearest;
+pub use units::{show_time, time as read_time};

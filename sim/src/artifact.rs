@@ -1,14 +1,25 @@
-//! A failure to keep: the scenario's text, the seed, and the explicit list of faults, so that it survives refactoring.
+//! A failure to keep: the scenario's text, the seed, the explicit list of faults with whom they hit, and the fate of every
+//! packet, so that it survives a change of how faults and packets are drawn.
+//!
+//! Not kept, and drawn anew from labelled streams of the seed: how clocks run, when machines start, how long disks,
+//! programs and clients take, the dice of faults that hit no packet, and the engines' own dice. Under one version of the
+//! engine and the world all of that is the same, so the trace hash is; under another one the hash tells.
+
+use std::fmt;
+use std::sync::Arc;
 
 use apus_engine::{Mutant, NodeId};
 use serde_json::{Value, json};
 
+use crate::fates::Fates;
 use crate::fault::{Fault, Kind, Target};
 use crate::report::{Run, Violation};
+use crate::runner::{options, run_guarded};
 use crate::scenario::{Plan, Scenario, Workload};
+use crate::world::{Options, World};
 
 /// The format's version.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// A failing run, explicit enough to run again.
 #[derive(Clone, Debug)]
@@ -17,6 +28,8 @@ pub struct Artifact {
     pub text: String,
     /// What to run.
     pub plan: Plan,
+    /// What became of every packet.
+    pub fates: Arc<Fates>,
     /// The planted bug it was found with.
     pub mutant: Option<Mutant>,
     /// What failed.
@@ -28,12 +41,13 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Of a run.
+    /// Of a run whose trace was kept.
     #[must_use]
     pub fn new(text: &str, plan: &Plan, run: &Run) -> Self {
         Self {
             text: text.into(),
             plan: plan.clone(),
+            fates: Arc::new(Fates::of(&run.trace)),
             mutant: plan.scenario.mutant,
             violation: run.violation.clone(),
             hash: run.hash,
@@ -68,7 +82,16 @@ impl Artifact {
             "violation": violation,
             "trace_hash": format!("{:032x}", self.hash),
         });
-        serde_json::to_string_pretty(&value).unwrap_or_default() + "\n"
+        // The packets come last: they are for the machine.
+        let head = serde_json::to_string_pretty(&value).unwrap_or_default();
+        let lines: Vec<String> = self
+            .fates
+            .to_lines()
+            .iter()
+            .map(|(lane, fates)| format!("    {}: {}", Value::from(lane.as_str()), Value::from(fates.as_str())))
+            .collect();
+        let body = head.trim_end().trim_end_matches('}').trim_end();
+        format!("{body},\n  \"packets\": {{\n{}\n  }}\n}}\n", lines.join(",\n"))
     }
 
     /// From a file's text. An error names the place and the mend.
@@ -111,7 +134,99 @@ impl Artifact {
             }
         });
         let engine = string(&value, "engine")?.into();
-        Ok(Self { text: source.into(), mutant: plan.scenario.mutant, plan, violation, hash, engine })
+        let mut fates = Fates::default();
+        for (lane, line) in value["packets"].as_object().into_iter().flatten() {
+            let line = line.as_str().ok_or_else(|| format!("`packets`: `{lane}` is no text"))?;
+            fates.add_line(lane, line).map_err(|what| format!("`packets`: {what}"))?;
+        }
+        let fates = Arc::new(fates);
+        Ok(Self { text: source.into(), fates, mutant: plan.scenario.mutant, plan, violation, hash, engine })
+    }
+}
+
+/// How an entry of a corpus does today.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It fails as it did with its planted bug, and passes without it.
+    Guards {
+        /// By which checker.
+        checker: &'static str,
+        /// Bit for bit the same run.
+        same_trace: bool,
+    },
+    /// It has no planted bug: its failure was mended, and it passes.
+    Mended,
+    /// It fails as it did although nothing is planted: the failure is not mended, or is back.
+    Unmended(&'static str),
+    /// Its planted bug is not caught any more.
+    Blind,
+    /// It fails in another way.
+    Otherwise(&'static str),
+    /// It fails without its planted bug, too.
+    FailsWithout(&'static str),
+}
+
+impl Standing {
+    /// Whether an entry should stand like this.
+    #[must_use]
+    pub const fn is_right(&self) -> bool {
+        matches!(self, Self::Guards { .. } | Self::Mended)
+    }
+    /// Whether the run was bit for bit the same.
+    #[must_use]
+    pub const fn same_trace(&self) -> bool {
+        matches!(self, Self::Guards { same_trace: true, .. })
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guards { checker, same_trace: true } => write!(f, "fails by {checker} with its bug, passes without"),
+            Self::Guards { checker, .. } => {
+                write!(f, "fails by {checker} with its bug, passes without; another trace than when it was made")
+            }
+            Self::Mended => write!(f, "passes: its failure is mended"),
+            Self::Unmended(checker) => write!(f, "fails by {checker} with nothing planted"),
+            Self::Blind => write!(f, "its planted bug is not caught any more"),
+            Self::Otherwise(checker) => write!(f, "fails in another way than it did: by {checker}"),
+            Self::FailsWithout(checker) => write!(f, "fails by {checker} without its planted bug, too"),
+        }
+    }
+}
+
+impl Artifact {
+    /// How to run it: with the fates of its packets.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options { fates: Some(Arc::clone(&self.fates)), ..options(&self.plan.scenario) }
+    }
+
+    /// Runs it as an entry of a corpus: it must fail with its planted bug, and pass without it.
+    #[must_use]
+    pub fn standing(&self, world: &dyn World) -> Standing {
+        let run = run_guarded(world, &self.plan, &self.options());
+        let was = self.violation.as_ref().map(|violation| (violation.checker, violation.liveness));
+        let is = run.violation.as_ref().map(|violation| (violation.checker, violation.liveness));
+        match (self.mutant, is) {
+            (None, None) => return Standing::Mended,
+            (None, Some((checker, _))) => return Standing::Unmended(checker),
+            (Some(_), None) => return Standing::Blind,
+            (Some(_), Some((checker, _))) if is != was => return Standing::Otherwise(checker),
+            _ => {}
+        }
+        let mut scenario = self.plan.scenario.clone();
+        scenario.mutant = None;
+        let plan = Plan::with_faults(&scenario, self.plan.seed, self.plan.faults.clone());
+        let without = run_guarded(world, &plan, &self.options()).violation;
+        // A run that was shrunk to a violation of safety has no time left to heal.
+        let heals = was.is_some_and(|(_, liveness)| liveness);
+        match without.filter(|violation| heals || !violation.liveness) {
+            Some(violation) => Standing::FailsWithout(violation.checker),
+            None => {
+                Standing::Guards { checker: is.map_or("", |(checker, _)| checker), same_trace: run.hash == self.hash }
+            }
+        }
     }
 }
 

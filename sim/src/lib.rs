@@ -5,6 +5,7 @@
 pub mod artifact;
 pub mod checker;
 pub mod explain;
+pub mod fates;
 pub mod fault;
 pub mod goal;
 pub mod heap;

@@ -11,7 +11,7 @@ use apus_engine::hash::mix;
 use crate::fault::{Kind, Ns};
 use crate::report::{Run, Verdict, Violation};
 use crate::scenario::{Plan, Scenario};
-use crate::world::{Options, World};
+use crate::world::{Options, TIMEOUT, World};
 
 /// Which seeds to run, and how.
 #[derive(Clone, Debug)]
@@ -238,6 +238,22 @@ pub struct Progress {
     pub events: AtomicU64,
     /// Simulated node seconds done.
     pub node_seconds: AtomicU64,
+    /// Kinds of faults that had an effect: bit n is the n-th of [`Kind::ALL`].
+    pub kinds: [AtomicU64; 2],
+}
+
+const _: () = assert!(Kind::ALL.len() <= 128);
+
+impl Progress {
+    fn add(&self, plan: &Plan, run: &Run) {
+        self.seeds.fetch_add(1, Ordering::Relaxed);
+        self.events.fetch_add(run.events, Ordering::Relaxed);
+        self.node_seconds.fetch_add(run.simulated / 1_000_000_000 * plan.configs.len() as u64, Ordering::Relaxed);
+        for (fault, _) in run.faults.iter().zip(&run.effects).filter(|(_, effects)| **effects > 0) {
+            let bit = fault.kind as usize;
+            self.kinds[bit / 64].fetch_or(1 << (bit % 64), Ordering::Relaxed);
+        }
+    }
 }
 
 /// Runs a batch. Seeds are handed out in order; after a failure no later seed is started, so that the lowest failing
@@ -261,22 +277,23 @@ pub fn run_batch(world: &(dyn World + Sync), scenario: &Scenario, batch: &Batch,
             }
             let plan = Plan::draw(scenario, seed);
             let started = Instant::now();
+            let options = Options { deadline: batch.timeout.map(|timeout| started + timeout), ..options.clone() };
             let mut run = run_guarded(world, &plan, &options);
-            if let Some(timeout) = batch.timeout.filter(|timeout| started.elapsed() > *timeout) {
+            let late = batch.timeout.filter(|timeout| started.elapsed() > *timeout);
+            if let Some(timeout) = late {
+                // A world that cannot be cut short is told afterwards.
                 let what = format!("the seed took longer than {timeout:?}");
-                run.violation.get_or_insert(Violation { checker: "timeout", liveness: true, at: run.simulated, what });
+                run.violation.get_or_insert(Violation { checker: TIMEOUT, liveness: true, at: run.simulated, what });
             }
-            if batch.check_determinism > 0 && mix(seed) % 100 < u64::from(batch.check_determinism) {
+            let twice = mix(seed) % 100 < u64::from(batch.check_determinism);
+            if twice && late.is_none() {
+                let options = Options { deadline: None, ..options };
                 let again = run_guarded(world, &plan, &options);
                 if again.hash != run.hash || again.events != run.events {
                     own.differing.insert(seed);
                 }
             }
-            progress.seeds.fetch_add(1, Ordering::Relaxed);
-            progress.events.fetch_add(run.events, Ordering::Relaxed);
-            progress
-                .node_seconds
-                .fetch_add(run.simulated / 1_000_000_000 * plan.configs.len() as u64, Ordering::Relaxed);
+            progress.add(&plan, &run);
             if run.violation.is_some() && !batch.keep_going {
                 stop.store(true, Ordering::Relaxed);
             }

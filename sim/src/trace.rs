@@ -35,8 +35,8 @@ pub enum What {
         id: u64,
         /// Kind byte.
         kind: u8,
-        /// Bytes.
-        len: u32,
+        /// Its bytes as they left.
+        datagram: Vec<u8>,
     },
     /// A packet was handed to this node.
     Received {
@@ -46,8 +46,10 @@ pub enum What {
         id: u64,
         /// Kind byte.
         kind: u8,
+        /// Its bytes as they arrived.
+        datagram: Vec<u8>,
     },
-    /// A packet was lost, and to which fault (index in the plan), if to one.
+    /// A packet was lost: to a fault (index in the plan), or because nobody was there when it arrived.
     Lost {
         /// To whom it was sent.
         to: NodeId,

@@ -1,5 +1,9 @@
 //! What all worlds have in common.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::fates::Fates;
 use crate::fault::Ns;
 use crate::report::Run;
 use crate::scenario::Plan;
@@ -13,7 +17,14 @@ pub struct Options {
     pub until: Option<Ns>,
     /// Do not stop at the first time of two holders: go on, and measure how long there were two.
     pub measure_overlap: bool,
+    /// End the run as a `timeout` once this instant of the wall clock has passed. Looked at every few thousand steps.
+    pub deadline: Option<Instant>,
+    /// What becomes of packets; those it does not know are left to the faults and to chance.
+    pub fates: Option<Arc<Fates>>,
 }
+
+/// The checker's name of a run that was ended by its wall-clock deadline.
+pub const TIMEOUT: &str = "timeout";
 
 /// A place in which engines run.
 pub trait World {

@@ -1,73 +1,110 @@
 //! What can be said on the command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use apus_engine::Mutant;
+use apus_sim::scenario::nearest;
+use clap::builder::Styles;
+use clap::builder::styling::{AnsiColor, Style};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// Exit codes, as every help text and docs/scenarios.md tell them.
+const CODES: &str = "\
+Exit codes:
+  0   pass: every property held
+  1   a safety property was violated
+  2   a liveness property was violated, or a seed took too long
+  3   vacuous: a fault had no effect, or a goal was never reached
+  4   no seed ran
+  5   not deterministic: two runs of one seed differed
+  64  wrong usage, or a bad scenario or artifact
+  70  internal error, such as a file that cannot be written";
+
+const STYLES: Styles = Styles::styled()
+    .header(Style::new().bold())
+    .usage(Style::new().bold())
+    .literal(AnsiColor::Cyan.on_default())
+    .placeholder(AnsiColor::Green.on_default());
+
 /// Fault scenarios in CI, and the cluster they are about.
-///
-/// Exit codes of `run`: 0 pass, 1 safety violated, 2 liveness violated, 3 vacuous, 4 no seed ran, 5 not deterministic,
-/// 64 usage, 70 internal error.
 #[derive(Debug, Parser)]
-#[command(name = "apus", version)]
+#[command(name = "apus", version, styles = STYLES, max_term_width = 110, after_help = CODES, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    /// How results are written to standard output
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run scenarios over many seeds; without one, the shipped suite for a minute
+    #[command(after_help = RUN_EXAMPLES, after_long_help = format!("{RUN_EXAMPLES}\n\n{CODES}"))]
     Run(RunArgs),
     /// Run an artifact again and compare its trace hash
+    #[command(
+        after_help = "Exit codes: as `run` for the violation that is found again; 5 if the trace hash is another one."
+    )]
     Replay {
         /// The artifact
         artifact: PathBuf,
     },
-    /// Make an artifact smaller
+    /// Make an artifact smaller: faults, then nodes, then work, then time
+    #[command(after_help = "Exit codes: 0 written; 3 nothing is violated any more, and nothing is written.")]
     Shrink {
         /// The artifact
         artifact: PathBuf,
         /// Where to write the smaller one; the same file if left out
-        #[arg(long)]
+        #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// Wall-clock budget in seconds
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
+        /// Wall-clock budget, such as 60s
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+        budget: Duration,
     },
     /// Tell the story of an artifact, and write pictures of it
     Explain(ExplainArgs),
     /// What led to the last act of a node before a time
+    #[command(after_help = "Exit codes: 0 told; 3 the node did nothing before that time.")]
     Why {
         /// The artifact
         artifact: PathBuf,
         /// Such as n2
-        node: String,
+        #[arg(value_parser = node)]
+        node: u16,
         /// Such as 7.5s or 812ms
-        time: String,
+        #[arg(value_parser = time)]
+        time: Duration,
     },
     /// Past failures that are run again
     #[command(subcommand)]
     Corpus(CorpusCommand),
     /// What there is: scenarios, faults, mutants, checkers, goals
     List {
-        /// scenarios, faults, mutants, checkers, or goals
-        what: String,
-        /// text or json
-        #[arg(long, value_enum, default_value_t = Format::Text)]
-        format: Format,
+        /// What to list; without it, how many there are of each
+        #[arg(value_enum)]
+        what: Option<Things>,
         /// Write the table of faults, as docs/faults.md has it, from runs of the shipped suite
         #[arg(long, value_name = "FILE")]
         table: Option<PathBuf>,
     },
-    /// Look at this machine and this build
+    /// Look at this machine and this build, and say what a missing thing costs
     Doctor,
     /// The JSON schema of scenario files
     Schema,
+    /// A completion script for a shell
+    #[command(after_help = "Example: apus completions bash > ~/.local/share/bash-completion/completions/apus")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
     /// Measure
     #[command(subcommand)]
     Bench(BenchCommand),
     /// Run every planted bug until a scenario catches it
+    #[command(after_help = "Exit codes: 0 all were caught; 3 some were not.")]
     Mutants(MutantArgs),
 }
 
@@ -75,88 +112,117 @@ pub(crate) enum Command {
 pub(crate) enum Format {
     /// For people
     Text,
-    /// For programs
+    /// One JSON document, for programs
     Json,
 }
+
+/// A world to run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum World {
+    /// Event heap and virtual time: millions of seeds
+    Heap,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Things {
+    Scenarios,
+    Faults,
+    Mutants,
+    Checkers,
+    Goals,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  apus run                                              the shipped suite for a minute
+  apus run scenarios --seeds 0..20000 --shard 0/4       a quarter of a night's seeds
+  apus run dispatcher-power-off --seed 94               one seed of one shipped scenario
+  apus run my.toml --budget 3m --shrink --artifacts out --junit out/junit.xml";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Scenario files, folders of them, or names of shipped scenarios
     pub scenarios: Vec<String>,
-    /// Seeds A..B, B not included
-    #[arg(long, value_name = "A..B", conflicts_with_all = ["seed", "seed_from_commit"])]
-    pub seeds: Option<String>,
+    /// Seeds A..B, B not included; 0..1000 if left out, 0..20000 for several scenarios
+    #[arg(long, value_name = "A..B", value_parser = seeds, conflicts_with_all = ["seed", "seed_from_commit"], help_heading = "Seeds")]
+    pub seeds: Option<(u64, u64)>,
     /// One seed
-    #[arg(long, conflicts_with = "seed_from_commit")]
+    #[arg(long, value_name = "N", conflicts_with = "seed_from_commit", help_heading = "Seeds")]
     pub seed: Option<u64>,
     /// One seed made from a commit's hash, so that each commit tries another
-    #[arg(long, value_name = "SHA")]
-    pub seed_from_commit: Option<String>,
-    /// Run part i of n: seeds with seed mod n = i
-    #[arg(long, value_name = "I/N")]
-    pub shard: Option<String>,
-    /// Threads; all processors if left out
-    #[arg(long)]
-    pub jobs: Option<usize>,
-    /// Stop starting seeds after this long, such as 60s or 20m, over all scenarios
-    #[arg(long)]
-    pub budget: Option<String>,
-    /// A seed that takes longer fails
-    #[arg(long, value_name = "TIME")]
-    pub timeout_per_seed: Option<String>,
-    /// The world to run in
-    #[arg(long, default_value = "heap")]
-    pub world: String,
-    /// Run this share of the seeds twice and compare
-    #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "100")]
-    pub check_determinism: Option<u8>,
-    /// Shrink the first failure of each scenario, for this many seconds at most
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
-    pub shrink: Option<u64>,
-    /// Write a `JUnit` report
-    #[arg(long, value_name = "FILE")]
-    pub junit: Option<PathBuf>,
-    /// text or json
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
-    /// Where artifacts of failures go
-    #[arg(long, value_name = "DIR")]
-    pub artifacts: Option<PathBuf>,
-    /// Plant a bug; see `apus list mutants`
-    #[arg(long, value_name = "NAME")]
-    pub mutant: Option<String>,
+    #[arg(long, value_name = "SHA", value_parser = commit, help_heading = "Seeds")]
+    pub seed_from_commit: Option<u64>,
+    /// Run part I of N: seeds with seed mod N = I
+    #[arg(long, value_name = "I/N", value_parser = shard, help_heading = "Seeds")]
+    pub shard: Option<(u64, u64)>,
     /// Go on after the first failing seed of a scenario
-    #[arg(long)]
+    #[arg(long, help_heading = "Seeds")]
     pub keep_going: bool,
+    /// Threads; all processors if left out
+    #[arg(long, value_name = "N", help_heading = "Time")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Start no seed after this long, such as 60s or 20m, over all scenarios
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Time")]
+    pub budget: Option<Duration>,
+    /// End a seed that takes longer, and count it as failed
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Time")]
+    pub timeout_per_seed: Option<Duration>,
+    /// The world to run in
+    #[arg(long, value_enum, default_value_t = World::Heap, help_heading = "What runs")]
+    pub world: World,
+    /// Plant a bug; see `apus list mutants`
+    #[arg(long, value_name = "NAME", value_parser = mutant, help_heading = "What runs")]
+    pub mutant: Option<Mutant>,
+    /// Run this share of the seeds twice and compare
+    #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
+          value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "What runs")]
+    pub check_determinism: Option<u8>,
+    /// Only name the scenarios that would run
+    #[arg(long, help_heading = "What runs")]
+    pub list: bool,
+    /// Shrink the first failure of each scenario, for this long at most
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s", value_parser = time,
+          help_heading = "Results")]
+    pub shrink: Option<Duration>,
+    /// Where artifacts of failures go; `artifacts` if only --shrink is given
+    #[arg(long, value_name = "DIR", help_heading = "Results")]
+    pub artifacts: Option<PathBuf>,
+    /// Write a `JUnit` report
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub junit: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// The artifact
     pub artifact: PathBuf,
-    /// Write a self-contained page
+    /// Write a self-contained page with a time line
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Write a Mermaid sequence diagram
+    /// Write a Mermaid sequence diagram of the messages that matter
     #[arg(long, value_name = "FILE")]
     pub mermaid: Option<PathBuf>,
-    /// Write a capture for packet tools
+    /// Write a capture with the bytes of every packet
     #[arg(long, value_name = "FILE")]
     pub pcapng: Option<PathBuf>,
     /// Write a trace for Perfetto or Chrome
     #[arg(long, value_name = "FILE")]
     pub perfetto: Option<PathBuf>,
+    /// Write all four into a folder, named after the artifact
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["html", "mermaid", "pcapng", "perfetto"])]
+    pub all: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CorpusCommand {
-    /// Run every artifact of a folder again
+    /// Run every artifact of a folder again: it must fail with its planted bug, and pass without it
+    #[command(after_help = "Exit codes: 0 every entry does as it should; 1 one does not; 4 there is none.")]
     Run {
         /// The folder
         #[arg(default_value = "scenarios/corpus")]
         dir: PathBuf,
     },
-    /// Copy an artifact into a folder
+    /// Copy an artifact into a folder, if it does as an entry should
     Add {
         /// The artifact
         artifact: PathBuf,
@@ -169,9 +235,9 @@ pub(crate) enum CorpusCommand {
         /// The folder
         #[arg(default_value = "scenarios/corpus")]
         dir: PathBuf,
-        /// Seconds for each
-        #[arg(long, default_value_t = 30)]
-        seconds: u64,
+        /// Wall-clock budget for each, such as 30s
+        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+        budget: Duration,
     },
 }
 
@@ -179,9 +245,6 @@ pub(crate) enum CorpusCommand {
 pub(crate) enum BenchCommand {
     /// Events a second, seeds and node years an hour, memory by cluster size
     Sim {
-        /// text or json
-        #[arg(long, value_enum, default_value_t = Format::Text)]
-        format: Format,
         /// Seconds for each row
         #[arg(long, default_value_t = 3)]
         seconds: u64,
@@ -192,7 +255,7 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 1_000_000)]
         states: u64,
         /// Nodes
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=4))]
         nodes: u16,
         /// Crashes in one history at most
         #[arg(long, default_value_t = 1)]
@@ -202,36 +265,118 @@ pub(crate) enum BenchCommand {
         drops: u8,
         /// Threads; all processors if left out
         #[arg(long)]
-        jobs: Option<usize>,
+        jobs: Option<NonZeroUsize>,
         /// Plant a bug
-        #[arg(long)]
-        mutant: Option<String>,
+        #[arg(long, value_name = "NAME", value_parser = mutant)]
+        mutant: Option<Mutant>,
     },
     /// Diagnosis of one crash by cluster size
     Diagnosis {
         /// Nodes
-        #[arg(long, default_value_t = 1_000)]
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(2..=5_000))]
         nodes: u16,
         /// Seeds
         #[arg(long, default_value_t = 20)]
         seeds: u64,
         /// Threads; all processors if left out
         #[arg(long)]
-        jobs: Option<usize>,
+        jobs: Option<NonZeroUsize>,
     },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct MutantArgs {
     /// Only these; all if none is named
-    pub names: Vec<String>,
+    #[arg(value_parser = mutant)]
+    pub names: Vec<Mutant>,
     /// Seeds of each scenario at most
     #[arg(long, default_value_t = 200)]
     pub seeds: u64,
     /// Threads; all processors if left out
     #[arg(long)]
-    pub jobs: Option<usize>,
+    pub jobs: Option<NonZeroUsize>,
     /// Write the table, as docs/mutants.md has it
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
+}
+
+/// `A..B`.
+fn seeds(text: &str) -> Result<(u64, u64), String> {
+    let wrong = || "want A..B with A below B, such as 0..1000".to_owned();
+    let (from, to) = text.split_once("..").ok_or_else(wrong)?;
+    let from = if from.is_empty() { 0 } else { from.parse().map_err(|_| wrong())? };
+    let to = to.parse().map_err(|_| wrong())?;
+    if from < to { Ok((from, to)) } else { Err(wrong()) }
+}
+
+/// `I/N`.
+fn shard(text: &str) -> Result<(u64, u64), String> {
+    let wrong = || "want I/N with I below N, such as 0/4".to_owned();
+    let (i, n) = text.split_once('/').ok_or_else(wrong)?;
+    let (i, n) = (i.parse().map_err(|_| wrong())?, n.parse().map_err(|_| wrong())?);
+    if i < n { Ok((i, n)) } else { Err(wrong()) }
+}
+
+/// The seed of a commit: the first 7 hex digits of its hash, so that an abbreviated hash means the same seed.
+fn commit(text: &str) -> Result<u64, String> {
+    let wrong = || "want a commit's hash of 7 to 64 hex digits, such as the output of `git rev-parse HEAD`".to_owned();
+    if !(7..=64).contains(&text.len()) || !text.chars().all(|c| c.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    u64::from_str_radix(&text[..7], 16).map_err(|_| wrong())
+}
+
+/// `20m`, `60s`, `1.5s`, `500ms`.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || "want a number and ns, us, ms, s, m or h, such as 90s or 1.5s".to_owned();
+    apus_sim::scenario::read_time(text).map(Duration::from_nanos).map_err(|_| wrong())
+}
+
+/// `n3` or `3`.
+fn node(text: &str) -> Result<u16, String> {
+    text.strip_prefix('n').unwrap_or(text).parse().map_err(|_| "want a node such as n2".to_owned())
+}
+
+fn mutant(name: &str) -> Result<Mutant, String> {
+    Mutant::named(name).ok_or_else(|| {
+        let near = nearest(name, Mutant::ALL.iter().map(|mutant| mutant.name()));
+        let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+        format!("{near}`apus list mutants` names them all")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn odd_values_are_refused() {
+        for text in ["5", "5..5", "9..1", "a..b", "..", "0..99999999999999999999", "-1..4"] {
+            assert!(seeds(text).is_err(), "{text}");
+        }
+        assert_eq!(seeds("..7"), Ok((0, 7)));
+        for text in ["4/4", "1", "0/0", "-1/2", "1/2/3"] {
+            assert!(shard(text).is_err(), "{text}");
+        }
+        assert_eq!(shard("3/4"), Ok((3, 4)));
+        for text in ["", "abc", "zzzzzzzz", "0x12345678", "µµµµµµµµ"] {
+            assert!(commit(text).is_err(), "{text}");
+        }
+        assert_eq!(commit("deadbeefdeadbeefffff"), Ok(0x0dea_dbee));
+        assert_eq!(commit("deadbee"), Ok(0x0dea_dbee));
+        for text in ["", "5", "s", "5 parsecs", "-3s", "1e3s"] {
+            assert!(time(text).is_err(), "{text}");
+        }
+        assert_eq!(time("1.5s"), Ok(Duration::from_millis(1_500)));
+        assert!(node("m3").is_err() && node("n70000").is_err());
+        assert!(mutant("no-such").is_err_and(|what| what.contains("apus list mutants")));
+        assert!(mutant("grant-without-wiat").is_err_and(|what| what.contains("grant-without-wait")));
+    }
 }

@@ -1,159 +1,249 @@
-//! Commands on artifacts: replay, shrink, explain, why, corpus.
+//! Commands on one artifact: replay, shrink, explain, why.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use apus_engine::NodeId;
-use apus_sim::artifact::Artifact;
+use apus_sim::artifact::{Artifact, scenario_hash};
 use apus_sim::explain;
 use apus_sim::heap::Heap;
-use apus_sim::report::Run;
+use apus_sim::report::{Run, Verdict};
 use apus_sim::runner::{options, run_guarded};
 use apus_sim::world::Options;
+use serde_json::{Value, json};
 
-use crate::Trouble;
-use crate::args::{CorpusCommand, ExplainArgs};
-use crate::run::write;
-use crate::suite;
+use crate::args::{ExplainArgs, Format};
+use crate::print::{self, BAD, BOLD, DIM, count, ms, say, style, word};
+use crate::{Trouble, VERSION};
 
-fn load(path: &Path) -> Result<Artifact, Trouble> {
+pub(crate) fn load(path: &Path) -> Result<Artifact, Trouble> {
     let text = std::fs::read_to_string(path).map_err(|error| Trouble::Usage(format!("{}: {error}", path.display())))?;
     Artifact::from_json(&text).map_err(|what| Trouble::Usage(format!("{}: {what}", path.display())))
 }
 
-fn again(artifact: &Artifact, keep_trace: bool) -> Run {
-    let options = Options { keep_trace, ..options(&artifact.plan.scenario) };
+/// Runs an artifact as it is kept: its faults and the fate of each packet.
+pub(crate) fn again(artifact: &Artifact, keep_trace: bool) -> Run {
+    let options = Options { keep_trace, ..artifact.options() };
     run_guarded(&Heap, &artifact.plan, &options)
 }
 
-/// 0: the same failure and hash; 5: another hash; 1 or 2 tell that the failure is still there with another hash is 5 too.
-pub(crate) fn replay(path: &Path) -> Result<u8, Trouble> {
-    let artifact = load(path)?;
-    let run = again(&artifact, false);
-    println!("apus {}  seed {}  trace {:032x}", env!("CARGO_PKG_VERSION"), run.seed, run.hash);
+pub(crate) fn verdict(run: &Run) -> Verdict {
     match &run.violation {
-        Some(violation) => {
-            println!("violated {} at {} ms: {}", violation.checker, violation.at / 1_000_000, violation.what);
-        }
-        None => println!("nothing is violated"),
+        Some(violation) if violation.liveness => Verdict::Liveness,
+        Some(_) => Verdict::Safety,
+        None => Verdict::Pass,
     }
-    if run.hash == artifact.hash {
-        println!("the trace hash is the artifact's");
-        return Ok(match &run.violation {
-            Some(violation) if violation.liveness => 2,
-            Some(_) => 1,
-            None => 0,
-        });
-    }
-    println!(
-        "the artifact's trace was {:032x}, made by apus {}: the engine or the world has changed since",
-        artifact.hash, artifact.engine
-    );
-    Ok(5)
 }
 
-pub(crate) fn shrink(path: &Path, out: Option<&Path>, seconds: u64) -> Result<u8, Trouble> {
+/// What names a run: the first line of every command on artifacts.
+fn head(what: &str, artifact: &Artifact) {
+    let scenario = &artifact.plan.scenario;
+    let mutant = artifact.mutant.map_or_else(String::new, |mutant| format!("  mutant {}", mutant.name()));
+    say!(
+        "{BOLD}apus {VERSION}{BOLD:#}  {what}  {} ({:016x})  seed {}  {}  {}  trace {:032x}{mutant}",
+        scenario.name,
+        scenario_hash(&artifact.text),
+        artifact.plan.seed,
+        count(artifact.plan.faults.len() as u64, "fault"),
+        count(scenario.nodes.into(), "node"),
+        artifact.hash,
+    );
+}
+
+/// The same as data.
+fn head_json(artifact: &Artifact, run: &Run) -> serde_json::Map<String, Value> {
+    let violation = run.violation.as_ref().map(
+        |violation| json!({ "checker": violation.checker, "liveness": violation.liveness, "at_ns": violation.at, "what": violation.what }),
+    );
+    let fields = [
+        ("apus", json!(VERSION)),
+        ("scenario", json!(artifact.plan.scenario.name)),
+        ("scenario_hash", json!(format!("{:016x}", scenario_hash(&artifact.text)))),
+        ("seed", json!(artifact.plan.seed)),
+        ("mutant", json!(artifact.mutant.map(apus_engine::Mutant::name))),
+        ("faults", json!(artifact.plan.faults.len())),
+        ("nodes", json!(artifact.plan.scenario.nodes)),
+        ("trace_hash", json!(format!("{:032x}", run.hash))),
+        ("verdict", json!(word(verdict(run)).to_lowercase())),
+        ("violation", json!(violation)),
+    ];
+    fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn foot(artifact: &Artifact, run: &Run) {
+    let verdict = verdict(run);
+    let colour = style(verdict);
+    say!(
+        "verdict {colour}{}{colour:#}  apus {VERSION}  seed {}  scenario {:016x}  trace {:032x}",
+        word(verdict),
+        run.seed,
+        scenario_hash(&artifact.text),
+        run.hash
+    );
+}
+
+fn print_violation(run: &Run) {
+    match &run.violation {
+        Some(violation) => {
+            say!("{BAD}{}{BAD:#} at {} ms: {}", violation.checker, ms(violation.at), violation.what);
+        }
+        None => say!("nothing is violated"),
+    }
+    if let Some(overlap) = run.measures.get("two-holders-time") {
+        say!("two nodes held one resource at once for {} ms", ms(*overlap));
+    }
+}
+
+/// 5 if the hash is another one; else as `run`.
+pub(crate) fn replay(path: &Path, format: Format) -> Result<u8, Trouble> {
     let artifact = load(path)?;
-    let before = artifact.plan.faults.len();
-    let Some(shrunk) = apus_sim::shrink::shrink(&Heap, &artifact.plan, Duration::from_secs(seconds)) else {
-        println!("nothing is violated any more: there is nothing to shrink");
+    let run = again(&artifact, false);
+    let same = run.hash == artifact.hash;
+    let code = if same { verdict(&run) as u8 } else { Verdict::NotDeterministic as u8 };
+    if format == Format::Json {
+        let mut out = head_json(&artifact, &run);
+        out.insert("same_trace".into(), same.into());
+        out.insert("artifact_trace_hash".into(), format!("{:032x}", artifact.hash).into());
+        out.insert("artifact_engine".into(), artifact.engine.clone().into());
+        out.insert("exit_code".into(), code.into());
+        print::json(&out.into());
+        return Ok(code);
+    }
+    head("replay", &artifact);
+    print_violation(&run);
+    if same {
+        say!("the trace hash is the artifact's");
+    } else {
+        say!(
+            "{BAD}another trace:{BAD:#} the artifact was made by apus {}; the engine or the world has changed since",
+            artifact.engine
+        );
+    }
+    foot(&artifact, &run);
+    Ok(code)
+}
+
+pub(crate) fn shrink(path: &Path, out: Option<&Path>, budget: Duration, format: Format) -> Result<u8, Trouble> {
+    let artifact = load(path)?;
+    let shrunk = apus_sim::shrink::shrink(&Heap, &artifact.plan, budget);
+    if format == Format::Text {
+        head("shrink", &artifact);
+    }
+    let Some(shrunk) = shrunk else {
+        if format == Format::Json {
+            print::json(&json!({ "apus": VERSION, "shrunk": null, "exit_code": 3 }));
+        } else {
+            say!("nothing is violated any more: there is nothing to shrink");
+        }
         return Ok(3);
     };
-    println!(
-        "{} faults of {before} on {} nodes, {} runs tried{}",
+    let out = out.unwrap_or(path);
+    let run = run_guarded(&Heap, &shrunk.plan, &Options { keep_trace: true, ..options(&shrunk.plan.scenario) });
+    let small = Artifact::new(&artifact.text, &shrunk.plan, &run);
+    crate::write(out, small.to_json())?;
+    if format == Format::Json {
+        let mut fields = head_json(&small, &run);
+        fields.insert("faults_before".into(), artifact.plan.faults.len().into());
+        fields.insert("nodes_before".into(), artifact.plan.scenario.nodes.into());
+        fields.insert("runs".into(), shrunk.tried.into());
+        fields.insert("minimal".into(), shrunk.minimal.into());
+        fields.insert("artifact".into(), out.display().to_string().into());
+        fields.insert("exit_code".into(), 0.into());
+        print::json(&fields.into());
+        return Ok(0);
+    }
+    say!(
+        "{} of {} on {} of {} in {} of {} ms, {} tried; {}",
         shrunk.plan.faults.len(),
+        count(artifact.plan.faults.len() as u64, "fault"),
         shrunk.plan.scenario.nodes,
-        shrunk.tried,
-        if shrunk.minimal { "; no fault can be taken away" } else { "; the time was over first" }
+        count(artifact.plan.scenario.nodes.into(), "node"),
+        shrunk.plan.scenario.duration / 1_000_000,
+        artifact.plan.scenario.duration / 1_000_000,
+        count(shrunk.tried.into(), "run"),
+        if shrunk.minimal { "no fault can be taken away" } else { "the time was over first" }
     );
-    write(out.unwrap_or(path), &Artifact::new(&artifact.text, &shrunk.plan, &shrunk.run).to_json())?;
+    say!("wrote {}", out.display());
+    foot(&small, &run);
     Ok(0)
 }
 
-pub(crate) fn explain(args: &ExplainArgs) -> Result<u8, Trouble> {
+pub(crate) fn explain(args: &ExplainArgs, format: Format) -> Result<u8, Trouble> {
     let artifact = load(&args.artifact)?;
     let run = again(&artifact, true);
     let scenario = &artifact.plan.scenario;
-    println!("{} seed {} trace {:032x}", scenario.name, run.seed, run.hash);
-    for line in explain::story(&run) {
-        println!("{line}");
+    let story = explain::story(&run);
+    if format == Format::Text {
+        head("explain", &artifact);
+        for line in &story {
+            if line.contains("VIOLATED") {
+                say!("{BAD}{line}{BAD:#}");
+            } else if line.contains("FAULT ") || line.contains(" fault ") {
+                say!("{DIM}{line}{DIM:#}");
+            } else {
+                say!("{line}");
+            }
+        }
     }
-    let title = format!("{} · seed {}", scenario.name, run.seed);
-    let files = [
-        (&args.html, explain::html as fn(&_, &_, &str) -> String),
-        (&args.mermaid, |_, run, _| explain::mermaid(run)),
-        (&args.perfetto, |_, run, _| explain::perfetto(run)),
-    ];
-    for (path, make) in files {
+    let stem = args.artifact.file_stem().unwrap_or_default().to_string_lossy();
+    let place = |own: &Option<PathBuf>, end: &str| {
+        own.clone().or_else(|| args.all.as_ref().map(|dir| dir.join(format!("{stem}.{end}"))))
+    };
+    let mut wrote = Vec::new();
+    let mut put = |path: Option<PathBuf>, bytes: &dyn Fn() -> Vec<u8>| -> Result<(), Trouble> {
         if let Some(path) = path {
-            write(path, &make(&artifact.plan, &run, &title))?;
-            println!("wrote {}", path.display());
+            crate::write(&path, bytes())?;
+            wrote.push(path.display().to_string());
         }
+        Ok(())
+    };
+    let title = format!("{} · seed {}", scenario.name, run.seed);
+    put(place(&args.html, "html"), &|| explain::html(&artifact.plan, &run, &title).into_bytes())?;
+    put(place(&args.mermaid, "mmd"), &|| explain::mermaid(&run).into_bytes())?;
+    put(place(&args.perfetto, "perfetto.json"), &|| explain::perfetto(&run).into_bytes())?;
+    put(place(&args.pcapng, "pcapng"), &|| explain::pcapng(&run))?;
+    if format == Format::Json {
+        let mut out = head_json(&artifact, &run);
+        out.insert("story".into(), story.into());
+        out.insert("wrote".into(), wrote.into());
+        out.insert("exit_code".into(), 0.into());
+        print::json(&out.into());
+        return Ok(0);
     }
-    if let Some(path) = &args.pcapng {
-        std::fs::write(path, explain::pcapng(&run))
-            .map_err(|error| Trouble::Internal(format!("{}: {error}", path.display())))?;
-        println!("wrote {}", path.display());
+    for path in wrote {
+        say!("wrote {path}");
     }
+    foot(&artifact, &run);
     Ok(0)
 }
 
-pub(crate) fn why(path: &Path, node: &str, time: &str) -> Result<u8, Trouble> {
+pub(crate) fn why(path: &Path, node: u16, time: Duration, format: Format) -> Result<u8, Trouble> {
     let artifact = load(path)?;
-    let number = node.strip_prefix('n').unwrap_or(node).parse();
-    let node = NodeId(number.map_err(|_| Trouble::Usage(format!("`{node}`: want a node such as n2")))?);
-    let at = suite::duration("time", time)?.as_nanos();
+    let nodes = artifact.plan.scenario.nodes;
+    if node >= nodes {
+        return Err(Trouble::Usage(format!("there is no node n{node}: the artifact has n0 to n{}", nodes - 1)));
+    }
+    let at = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let run = again(&artifact, true);
-    for line in explain::why(&run, node, u64::try_from(at).unwrap_or(u64::MAX)) {
-        println!("{line}");
+    let chain = explain::why(&run, NodeId(node), at);
+    let code = if chain.is_some() { 0 } else { 3 };
+    let lines = chain.unwrap_or_default();
+    if format == Format::Json {
+        let mut out = head_json(&artifact, &run);
+        out.insert("node".into(), format!("n{node}").into());
+        out.insert("before_ns".into(), at.into());
+        out.insert("chain".into(), lines.into());
+        out.insert("exit_code".into(), code.into());
+        print::json(&out.into());
+        return Ok(code);
     }
-    Ok(0)
-}
-
-fn artifacts_in(dir: &Path) -> Result<Vec<PathBuf>, Trouble> {
-    let entries = std::fs::read_dir(dir).map_err(|error| Trouble::Usage(format!("{}: {error}", dir.display())))?;
-    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-    paths.sort();
-    Ok(paths)
-}
-
-pub(crate) fn corpus(action: &CorpusCommand) -> Result<u8, Trouble> {
-    match action {
-        CorpusCommand::Run { dir } => {
-            let mut worst = 0;
-            for path in artifacts_in(dir)? {
-                let artifact = load(&path)?;
-                let run = again(&artifact, false);
-                // With its planted bug an entry must still fail; without one the bug is mended and it must not.
-                let fails = run.violation.is_some();
-                let right = fails == artifact.mutant.is_some();
-                println!("{:<60} {}", path.display(), if right { "as it should" } else { "NOT as it should" });
-                worst = worst.max(u8::from(!right));
-            }
-            Ok(worst)
-        }
-        CorpusCommand::Add { artifact, dir } => {
-            let known = load(artifact)?;
-            let name = artifact.file_name().unwrap_or_default();
-            write(&dir.join(name), &Artifact::new(&known.text, &known.plan, &again(&known, false)).to_json())?;
-            Ok(0)
-        }
-        CorpusCommand::Minimize { dir, seconds } => {
-            let mut seen = BTreeSet::new();
-            for path in artifacts_in(dir)? {
-                shrink(&path, None, *seconds)?;
-                let small = load(&path)?;
-                let kinds: Vec<_> = small.plan.faults.iter().map(|fault| fault.kind).collect();
-                let checker = small.violation.as_ref().map(|violation| violation.checker);
-                if !seen.insert((small.mutant, checker, kinds)) {
-                    println!("{}: fails like an earlier one, dropped", path.display());
-                    std::fs::remove_file(&path)
-                        .map_err(|error| Trouble::Internal(format!("{}: {error}", path.display())))?;
-                }
-            }
-            Ok(0)
-        }
+    head("why", &artifact);
+    if code != 0 {
+        say!("n{node} did nothing before {} ms that has a cause", ms(at));
     }
+    for line in lines {
+        say!("{line}");
+    }
+    foot(&artifact, &run);
+    Ok(code)
 }

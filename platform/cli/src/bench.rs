@@ -8,30 +8,36 @@ use apus_sim::scenario::Scenario;
 use apus_sim::search::Search;
 use serde_json::json;
 
-use crate::Trouble;
 use crate::args::{BenchCommand, Format};
+use crate::print::{self, say};
 use crate::suite;
+use crate::{Trouble, VERSION};
 
-pub(crate) fn bench(what: &BenchCommand) -> Result<u8, Trouble> {
+pub(crate) fn bench(what: &BenchCommand, format: Format) -> Result<u8, Trouble> {
     match what {
-        BenchCommand::Sim { format, seconds } => sim(*format, *seconds),
+        BenchCommand::Sim { seconds } => sim(format, *seconds),
         BenchCommand::Search { states, nodes, crashes, drops, jobs, mutant } => {
-            let mutant = mutant.as_deref().map(|name| {
-                apus_engine::Mutant::named(name).ok_or_else(|| {
-                    Trouble::Usage(format!("--mutant `{name}`: there is none of this name; see `apus list mutants`"))
-                })
-            });
             let search = Search {
                 states: *states,
-                nodes: (*nodes).clamp(1, 4),
+                nodes: *nodes,
                 crashes: *crashes,
                 drops: *drops,
                 jobs: suite::jobs(*jobs),
-                mutant: mutant.transpose()?,
+                mutant: *mutant,
                 ..Search::default()
             };
             let found = search.run();
-            println!(
+            let code = u8::from(found.violation.is_some());
+            if format == Format::Json {
+                let violation = found.violation.as_ref().map(|(what, path)| json!({ "what": what, "path": path }));
+                print::json(&json!({
+                    "apus": VERSION, "states": found.states, "steps": found.steps, "merged": found.merged,
+                    "depth": found.deepest, "complete": found.complete, "seconds": found.took.as_secs_f64(),
+                    "violation": violation, "exit_code": code,
+                }));
+                return Ok(code);
+            }
+            say!(
                 "{} unique states in {:.1} s ({:.0} a second), {} steps, {} merged, depth {}, {}",
                 found.states,
                 found.took.as_secs_f64(),
@@ -41,11 +47,12 @@ pub(crate) fn bench(what: &BenchCommand) -> Result<u8, Trouble> {
                 found.deepest,
                 if found.complete { "complete" } else { "cut by a bound" }
             );
-            let Some((what, path)) = found.violation else { return Ok(0) };
-            println!("VIOLATED {what}\n{}", path.join("\n"));
-            Ok(1)
+            if let Some((what, path)) = found.violation {
+                say!("VIOLATED {what}\n{}", path.join("\n"));
+            }
+            Ok(code)
         }
-        BenchCommand::Diagnosis { nodes, seeds, jobs } => diagnosis(*nodes, *seeds, suite::jobs(*jobs)),
+        BenchCommand::Diagnosis { nodes, seeds, jobs } => diagnosis(*nodes, *seeds, suite::jobs(*jobs), format),
     }
 }
 
@@ -89,18 +96,24 @@ fn sim(format: Format, seconds: u64) -> Result<u8, Trouble> {
                         "node_seconds_per_s": node_seconds, "real_time_ratio": ratio, "peak_bytes": memory })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&rows).unwrap_or_default());
+        print::json(&rows.into());
         return Ok(0);
     }
-    println!(
+    say!(
         "{:<18} {:>7} {:>12} {:>12} {:>14} {:>12} {:>12}",
-        "scenario", "nodes", "events/s", "seeds/h", "node years/h", "x real time", "KiB/node"
+        "scenario",
+        "nodes",
+        "events/s",
+        "seeds/h",
+        "node years/h",
+        "x real time",
+        "KiB/node"
     );
     for (name, nodes, events, seeds, node_seconds, ratio, memory) in rows {
         let years = node_seconds * 3_600.0 / 31_557_600.0;
         let each =
             memory.map_or_else(|| "-".into(), |bytes| format!("{:.1}", bytes as f64 / 1024.0 / f64::from(nodes)));
-        println!("{name:<18} {nodes:>7} {events:>12.0} {seeds:>12.0} {years:>14.1} {ratio:>12.1} {each:>12}");
+        say!("{name:<18} {nodes:>7} {events:>12.0} {seeds:>12.0} {years:>14.1} {ratio:>12.1} {each:>12}");
     }
     Ok(0)
 }
@@ -113,7 +126,7 @@ fn peak_memory() -> Option<u64> {
 }
 
 /// Time until every live node has diagnosed one crash.
-fn diagnosis(nodes: u16, seeds: u64, jobs: usize) -> Result<u8, Trouble> {
+fn diagnosis(nodes: u16, seeds: u64, jobs: usize, format: Format) -> Result<u8, Trouble> {
     let text = format!(
         "name = \"diagnosis\"\nabout = \"\"\"\nOne crash in a ring.\nFor measuring.\"\"\"\nworlds = [\"heap\"]\nnodes = {nodes}\nvoters = 5\nduration = \"9s\"\nheal = \"1s\"\n\
          [cluster]\nperiod = \"1s\"\n[[fault]]\nkind = \"loss\"\nat = \"0s\"\nfor = \"9s\"\ntarget = \"all\"\nrate = \"1%\"\n\
@@ -125,11 +138,25 @@ fn diagnosis(nodes: u16, seeds: u64, jobs: usize) -> Result<u8, Trouble> {
     let summary = run_batch(&Heap, &scenario, &batch, &Progress::default());
     let mut values = summary.values.get("diagnosis").cloned().unwrap_or_default();
     values.sort_unstable();
+    if format == Format::Json {
+        let at = |percent: usize| values.get((values.len().saturating_sub(1)) * percent / 100);
+        let code = if values.is_empty() { 2 } else { u8::from(!summary.failures.is_empty()) };
+        let failures: Vec<_> = summary
+            .failures
+            .iter()
+            .map(|(seed, violation)| json!({ "seed": seed, "checker": violation.checker, "what": violation.what }))
+            .collect();
+        print::json(&json!({
+            "apus": VERSION, "nodes": nodes, "seeds": summary.seeds, "median_ns": at(50), "p99_ns": at(99),
+            "worst_ns": at(100), "failures": failures, "seconds": summary.took.as_secs_f64(), "exit_code": code,
+        }));
+        return Ok(code);
+    }
     let Some(worst) = values.last() else {
-        println!("nobody diagnosed anything: {:?}", summary.failures.first_key_value());
+        say!("nobody diagnosed anything: {:?}", summary.failures.first_key_value());
         return Ok(2);
     };
-    println!(
+    say!(
         "{nodes} nodes, {} seeds: all live nodes know after median {} ms, worst {} ms; {} failing seeds; {:.1} s",
         summary.seeds,
         values[values.len() / 2] / 1_000_000,
@@ -138,7 +165,7 @@ fn diagnosis(nodes: u16, seeds: u64, jobs: usize) -> Result<u8, Trouble> {
         summary.took.as_secs_f64()
     );
     for (seed, violation) in summary.failures.iter().take(5) {
-        println!("  seed {seed}: {}: {}", violation.checker, violation.what);
+        say!("  seed {seed}: {}: {}", violation.checker, violation.what);
     }
     Ok(u8::from(!summary.failures.is_empty()))
 }

@@ -1,4 +1,4 @@
-//! `apus list`, `apus doctor`, `apus schema`.
+//! `apus list`: what there is.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,39 +9,63 @@ use apus_sim::fault::Kind;
 use apus_sim::heap::Heap;
 use apus_sim::runner::{options, run_guarded};
 use apus_sim::scenario::{Plan, Scenario, shipped};
+use clap::ValueEnum as _;
 use serde_json::{Value, json};
 
 use crate::Trouble;
-use crate::args::Format;
+use crate::args::{Format, Things};
+use crate::print::{self, BOLD, say};
 
-pub(crate) fn list(what: &str, format: Format) -> Result<u8, Trouble> {
-    let rows: Vec<(String, String)> = match what {
-        "scenarios" => shipped()
+/// What there is, or how many there are of each.
+pub(crate) fn list(what: Option<Things>, format: Format) -> u8 {
+    let Some(what) = what else {
+        count_all(format);
+        return 0;
+    };
+    let rows = rows(what);
+    match format {
+        Format::Text => {
+            let wide = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+            rows.iter().for_each(|(name, about)| say!("{BOLD}{name:<wide$}{BOLD:#}  {about}"));
+        }
+        Format::Json => {
+            print::json(&rows.iter().map(|(name, about)| json!({ "name": name, "about": about })).collect());
+        }
+    }
+    0
+}
+
+fn rows(what: Things) -> Vec<(String, String)> {
+    match what {
+        Things::Scenarios => shipped()
             .iter()
             .map(|(name, text)| {
                 let about = Scenario::parse(name, text).map(|scenario| scenario.about).unwrap_or_default();
                 ((*name).into(), about.replace('\n', " "))
             })
             .collect(),
-        "faults" => Kind::ALL.iter().map(|kind| (kind.spec().name.into(), kind.spec().about.into())).collect(),
-        "mutants" => Mutant::ALL.iter().map(|mutant| (mutant.name().into(), mutant.about().into())).collect(),
-        "checkers" => {
+        Things::Faults => Kind::ALL.iter().map(|kind| (kind.spec().name.into(), kind.spec().about.into())).collect(),
+        Things::Mutants => Mutant::ALL.iter().map(|mutant| (mutant.name().into(), mutant.about().into())).collect(),
+        Things::Checkers => {
             apus_sim::checker::names::NAMES.iter().map(|name| (name.name.into(), name.property.into())).collect()
         }
-        "goals" => apus_sim::goal::GOALS.iter().map(|goal| (goal.name.into(), goal.about.into())).collect(),
-        _ => {
-            let known = "scenarios, faults, mutants, checkers, goals";
-            return Err(Trouble::Usage(format!("list `{what}`: want one of {known}")));
-        }
-    };
-    match format {
-        Format::Text => rows.iter().for_each(|(name, about)| println!("{name:<36} {about}")),
-        Format::Json => {
-            let rows: Vec<Value> = rows.iter().map(|(name, about)| json!({ "name": name, "about": about })).collect();
-            println!("{}", serde_json::to_string_pretty(&rows).unwrap_or_default());
-        }
+        Things::Goals => apus_sim::goal::GOALS.iter().map(|goal| (goal.name.into(), goal.about.into())).collect(),
     }
-    Ok(0)
+}
+
+fn count_all(format: Format) {
+    let all = Things::value_variants().iter().map(|things| {
+        let name = things.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        (name, rows(*things).len())
+    });
+    if format == Format::Json {
+        let all: serde_json::Map<String, Value> = all.map(|(name, many)| (name, many.into())).collect();
+        print::json(&all.into());
+        return;
+    }
+    for (name, many) in all {
+        say!("{many:>4} {BOLD}{name:<10}{BOLD:#}  apus list {name}");
+    }
 }
 
 /// The table of faults, with what they did in three seeds of every shipped scenario.
@@ -74,29 +98,6 @@ pub(crate) fn fault_table(path: &Path) -> Result<u8, Trouble> {
         let (code, name, about, worlds) = (spec.code, spec.name, spec.about, spec.worlds.first().unwrap_or(&"-"));
         let _ = writeln!(out, "| {code} | `{name}` | {about} | {worlds} | {effects} | {} |", shown.join(", "));
     }
-    crate::run::write(path, &out)?;
-    Ok(0)
-}
-
-/// What this build and machine can do.
-#[allow(clippy::unnecessary_wraps, reason = "all commands have one shape")]
-pub(crate) fn doctor() -> Result<u8, Trouble> {
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("apus {} on {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
-    println!("processors        {jobs}");
-    println!(
-        "build             {}",
-        if cfg!(debug_assertions) { "debug: worlds run several times slower" } else { "release" }
-    );
-    println!("worlds            heap");
-    println!("scenarios         {}", shipped().len());
-    println!("fault kinds       {}", Kind::ALL.len());
-    println!("planted bugs      {}", Mutant::ALL.len());
-    Ok(0)
-}
-
-#[allow(clippy::unnecessary_wraps, reason = "all commands have one shape")]
-pub(crate) fn schema() -> Result<u8, Trouble> {
-    println!("{}", serde_json::to_string_pretty(&apus_sim::scenario::schema()).unwrap_or_default());
+    crate::write(path, out)?;
     Ok(0)
 }

@@ -24,20 +24,16 @@ pub(super) fn back(run: &Run, from: EvidenceId) -> BTreeSet<EvidenceId> {
     chain
 }
 
-/// The chain behind the last act of `node` at or before `at`, as text.
+/// The chain behind the last act of `node` at or before `at`, as text; `None`: it did nothing that has a cause.
 #[must_use]
-pub fn why(run: &Run, node: NodeId, at: Ns) -> Vec<String> {
+pub fn why(run: &Run, node: NodeId, at: Ns) -> Option<Vec<String>> {
     let act = |what: &What| {
         matches!(what, What::Event(event) if event.because[0].is_some()
             && !matches!(event.fact, apus_engine::Fact::Consensus(apus_engine::consensus::Fact::Committed { .. })))
     };
     let last = run.trace.iter().rev().find(|line| line.at <= at && line.node == Some(node) && act(&line.what));
-    let Some(What::Event(event)) = last.map(|line| &line.what) else {
-        return vec![format!("{node} did nothing by itself before {} ms", ms(at))];
-    };
+    let Some(What::Event(event)) = last.map(|line| &line.what) else { return None };
     let chain = back(run, event.id);
-    events(run)
-        .filter(|(_, _, event)| chain.contains(&event.id))
-        .map(|(at, node, event)| format!("{:>12}  {node}  {}", ms(at), words(event)))
-        .collect()
+    let lines = events(run).filter(|(_, _, event)| chain.contains(&event.id));
+    Some(lines.map(|(at, node, event)| format!("{:>12}  {node}  {}", ms(at), words(event))).collect())
 }

@@ -85,7 +85,7 @@ fn data(plan: &Plan, run: &Run, title: &str) -> Value {
             (What::Sent { id, .. }, Some(node)) => {
                 sent.insert(*id, (at, node));
             }
-            (What::Received { from, id, kind }, Some(node)) => {
+            (What::Received { from, id, kind, .. }, Some(node)) => {
                 let (when, who) = sent.get(id).copied().unwrap_or((at, from.0));
                 messages.push(json!([when, at, who, node, apus_engine::wire::kind_name(*kind)]));
             }

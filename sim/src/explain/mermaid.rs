@@ -27,7 +27,7 @@ pub fn mermaid(run: &Run) -> String {
     let mut rows: Vec<(u64, String)> = Vec::new();
     for line in run.trace.iter().filter(|line| line.at <= end) {
         match (&line.what, line.node) {
-            (What::Received { from, id, kind }, Some(to)) if matters(*kind) => {
+            (What::Received { from, id, kind, .. }, Some(to)) if matters(*kind) => {
                 let took = line.at - sent.get(id).copied().unwrap_or(line.at);
                 let name = apus_engine::wire::kind_name(*kind);
                 rows.push((line.at, format!("    {from}->>{to}: {name} ({} ms)", ms(took))));

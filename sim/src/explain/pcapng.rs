@@ -77,7 +77,7 @@ pub fn pcapng(run: &Run) -> Vec<u8> {
             (What::Sent { to, id, kind, .. }, Some(node)) => {
                 (node.0, packet(node.0, to.0, *id, apus_engine::wire::kind_name(*kind).as_bytes()))
             }
-            (What::Received { from, id, kind }, Some(node)) => {
+            (What::Received { from, id, kind, .. }, Some(node)) => {
                 (node.0, packet(from.0, node.0, *id, apus_engine::wire::kind_name(*kind).as_bytes()))
             }
             _ => continue,

@@ -5,6 +5,7 @@ use apus_engine::{NodeId, Ratio, Rng};
 
 use super::World;
 use super::queue::Due;
+use crate::fates::Arrival;
 use crate::fault::{Kind, MS, Ns};
 use crate::trace::What;
 
@@ -42,16 +43,23 @@ impl World<'_> {
         self.next_packet += 1;
         let id = self.next_packet;
         let kind = peek_kind(&datagram).unwrap_or(0);
-        let len = u32::try_from(datagram.len()).unwrap_or(u32::MAX);
         self.sent[from.0 as usize] += 1;
         if self.options.keep_trace {
-            self.line(Some(from), What::Sent { to, id, kind, len });
+            self.line(Some(from), What::Sent { to, id, kind, datagram: datagram.clone() });
         }
         if to.0 as usize >= self.nodes.len() {
             return;
         }
         let base = self.link_delay;
         let delay = base / 2 + self.net.below(base + 1);
+        if let Some(fates) = self.options.fates.as_deref() {
+            let nth = self.lanes.entry((from, to, kind)).or_default();
+            let fate = fates.get(from, to, kind, *nth);
+            *nth += 1;
+            if let Some(fate) = fate {
+                return self.follow(fate, (from, to, id, kind), delay, datagram);
+            }
+        }
         if self.on_links.is_empty() {
             let at = self.now + delay;
             self.queue.push(at, Due::Deliver { to, from, id, datagram });
@@ -75,6 +83,35 @@ impl World<'_> {
             self.queue.push(at + later, Due::Deliver { to, from, id, datagram });
         }
         self.queue.push(at, Due::Deliver { to, from, id, datagram });
+    }
+
+    /// Does with a packet what is known to become of it. The faults are asked all the same: they count their effects, and
+    /// their streams stay in step for packets whose fate is not known.
+    fn follow(
+        &mut self,
+        fate: &[Arrival],
+        (from, to, id, kind): (NodeId, NodeId, u64, u8),
+        delay: Ns,
+        datagram: Vec<u8>,
+    ) {
+        let mut packet = Packet { datagram: datagram.clone(), delay, not_before: 0, again: Vec::new(), from };
+        let mut lost = None;
+        for at in 0..self.on_links.len() {
+            let index = self.on_links[at];
+            if !self.pass(index, from, to, kind, &mut packet) {
+                self.active[index as usize].effects += 1;
+                lost = Some(index);
+                break;
+            }
+        }
+        if fate.is_empty() && self.options.keep_trace {
+            self.line(Some(from), What::Lost { to, id, fault: Some(lost.unwrap_or(u16::MAX)) });
+        }
+        for arrival in fate {
+            let datagram = arrival.altered.clone().unwrap_or_else(|| datagram.clone());
+            let from = arrival.posed.unwrap_or(from);
+            self.queue.push(self.now + arrival.after, Due::Deliver { to, from, id, datagram });
+        }
     }
 
     /// Lets one active fault work on a packet; false: it is lost.

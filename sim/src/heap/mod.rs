@@ -12,6 +12,7 @@ mod queue;
 mod storage;
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use apus_engine::{Command, Engine, NodeId, ResourceId, Rng, Role, Seed, SubmitError};
 
@@ -20,7 +21,7 @@ use crate::fault::{Kind, MS, Ns, S};
 use crate::report::{Run, Violation};
 use crate::scenario::Plan;
 use crate::trace::{Line, TraceHash, What};
-use crate::world::Options;
+use crate::world::{Options, TIMEOUT};
 use clock::Clock;
 use faults::Active;
 use node::Host;
@@ -66,6 +67,8 @@ struct World<'p> {
     next_packet: u64,
     next_run: u32,
     sent: Vec<u64>,
+    /// Packets so far by sender, receiver and kind; counted only where their fates are given.
+    lanes: BTreeMap<(NodeId, NodeId, u8), usize>,
     roles: BTreeMap<ResourceId, Role>,
     overlap: BTreeMap<ResourceId, Ns>,
     holders_since: BTreeMap<ResourceId, Ns>,
@@ -109,6 +112,7 @@ impl<'p> World<'p> {
             next_packet: 0,
             next_run: 0,
             sent: vec![0; nodes.len()],
+            lanes: BTreeMap::new(),
             roles: roles.unwrap_or_default(),
             overlap: BTreeMap::new(),
             holders_since: BTreeMap::new(),
@@ -147,7 +151,14 @@ impl<'p> World<'p> {
     fn run(mut self) -> Run {
         let end = self.plan.scenario.duration + self.plan.scenario.heal;
         let end = self.options.until.map_or(end, |until| until.min(end));
+        let mut steps = 0_u32;
         while self.violation.is_none() {
+            steps = steps.wrapping_add(1);
+            if steps.is_multiple_of(1 << 12) && self.options.deadline.is_some_and(|end| Instant::now() >= end) {
+                let what = format!("cut after {} events: the time for one seed was over", self.hash.events);
+                self.violate(TIMEOUT, true, what);
+                break;
+            }
             let Some((at, due)) = self.queue.pop() else { break };
             if at > end {
                 break;

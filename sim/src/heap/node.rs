@@ -363,11 +363,15 @@ impl World<'_> {
     /// A packet arrives at a machine.
     pub(super) fn deliver(&mut self, to: NodeId, from: NodeId, id: u64, datagram: Vec<u8>) {
         let host = &mut self.nodes[to.0 as usize];
-        if !host.alive || host.suspended || !host.powered {
-            return;
-        }
-        if !host.hidden_from.is_empty() && host.hidden_from.contains(&from) {
-            self.hits(Kind::NewAddress, to);
+        let hidden = !host.hidden_from.is_empty() && host.hidden_from.contains(&from);
+        if !host.alive || host.suspended || !host.powered || hidden {
+            let there = host.alive && !host.suspended && host.powered;
+            if there {
+                self.hits(Kind::NewAddress, to);
+            }
+            if self.options.keep_trace {
+                self.line(Some(from), What::Lost { to, id, fault: None });
+            }
             return;
         }
         if let Some(sender) = self.nodes.get_mut(from.0 as usize)
@@ -377,7 +381,7 @@ impl World<'_> {
         }
         if self.options.keep_trace {
             let kind = apus_engine::wire::peek_kind(&datagram).unwrap_or(0);
-            self.line(Some(to), What::Received { from, id, kind });
+            self.line(Some(to), What::Received { from, id, kind, datagram: datagram.clone() });
         }
         self.feed(to, Input::Packet { from, datagram });
     }

@@ -20,3 +20,5 @@ pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use schema::schema;
 pub use shipped::{Shipped, shipped};
+pub use suggest::nearest;
+pub use units::{show_time, time as read_time};

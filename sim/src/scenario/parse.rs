@@ -38,7 +38,42 @@ pub(super) struct Parts<'t> {
     pub(super) counted: bool,
 }
 
+/// The longest scenario file. Far more than anybody writes; a file that is no scenario is not read for minutes.
+const LONGEST: usize = 1 << 20;
+
 impl Scenario {
+    /// Reads the bytes of a scenario file; also gives its text, without a byte order mark.
+    ///
+    /// # Errors
+    /// As [`Scenario::parse`]; also a file that is too long, empty, or not UTF-8.
+    pub fn parse_bytes<'b>(file: &str, bytes: &'b [u8]) -> Result<(Self, &'b str), Problems> {
+        let wrong = |text: &str, at: usize, width: usize, message: String, expected: &str, help: &str| {
+            let mut reader = Reader::new(file, text);
+            reader.wrong(at..at + width, "", message, expected, help);
+            Err(Problems { all: reader.finish() })
+        };
+        if bytes.len() > LONGEST {
+            let message = format!("the file has {} bytes", bytes.len());
+            let help = "this is probably another file; name a scenario";
+            return wrong("", 0, 0, message, "at most 1 MiB", help);
+        }
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                let at = error.valid_up_to();
+                let lossy = String::from_utf8_lossy(bytes);
+                let message = format!("this is not UTF-8: byte {at} is 0x{:02x}", bytes[at]);
+                return wrong(&lossy, at, '\u{fffd}'.len_utf8(), message, "text in UTF-8", "save the file as UTF-8");
+            }
+        };
+        if text.trim().is_empty() {
+            let help = "see docs/scenarios.md for the keys, and `apus list scenarios` for examples";
+            return wrong(text, 0, 0, "the file is empty".into(), "a scenario", help);
+        }
+        Self::parse(file, text).map(|scenario| (scenario, text))
+    }
+
     /// Reads a scenario file. `file` is its path for messages; the scenario must be named like it.
     ///
     /// # Errors

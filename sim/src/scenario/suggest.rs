@@ -43,7 +43,8 @@ const OTHER_NAMES: &[(&str, &str)] = &[
 ];
 
 /// The name among `known` that was probably meant.
-pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+#[must_use]
+pub fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let known: Vec<&str> = known.collect();
     let plain = plain(word);
     let most = plain.chars().count().div_ceil(3).min(4);

@@ -39,7 +39,7 @@ const RATES: &[(&str, u64)] = &[
 pub(super) type Refusal = &'static str;
 
 /// `"1.5s"` in nanoseconds.
-pub(super) fn time(text: &str) -> Result<Ns, Refusal> {
+pub fn time(text: &str) -> Result<Ns, Refusal> {
     quantity(text, TIMES)
 }
 
@@ -99,7 +99,8 @@ fn decimal(number: &str, scale: u64) -> Result<u64, Refusal> {
 }
 
 /// The shortest exact spelling of a duration.
-pub(super) fn show_time(ns: Ns) -> String {
+#[must_use]
+pub fn show_time(ns: Ns) -> String {
     show(
         ns,
         &[("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)],

@@ -30,6 +30,8 @@ pub struct Engine {
     now: Time,
     counters: Counters,
     life: Life,
+    /// A later life of this node that is on its way to the disk.
+    rebirth: Option<(OpId, Incarnation)>,
     /// Worked out once per call; a host asks more than once.
     deadline: Option<Deadline>,
 }
@@ -91,6 +93,7 @@ impl Engine {
             now,
             counters: Counters::default(),
             life: Life::Booting { op, retry: None, durable },
+            rebirth: None,
             deadline: None,
         }
     }
@@ -210,6 +213,7 @@ impl Engine {
         self.shared.peers.hash(&mut hash);
         self.shared.outputs.hash(&mut hash);
         self.shared.persisting.hash(&mut hash);
+        self.rebirth.hash(&mut hash);
         hash.finish128()
     }
 
@@ -285,20 +289,30 @@ impl Engine {
     /// A peer knows a later life of this node.
     fn on_superseded(&mut self, inc: Incarnation) {
         let Life::Running(parts) = &mut self.life else { return };
-        if inc <= self.shared.inc || inc.0 >= u32::MAX / 2 {
+        if inc <= self.shared.inc || inc.0 >= u32::MAX / 2 || self.rebirth.is_some() {
             return;
         }
-        let silent = !parts.consensus.was_born_blank();
-        self.shared.event(NO_CAUSE, Fact::Engine(EngineFact::Superseded { inc, silent }));
-        if silent {
+        if parts.consensus.was_born_blank() {
+            // The wiped disk held the number of lives too.
+            self.live_after(inc);
+        } else {
+            self.shared.event(NO_CAUSE, Fact::Engine(EngineFact::Superseded { inc, silent: true }));
             self.life = Life::Dead;
-            return;
         }
-        // The wiped disk held the number of lives too.
-        self.shared.inc = Incarnation(inc.0 + 1);
-        parts.diagnosis.reborn(self.shared.inc);
+    }
+
+    /// Begins a life after `inc`, as soon as that is durable.
+    fn live_after(&mut self, inc: Incarnation) {
+        self.shared.event(NO_CAUSE, Fact::Engine(EngineFact::Superseded { inc, silent: false }));
+        let inc = Incarnation(inc.0 + 1);
         let op = self.shared.op(Part::Diagnosis);
-        self.shared.outputs.push_back(Output::Persist { op, record: Record::Born(self.shared.inc) });
+        self.shared.outputs.push_back(Output::Persist { op, record: Record::Born(inc) });
+        self.rebirth = Some((op, inc));
+    }
+
+    fn on_reborn(&mut self, inc: Incarnation) {
+        self.shared.inc = inc;
+        self.with(Part::Diagnosis, |parts, _| parts.diagnosis.reborn(inc));
     }
 
     fn handle_done(&mut self, op: OpId, outcome: Outcome) {
@@ -322,7 +336,11 @@ impl Engine {
             }
             Life::Booting { .. } => self.counters.stray_done += 1,
             Life::Running(_) => match op.0 & 3 {
-                0 => self.counters.stray_done += 1,
+                0 => match self.rebirth.take_if(|(born, _)| *born == op) {
+                    Some((_, inc)) if outcome == Outcome::Ok => self.on_reborn(inc),
+                    Some(_) => {}
+                    None => self.counters.stray_done += 1,
+                },
                 1 => self.with(Part::Consensus, |parts, ctx| {
                     ctx.shared.persisting = ctx.shared.persisting.saturating_sub(1);
                     parts.consensus.on_done(ctx, op, outcome);
@@ -386,6 +404,12 @@ impl Engine {
             self.with(Part::Consensus, |parts, ctx| parts.consensus.on_signal(ctx, &signal));
             self.with(Part::Views, |parts, ctx| parts.views.on_signal(ctx, &parts.consensus, &signal));
             self.with(Part::Supervision, |parts, ctx| parts.supervision.on_signal(ctx, &signal));
+        }
+        if self.rebirth.is_none()
+            && let Life::Running(parts) = &mut self.life
+            && let Some(inc) = parts.diagnosis.denied_life()
+        {
+            self.live_after(inc);
         }
     }
 }

@@ -63,6 +63,7 @@ mutants! {
         NoBuddy "no-buddy" "the suspect is not told that it is suspected",
         AnyAckCounts "any-ack-counts" "an answer to an old probe clears a new one",
         SelfAccusation "self-accusation" "a node believes news of its own death",
+        ForgedLifeKept "forged-life-kept" "a node does not contradict news of a life of its own that never was",
     }
     consensus {
         QuorumOffByOne "quorum-off-by-one" "a quorum is half of the voters, not more than half",

@@ -58,6 +58,16 @@ pub struct Diagnosis {
     last_heard: Time,
     revisit: Time,
     revisited: usize,
+    rumor: Option<Rumor>,
+}
+
+/// Others speak of a life of this node that it has not begun: a damaged packet, or it is an old instance of itself.
+#[derive(Clone, Copy, Debug, Hash)]
+struct Rumor {
+    inc: Incarnation,
+    since: Time,
+    /// Rings, as bits, whose successor has answered this life since.
+    denied: u16,
 }
 
 impl Diagnosis {
@@ -80,6 +90,7 @@ impl Diagnosis {
             last_heard: now,
             revisit: now + config.diagnosis.period,
             revisited: 0,
+            rumor: None,
         };
         this.reshape(config, config.bootstrap.members(), now, rng);
         this
@@ -180,15 +191,23 @@ impl Diagnosis {
         earliest([probes, self.next.iter().min().copied(), self.lone.values().min().copied(), Some(self.revisit)])
     }
 
+    /// The life that others speak of, once every ring's successor has answered this one: nobody lives it.
+    pub(crate) fn denied_life(&mut self) -> Option<Incarnation> {
+        let rings = self.rings.offsets.len();
+        self.rumor.take_if(|rumor| rumor.denied.count_ones() as usize >= rings).map(|rumor| rumor.inc)
+    }
+
     /// A later life of this node begins.
     pub(crate) fn reborn(&mut self, inc: Incarnation) {
         self.inc = inc;
+        self.rumor = None;
         if let Some(rank) = self.table.rank(self.me) {
             self.table.change(rank, |entry| {
                 entry.inc = inc;
                 entry.ctr = 0;
                 entry.told = true;
             });
+            self.fresh.push(rank);
         }
     }
 
@@ -323,6 +342,9 @@ impl Diagnosis {
                 });
                 if matches!(probe.purpose, Purpose::Test { .. }) {
                     self.lhm = self.lhm.saturating_sub(1);
+                }
+                if let Some(rumor) = self.rumor.as_mut().filter(|rumor| rumor.since <= probe.sent) {
+                    rumor.denied |= 1 << ring;
                 }
             }
             Purpose::Help { asker, seq } => {

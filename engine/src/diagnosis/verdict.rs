@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::probe::{Probe, Purpose};
-use super::{Diagnosis, Fact, LHM_MAX, Message, News, PingReply, PingReq, Spread, Status};
+use super::{Diagnosis, Fact, LHM_MAX, Message, News, PingReply, PingReq, Rumor, Spread, Status};
 use crate::config::DiagnosisRule;
 use crate::context::{Ctx, Signal};
 use crate::ids::{EvidenceId, Incarnation, NodeId};
@@ -289,6 +289,10 @@ impl Diagnosis {
             let evidence = item.evidence;
             self.table.change(rank, |entry| entry.down = true);
             ctx.signal(Signal::NodeDown { node: self.me, evidence });
+        }
+        if item.inc > self.inc && item.inc.0 < u32::MAX / 2 && !ctx.has(Mutant::ForgedLifeKept) {
+            let rumor = self.rumor.get_or_insert(Rumor { inc: item.inc, since: ctx.now, denied: 0 });
+            rumor.inc = item.inc.max(rumor.inc);
         }
         if item.inc != self.inc || item.ctr < mine || ctx.has(Mutant::NoRefutation) {
             if item.inc == self.inc && item.ctr < mine {

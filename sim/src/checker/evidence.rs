@@ -47,7 +47,9 @@ impl Checker for EvidenceComplete {
     }
     fn see(&mut self, line: &Line) -> Result<(), String> {
         let What::Event(event) = &line.what else { return Ok(()) };
-        self.known.insert((event.id.node, event.id.inc), event.id.seq);
+        // A wiped node counts its lives anew, and its events with them.
+        let newest = self.known.entry((event.id.node, event.id.inc)).or_default();
+        *newest = event.id.seq.max(*newest);
         let mut causes = event.because.iter().filter(|cause| cause.is_some()).peekable();
         if causes.peek().is_none() && is_act(&event.fact) {
             return Err(format!("{} acts without a reason: {:?}", event.id, event.fact));

@@ -107,6 +107,12 @@ fn check(bytes: &[u8]) -> [u8; CHECK] {
     out
 }
 
+/// Whether a packet's check is right.
+#[must_use]
+pub fn is_intact(datagram: &[u8]) -> bool {
+    datagram.split_last_chunk::<CHECK>().is_some_and(|(bytes, tail)| check(bytes) == *tail)
+}
+
 /// Makes the check of a damaged packet right again, as a weak checksum would let it pass; for fault injection.
 pub fn repair_check(datagram: &mut [u8]) {
     if let Some(at) = datagram.len().checked_sub(CHECK) {

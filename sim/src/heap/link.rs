@@ -1,6 +1,6 @@
 //! What happens to a packet on its way.
 
-use apus_engine::wire::{peek_kind, repair_check};
+use apus_engine::wire::{is_intact, peek_kind, repair_check};
 use apus_engine::{NodeId, Ratio, Rng};
 
 use super::World;
@@ -145,8 +145,8 @@ impl World<'_> {
                 packet.not_before = end + (end - now);
             }
             Kind::Corrupt if touches && rng.hit(rate) => flip(rng, &mut packet.datagram, 0),
-            Kind::CorruptUnseen if touches && kind >> 4 == 1 && rng.hit(rate) => {
-                // Behind the header: a forged sender is another fault.
+            Kind::CorruptUnseen if touches && kind >> 4 == 1 && rng.hit(rate) && is_intact(&packet.datagram) => {
+                // Behind the header: a forged sender is another fault. What is damaged already stays so.
                 flip(rng, &mut packet.datagram, 15);
                 repair_check(&mut packet.datagram);
             }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use apus_engine::{Command, Engine, NodeId, ResourceId, Rng, Role, Seed, SubmitError};
 
-use crate::checker::{Checkers, Look};
+use crate::checker::{Checkers, Look, work_bound};
 use crate::fault::{Kind, MS, Ns, S};
 use crate::report::{Run, Violation};
 use crate::scenario::Plan;
@@ -66,6 +66,9 @@ struct World<'p> {
     next_packet: u64,
     next_run: u32,
     sent: Vec<u64>,
+    /// Inputs of each engine in this second, and their bound.
+    worked: Vec<u64>,
+    work_bound: u64,
     roles: BTreeMap<ResourceId, Role>,
     overlap: BTreeMap<ResourceId, Ns>,
     holders_since: BTreeMap<ResourceId, Ns>,
@@ -109,6 +112,8 @@ impl<'p> World<'p> {
             next_packet: 0,
             next_run: 0,
             sent: vec![0; nodes.len()],
+            worked: vec![0; nodes.len()],
+            work_bound: work_bound(plan),
             roles: roles.unwrap_or_default(),
             overlap: BTreeMap::new(),
             holders_since: BTreeMap::new(),
@@ -193,6 +198,7 @@ impl<'p> World<'p> {
     /// Once a second: rates, sizes, and what operators repeat.
     fn second(&mut self) {
         let sent = std::mem::replace(&mut self.sent, vec![0; self.nodes.len()]);
+        self.worked.fill(0);
         self.with_checkers(|checkers, world| checkers.second(world.now, &sent, world));
         let drained = std::mem::take(&mut self.undrains);
         for node in drained {

@@ -118,6 +118,8 @@ struct Progress {
     blank: bool,
     /// When entries were last sent that it has not answered.
     sent: Option<Time>,
+    /// The lowest `next` tried since it last accepted: a refusal is answered at once only by going further back.
+    refused: Option<Index>,
 }
 
 impl Consensus {

@@ -42,7 +42,7 @@ impl Consensus {
         let Role::Leader(lead) = &mut self.role else { return };
         lead.peers.retain(|node, _| members.contains(node));
         for node in members.into_iter().filter(|node| *node != me) {
-            let fresh = Progress { matched: Index(0), next, acked: None, blank: false, sent: None };
+            let fresh = Progress { matched: Index(0), next, acked: None, blank: false, sent: None, refused: None };
             lead.peers.entry(node).or_insert(fresh);
         }
     }
@@ -255,16 +255,18 @@ impl Consensus {
             // A wiped disk holds no more than it says now.
             progress.matched = progress.matched.min(reply.index);
         }
-        let before = progress.next;
+        let mut again = false;
         if reply.fits {
             progress.matched = progress.matched.max(reply.index);
             progress.next = progress.next.max(progress.matched.next());
+            progress.refused = None;
         } else {
             progress.next = reply.index.next().min(progress.next).max(progress.matched.next());
+            // A refusal that leads no further back waits for the next heartbeat.
+            again = progress.refused.is_none_or(|tried| progress.next < tried);
+            progress.refused = Some(progress.refused.map_or(progress.next, |tried| tried.min(progress.next)));
         }
         progress.sent = None;
-        // A refusal that brings nothing new waits for the next heartbeat.
-        let again = !reply.fits && progress.next < before;
         let more = progress.next <= last;
         if newly_blank {
             self.event(ctx, &[], Fact::Blank { node: from });

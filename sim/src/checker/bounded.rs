@@ -35,6 +35,23 @@ impl Checker for BoundedMemory {
     }
 }
 
+/// What one node's engine may be handed in a second at most: its duties several times over, and all that faults and
+/// clients throw at it. Beyond that messages breed messages.
+#[must_use]
+pub fn work_bound(plan: &Plan) -> u64 {
+    let nodes = plan.configs.len() as u64;
+    let size = |kinds: &[Kind]| {
+        let sizes = plan.faults.iter().filter(|fault| kinds.contains(&fault.kind)).map(|fault| fault.size);
+        sizes.fold(0, u64::saturating_add)
+    };
+    let notes = match plan.scenario.workload {
+        Workload::Notes { clients, rate } => u64::from(clients) * u64::from(rate) * size(&[Kind::RetryStorm]).max(1),
+        _ => 0,
+    };
+    let clients = (notes + size(&[Kind::LoadSpike])) * (2 * nodes + 4);
+    20_000 + 4 * BoundedRate::new(plan).bound + 4 * size(&[Kind::Flood]) + clients
+}
+
 /// In quiet times a node sends no more than its duties.
 pub(super) struct BoundedRate {
     bound: u64,

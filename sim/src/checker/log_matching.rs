@@ -53,7 +53,7 @@ impl Checker for LeaderCompleteness {
         if let What::Event(event) = &line.what
             && let Fact::Consensus(consensus::Fact::Committed { index, term, .. }) = event.fact
         {
-            self.committed.insert(index, term);
+            self.committed.entry(index).or_insert(term);
         }
         Ok(())
     }
@@ -63,7 +63,8 @@ impl Checker for LeaderCompleteness {
             let node = NodeId(u16::try_from(at).unwrap_or(u16::MAX));
             let Some((_, log, ..)) = look.engine(node).and_then(|engine| engine.look()) else { continue };
             // A leader of an older term may not know yet that it is one no longer.
-            if log.leads().is_some_and(|(leads, _)| leads >= *term) && log.last_index() < *last {
+            let lacks = log.entry(*last).map_or(log.last_index() < *last, |entry| entry.term != *term);
+            if log.leads().is_some_and(|(leads, _)| leads >= *term) && lacks {
                 return Err(format!("{node} leads {} without the committed entry {last} of {term}", log.term()));
             }
         }

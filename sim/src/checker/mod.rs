@@ -14,6 +14,8 @@ mod programs;
 mod state_machine_safety;
 mod truth;
 
+pub use bounded::work_bound;
+
 use std::collections::BTreeMap;
 
 use apus_engine::{Availability, Copy, Engine, NodeId, ResourceId};

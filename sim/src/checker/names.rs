@@ -49,6 +49,7 @@ names! {
     "evidence-complete" safety "own", "every automatic act names events that led to it";
     "bounded-memory" safety "own", "state stays within what the configuration implies";
     "bounded-rate" safety "own", "messages a second stay within what the configuration implies";
+    "bounded-work" safety "own", "an engine is handed no more inputs a second than duties, faults and clients explain";
     "converges" liveness "own", "after healing there is one leader, an owner of each resource, and every program runs";
     "takeover-bound" liveness "NT-SwiFT 3.6", "after its holder failed the dispatcher is held again within the bound";
     "no-panic" safety "own", "no engine panics";

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use apus_engine::{Command, Engine, NodeId, ResourceId, Rng, Role, Seed, SubmitError};
 
-use crate::checker::{Checkers, Look};
+use crate::checker::{Checkers, Look, work_bound};
 use crate::fault::{Kind, MS, Ns, S};
 use crate::report::{Run, Violation};
 use crate::scenario::Plan;
@@ -69,6 +69,9 @@ struct World<'p> {
     sent: Vec<u64>,
     /// Packets so far by sender, receiver and kind; counted only where their fates are given.
     lanes: BTreeMap<(NodeId, NodeId, u8), usize>,
+    /// Inputs of each engine in this second, and their bound.
+    worked: Vec<u64>,
+    work_bound: u64,
     roles: BTreeMap<ResourceId, Role>,
     overlap: BTreeMap<ResourceId, Ns>,
     holders_since: BTreeMap<ResourceId, Ns>,
@@ -113,6 +116,8 @@ impl<'p> World<'p> {
             next_run: 0,
             sent: vec![0; nodes.len()],
             lanes: BTreeMap::new(),
+            worked: vec![0; nodes.len()],
+            work_bound: work_bound(plan),
             roles: roles.unwrap_or_default(),
             overlap: BTreeMap::new(),
             holders_since: BTreeMap::new(),
@@ -204,6 +209,7 @@ impl<'p> World<'p> {
     /// Once a second: rates, sizes, and what operators repeat.
     fn second(&mut self) {
         let sent = std::mem::replace(&mut self.sent, vec![0; self.nodes.len()]);
+        self.worked.fill(0);
         self.with_checkers(|checkers, world| checkers.second(world.now, &sent, world));
         let drained = std::mem::take(&mut self.undrains);
         for node in drained {

@@ -178,6 +178,14 @@ impl World<'_> {
             if let Some(input) = input.take() {
                 let local = self.nodes[at].clock.read(self.now);
                 self.hash_input(node, local, &input);
+                self.worked[at] += 1;
+                if self.worked[at] > self.work_bound {
+                    let what = format!("{node} got more than {} inputs within a second", self.work_bound);
+                    self.violate("bounded-work", false, what);
+                    self.nodes[at].engine = Some(engine);
+                    self.nodes[at].driven = false;
+                    return;
+                }
                 engine.handle(local, input);
             }
             while let Some(output) = engine.poll_output() {

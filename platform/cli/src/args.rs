@@ -231,7 +231,16 @@ pub(crate) struct MutantArgs {
     /// Threads; all processors if left out
     #[arg(long)]
     pub jobs: Option<usize>,
-    /// Write the table, as docs/mutants.md has it
+    /// Start no seed of a planted bug after this long
+    #[arg(long, value_name = "TIME", default_value = "120s")]
+    pub timeout: String,
+    /// Only this scenario
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Option<String>,
+    /// text or json
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Write the table, as docs/mutants.md has it; rows of planted bugs that are not named are kept
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ mod args;
 mod artifacts;
 mod bench;
 mod lists;
+mod mutants;
 mod run;
 mod suite;
 
@@ -58,7 +59,7 @@ fn act(command: Command) -> ExitCode {
         Command::Doctor => lists::doctor(),
         Command::Schema => lists::schema(),
         Command::Bench(what) => bench::bench(&what),
-        Command::Mutants(args) => run::mutants(&args),
+        Command::Mutants(args) => mutants::mutants(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -1,4 +1,4 @@
-//! `apus run`: scenarios over seeds, a verdict table, reports and artifacts. `apus mutants`: the table of planted bugs.
+//! `apus run`: scenarios over seeds, a verdict table, reports and artifacts.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -15,7 +15,7 @@ use apus_sim::scenario::Plan;
 use serde_json::json;
 
 use crate::Trouble;
-use crate::args::{Format, MutantArgs, RunArgs};
+use crate::args::{Format, RunArgs};
 use crate::suite::{self, Item};
 
 /// The result of one scenario.
@@ -121,7 +121,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8, Trouble> {
     Ok(worst as u8)
 }
 
-fn mutant(name: &str) -> Result<Mutant, Trouble> {
+pub(crate) fn mutant(name: &str) -> Result<Mutant, Trouble> {
     Mutant::named(name).ok_or_else(|| {
         Trouble::Usage(format!("--mutant `{name}`: there is none of this name; see `apus list mutants`"))
     })
@@ -389,63 +389,4 @@ fn junit(rows: &[Row], suite: bool) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"apus\" tests=\"{tests}\" failures=\"{failures}\">\n{cases}</testsuite>\n"
     )
-}
-
-/// Tries every planted bug on the shipped suite until a scenario catches it.
-pub(crate) fn mutants(args: &MutantArgs) -> Result<u8, Trouble> {
-    let wanted: Vec<Mutant> = if args.names.is_empty() {
-        Mutant::ALL.to_vec()
-    } else {
-        args.names.iter().map(|name| mutant(name)).collect::<Result<_, _>>()?
-    };
-    let items = suite::load_shipped()?;
-    let mut table =
-        String::from("| part | mutant | what is wrong | killed by | checker | seed |\n|---|---|---|---|---|---|\n");
-    let mut killed = 0;
-    for mutant in &wanted {
-        let found = hunt(*mutant, &items, args);
-        let about = mutant.about();
-        let (part, name) = (mutant.part(), mutant.name());
-        let row = match &found {
-            Some((scenario, checker, seed)) => {
-                format!("| {part} | `{name}` | {about} | `{scenario}` | {checker} | {seed} |")
-            }
-            None => format!("| {part} | `{name}` | {about} | – | – | – |"),
-        };
-        println!("{row}");
-        let _ = writeln!(table, "{row}");
-        killed += usize::from(found.is_some());
-    }
-    let score =
-        format!("{killed} of {} planted bugs killed within {} seeds of each scenario", wanted.len(), args.seeds);
-    println!("{score}");
-    if let Some(path) = &args.table {
-        let head = "# Planted bugs\n\nMade by `apus mutants`; a test runs each row's scenario and seed again and fails when it is stale.\n\n";
-        write(path, &format!("{head}{score}.\n\n{table}"))?;
-    }
-    Ok(u8::from(killed < wanted.len()) * 3)
-}
-
-/// The first scenario and the lowest seed that catch a planted bug: a few seeds of all first, then more.
-fn hunt(mutant: Mutant, items: &[Item], args: &MutantArgs) -> Option<(String, &'static str, u64)> {
-    let mut from = 0;
-    let mut to = 4.min(args.seeds);
-    while from < to {
-        for item in items.iter().filter(|item| item.scenario.mutant.is_none() && item.scenario.expect.fails.is_empty())
-        {
-            if item.scenario.nodes > 64 && from > 0 {
-                continue;
-            }
-            let mut scenario = item.scenario.clone();
-            scenario.mutant = Some(mutant);
-            let batch = Batch { from, to, jobs: suite::jobs(args.jobs), ..Batch::default() };
-            let summary = run_batch(&Heap, &scenario, &batch, &Progress::default());
-            if let Some((seed, violation)) = summary.failures.first_key_value() {
-                return Some((scenario.name, violation.checker, *seed));
-            }
-        }
-        from = to;
-        to = (to * 8).min(args.seeds);
-    }
-    None
 }

@@ -44,11 +44,11 @@ enum Fate {
     Alive,
 }
 
-/// The suite, and which of its seeds fail without a bug: those prove nothing.
+/// The suite, and which checkers fail in a scenario without a bug: there they prove nothing.
 struct Hunt<'a> {
     items: Vec<Item>,
     args: &'a MutantArgs,
-    clean: BTreeMap<(String, u64), bool>,
+    dirty: BTreeMap<usize, BTreeSet<&'static str>>,
 }
 
 pub(crate) fn mutants(args: &MutantArgs) -> Result<u8, Trouble> {
@@ -67,7 +67,7 @@ pub(crate) fn mutants(args: &MutantArgs) -> Result<u8, Trouble> {
     if let Some(only) = &args.scenario {
         items.retain(|item| item.scenario.name == *only);
     }
-    let mut hunt = Hunt { items, args, clean: BTreeMap::new() };
+    let mut hunt = Hunt { items, args, dirty: BTreeMap::new() };
     let began = Instant::now();
     for (at, mutant) in wanted.iter().enumerate() {
         let known = match fates.get(mutant) {
@@ -103,7 +103,8 @@ impl Hunt<'_> {
         let mut order: Vec<usize> = (0..self.items.len()).collect();
         order.sort_by_key(|at| {
             let item = &self.items[*at].scenario;
-            (known != Some(item.name.as_str()), item.services.is_empty() == (mutant.part() == "supervision"), *at)
+            let unlikely = item.services.is_empty() == (mutant.part() == "supervision");
+            (known != Some(item.name.as_str()), item.nodes > LARGE, unlikely, *at)
         });
         let (mut from, mut to) = (0, FIRST_ROUND.min(self.args.seeds));
         while from < to {
@@ -112,7 +113,7 @@ impl Hunt<'_> {
                 if began.elapsed() >= timeout {
                     break;
                 }
-                if self.items[*at].scenario.nodes > LARGE && from > 0 {
+                if self.items[*at].scenario.nodes > LARGE && (from > 0 || !caught.is_empty()) {
                     continue;
                 }
                 let kills = self.kills(*at, mutant, from, to, timeout.saturating_sub(began.elapsed()));
@@ -149,7 +150,7 @@ impl Hunt<'_> {
         best
     }
 
-    /// Seeds in `from..to` that fail with the bug and hold without it, each with its checker.
+    /// Seeds in `from..to` that fail by the bug, each with its checker.
     fn kills(&mut self, at: usize, mutant: Mutant, from: u64, to: u64, budget: Duration) -> Vec<(u64, String)> {
         let batch = Batch {
             from,
@@ -160,19 +161,23 @@ impl Hunt<'_> {
             ..Batch::default()
         };
         let summary = self.run(at, Some(mutant), &batch);
-        let failures: Vec<(u64, String)> =
-            summary.failures.iter().map(|(seed, violation)| (*seed, violation.checker.to_owned())).collect();
-        failures.into_iter().filter(|(seed, _)| self.holds_without(at, *seed)).collect()
+        if summary.failures.is_empty() {
+            return Vec::new();
+        }
+        let dirty = self.dirty(at).clone();
+        let kills = summary.failures.iter().filter(|(_, violation)| !dirty.contains(violation.checker));
+        kills.map(|(seed, violation)| (*seed, violation.checker.to_owned())).collect()
     }
 
-    fn holds_without(&mut self, at: usize, seed: u64) -> bool {
-        let key = (self.items[at].scenario.name.clone(), seed);
-        if let Some(holds) = self.clean.get(&key) {
-            return *holds;
+    /// Checkers that fail on the first seeds of a scenario without any planted bug.
+    fn dirty(&mut self, at: usize) -> &BTreeSet<&'static str> {
+        if !self.dirty.contains_key(&at) {
+            let to = if self.items[at].scenario.nodes > LARGE { 1 } else { COUNTED };
+            let batch = Batch { to, jobs: suite::jobs(self.args.jobs), keep_going: true, ..Batch::default() };
+            let summary = self.run(at, None, &batch);
+            self.dirty.insert(at, summary.failures.values().map(|violation| violation.checker).collect());
         }
-        let holds = self.run(at, None, &Batch { from: seed, to: seed + 1, ..Batch::default() }).failures.is_empty();
-        self.clean.insert(key, holds);
-        holds
+        &self.dirty[&at]
     }
 
     fn run(&self, at: usize, mutant: Option<Mutant>, batch: &Batch) -> Summary {

@@ -1,7 +1,7 @@
 //! Planted bugs, one per rule that a checker defends. They show that the worlds and checkers bite.
 
 macro_rules! mutants {
-    ($($part:ident { $($variant:ident $name:literal $about:literal,)* })*) => {
+    ($($part:ident { $($variant:ident $name:literal $about:literal $(equivalent $why:literal)?,)* })*) => {
         /// A planted bug. Without the feature `mutants` none can be switched on.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Mutant { $($(#[doc = $about] $variant,)*)* }
@@ -28,6 +28,12 @@ macro_rules! mutants {
                 match self { $($(Self::$variant => stringify!($part),)*)* }
             }
 
+            /// Why it changes nothing that can be seen, if so: no scenario can catch it.
+            #[must_use]
+            pub const fn equivalent(self) -> Option<&'static str> {
+                match self { $($(Self::$variant => mutants!(@ $($why)?),)*)* }
+            }
+
             /// The mutant of this name.
             #[must_use]
             pub fn named(name: &str) -> Option<Self> {
@@ -35,6 +41,8 @@ macro_rules! mutants {
             }
         }
     };
+    (@) => { None };
+    (@ $why:literal) => { Some($why) };
 }
 
 mutants! {

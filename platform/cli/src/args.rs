@@ -295,7 +295,13 @@ pub(crate) struct MutantArgs {
     /// Threads; all processors if left out
     #[arg(long)]
     pub jobs: Option<NonZeroUsize>,
-    /// Write the table, as docs/mutants.md has it
+    /// Start no seed of a planted bug after this long
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = time)]
+    pub timeout: Duration,
+    /// Only this scenario
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Option<String>,
+    /// Write the table, as docs/mutants.md has it; rows of planted bugs that are not named are kept
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
 }

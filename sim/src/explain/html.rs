@@ -2,126 +2,132 @@
 
 use std::collections::BTreeMap;
 
+use apus_engine::{Fact, Mutant};
 use serde_json::{Value, json};
 
+use super::relevant::{chain, end, packets};
+use super::scene::{End, Scene};
+use super::story::tell;
+use super::words::sentence;
 use super::{is_notable, words};
-use crate::artifact::target_json;
+use crate::fault::{MS, Ns, S};
 use crate::report::Run;
 use crate::scenario::Plan;
 use crate::trace::What;
 
 /// Messages in the page at most, so that it stays below 2 MB; the last ones before the end are kept.
-const MESSAGES: usize = 12_000;
+const MESSAGES: usize = 16_000;
 /// Events in the page at most.
 const EVENTS: usize = 4_000;
+/// Bars in the page at most.
+const BARS: usize = 4_000;
 
 const TEMPLATE: &str = include_str!("template.html");
 
 /// The page.
 #[must_use]
 pub fn html(plan: &Plan, run: &Run, title: &str) -> String {
-    let data = data(plan, run, title).to_string().replace("</", "<\\/");
+    let data = data(plan, run, title).to_string().replace("</", "<\\/").replace("<!--", "<\\!--");
     TEMPLATE.replace("/*DATA*/null", &data)
 }
 
-fn data(plan: &Plan, run: &Run, title: &str) -> Value {
-    let end = run.simulated;
-    let mut holds: Vec<Value> = Vec::new();
-    let mut open: BTreeMap<(u16, u16), (u64, u64, u64)> = BTreeMap::new();
-    let mut lives: Vec<Value> = Vec::new();
-    let mut running: BTreeMap<u16, u64> = BTreeMap::new();
-    let mut bands: Vec<Value> = Vec::new();
-    let mut started: BTreeMap<u16, (u64, Vec<u16>)> = BTreeMap::new();
-    let mut events: Vec<Value> = Vec::new();
-    let mut sent: BTreeMap<u64, (u64, u16)> = BTreeMap::new();
-    let mut messages: Vec<Value> = Vec::new();
-    let mut close = |node: u16, resource: u16, (from, to, epoch): (u64, u64, u64)| {
-        holds.push(json!([node, resource, epoch, from / 1_000, to.min(end) / 1_000]));
-    };
-    for line in &run.trace {
-        let at = line.at / 1_000;
-        let node = line.node.map(|node| node.0);
-        match (&line.what, node) {
-            (What::Boot(_), Some(node)) => {
-                running.insert(node, at);
-            }
-            (What::Halt, Some(node)) => {
-                if let Some(from) = running.remove(&node) {
-                    lives.push(json!([node, from, at]));
-                }
-                for key in open.keys().filter(|(at, _)| *at == node).copied().collect::<Vec<_>>() {
-                    if let Some(mut bar) = open.remove(&key) {
-                        // A guard outlives the process; power loss ends it. Either way not beyond its term.
-                        bar.1 = bar.1.min(end);
-                        close(key.0, key.1, bar);
-                    }
-                }
-            }
-            (What::Armed { resource, epoch, until }, Some(node)) => {
-                let key = (node, resource.0);
-                match open.get_mut(&key) {
-                    Some(bar) if bar.2 == epoch.0 && line.at <= bar.1 => bar.1 = *until,
-                    _ => {
-                        if let Some(bar) = open.insert(key, (line.at, *until, epoch.0)) {
-                            close(key.0, key.1, bar);
-                        }
-                    }
-                }
-            }
-            (What::Disarmed { resource, .. }, Some(node)) => {
-                if let Some(mut bar) = open.remove(&(node, resource.0)) {
-                    bar.1 = line.at;
-                    close(node, resource.0, bar);
-                }
-            }
-            (What::FaultStart { fault, nodes, .. }, _) => {
-                started.insert(*fault, (at, nodes.iter().map(|node| node.0).collect()));
-            }
-            (What::FaultStop { fault, kind, effects }, _) => {
-                if let Some((from, nodes)) = started.remove(fault) {
-                    bands.push(json!([kind.spec().name, from, at, nodes, effects, kind.spec().about]));
-                }
-            }
-            (What::Sent { id, .. }, Some(node)) => {
-                sent.insert(*id, (at, node));
-            }
-            (What::Received { from, id, kind, .. }, Some(node)) => {
-                let (when, who) = sent.get(id).copied().unwrap_or((at, from.0));
-                messages.push(json!([when, at, who, node, apus_engine::wire::kind_name(*kind)]));
-            }
-            (What::Event(event), Some(node)) if is_notable(line) => {
+/// Microseconds.
+const fn us(at: Ns) -> u64 {
+    at / 1_000
+}
+
+/// The last ones, if there are too many.
+fn last<T>(mut all: Vec<T>, most: usize) -> Vec<T> {
+    all.drain(..all.len().saturating_sub(most));
+    all
+}
+
+fn part(fact: &Fact) -> u8 {
+    match fact {
+        Fact::Engine(_) => 0,
+        Fact::Diagnosis(_) => 1,
+        Fact::Consensus(_) => 2,
+        Fact::Views(_) => 3,
+        Fact::Supervision(_) => 4,
+    }
+}
+
+fn events(run: &Run) -> Vec<Value> {
+    let event = |line: &crate::trace::Line| {
+        let node = line.node?.0;
+        let at = us(line.at);
+        match &line.what {
+            What::Event(event) if is_notable(line) => {
                 let causes: Vec<String> =
                     event.because.iter().filter(|id| id.is_some()).map(ToString::to_string).collect();
-                let part = match event.fact {
-                    apus_engine::Fact::Engine(_) => 0,
-                    apus_engine::Fact::Diagnosis(_) => 1,
-                    apus_engine::Fact::Consensus(_) => 2,
-                    apus_engine::Fact::Views(_) => 3,
-                    apus_engine::Fact::Supervision(_) => 4,
-                };
-                events.push(json!([at, node, part, words(event), event.id.to_string(), causes]));
+                Some(json!([at, node, part(&event.fact), words(event), event.id.to_string(), causes]))
             }
-            _ => {}
+            What::Boot(_) | What::Halt | What::Refused => Some(json!([at, node, 0, sentence(line), "", []])),
+            What::Gone { .. } | What::Program { .. } => Some(json!([at, node, 4, sentence(line), "", []])),
+            _ => None,
         }
+    };
+    run.trace.iter().filter_map(event).collect()
+}
+
+/// Sent, arrived or lost, from, to, kind, bytes, how it ended (0 arrived, 1 nobody there, 2 still on its way, 3 + n lost to
+/// fault n), and whether it matters for the failure.
+fn messages(run: &Run, scene: &Scene, kinds: &mut Vec<&'static str>) -> Vec<Value> {
+    let wanted = packets(run, scene, &chain(run, scene), 40);
+    let mut number: BTreeMap<u8, usize> = BTreeMap::new();
+    let mut out = Vec::new();
+    for message in &scene.messages {
+        let kind = *number.entry(message.kind).or_insert_with(|| {
+            kinds.push(apus_engine::wire::kind_name(message.kind));
+            kinds.len() - 1
+        });
+        let (at, how) = match message.end {
+            End::Arrived(at) => (at, 0),
+            End::Nobody(at) => (at, 1),
+            End::Open => (run.simulated, 2),
+            End::Lost(at, fault) => (at, 3 + u32::from(fault)),
+        };
+        let matters = u8::from(wanted.contains(&message.id));
+        out.push(json!([us(message.sent), us(at), message.from, message.to, kind, message.len, how, matters]));
     }
-    for (key, bar) in open {
-        close(key.0, key.1, bar);
-    }
-    lives.extend(running.into_iter().map(|(node, from)| json!([node, from, end / 1_000])));
-    for (fault, (from, nodes)) in started {
-        let kind = plan.faults[usize::from(fault)].kind;
-        bands.push(json!([kind.spec().name, from, end / 1_000, nodes, 0, kind.spec().about]));
-    }
-    messages.drain(..messages.len().saturating_sub(MESSAGES));
-    events.drain(..events.len().saturating_sub(EVENTS));
+    last(out, MESSAGES)
+}
+
+fn data(plan: &Plan, run: &Run, title: &str) -> Value {
+    let scene = Scene::new(run);
+    let scenario = &plan.scenario;
+    let mut kinds = Vec::new();
+    let messages = messages(run, &scene, &mut kinds);
+    // A guard that was opened just before the end stays open after it: the picture goes on a little to show it.
+    let after = scene.holds.iter().map(|hold| hold.to).filter(|to| *to <= run.simulated + S).max().unwrap_or(0);
+    let width = run.simulated.max(after).max(run.simulated + run.simulated / 50).max(MS);
+    let holds: Vec<Value> = scene
+        .holds
+        .iter()
+        .map(|hold| json!([hold.node, hold.resource, hold.epoch, us(hold.from), us(hold.to.min(width)), hold.renewals]))
+        .collect();
+    let bands: Vec<Value> = scene
+        .bands
+        .iter()
+        .map(|band| {
+            let spec = band.kind.spec();
+            json!([spec.name, us(band.from), us(band.to), band.nodes, band.effects, spec.about])
+        })
+        .collect();
     let violation =
-        run.violation.as_ref().map(|violation| json!([violation.checker, violation.at / 1_000, violation.what]));
-    let measures: BTreeMap<&str, u64> = run.measures.iter().map(|(name, value)| (*name, value / 1_000)).collect();
+        run.violation.as_ref().map(|violation| json!([violation.checker, us(violation.at), violation.what]));
+    let story: Vec<Value> =
+        tell(run, &scene).iter().map(|told| json!([told.at.map(us), told.node, told.text])).collect();
+    let faults: Vec<&str> = plan.faults.iter().map(|fault| fault.kind.spec().name).collect();
     json!({
-        "title": title, "about": plan.scenario.about, "nodes": plan.scenario.nodes, "voters": plan.scenario.voters,
-        "end": end / 1_000, "healed": plan.scenario.duration / 1_000, "seed": plan.seed, "hash": format!("{:032x}", run.hash),
-        "lives": lives, "holds": holds, "bands": bands, "events": events, "messages": messages, "violation": violation,
-        "measures": measures,
-        "faults": plan.faults.iter().map(|fault| json!([fault.kind.spec().name, target_json(&fault.target)])).collect::<Vec<_>>(),
+        "title": title, "about": scenario.about, "nodes": scenario.nodes, "voters": scenario.voters,
+        "arbiters": scenario.arbiters, "members": scenario.members, "seed": plan.seed,
+        "mutant": scenario.mutant.map(Mutant::name), "engine": env!("CARGO_PKG_VERSION"),
+        "hash": format!("{:032x}", run.hash), "end": us(run.simulated), "width": us(width), "moment": us(end(run)),
+        "healed": us(scenario.duration), "lives": scene.lives.iter().map(|(node, from, to)| json!([node, us(*from), us(*to)])).collect::<Vec<_>>(),
+        "leads": scene.leads.iter().map(|(node, term, from, to)| json!([node, term, us(*from), us(*to)])).collect::<Vec<_>>(),
+        "holds": last(holds, BARS), "bands": last(bands, BARS), "events": last(events(run), EVENTS), "kinds": kinds,
+        "messages": messages, "faults": faults, "violation": violation, "story": story,
+        "overlap": run.measures.get("two-holders-time").map(|overlap| us(*overlap)),
     })
 }

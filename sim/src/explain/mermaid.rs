@@ -1,62 +1,80 @@
-//! A Mermaid sequence diagram of the messages that matter: those between the nodes of the causal chain, right before its end.
+//! A Mermaid sequence diagram of the messages that matter: those that carried the causal chain of the failure.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{events, ms, words};
+use super::ms;
+use super::relevant::{chain, end, packets};
+use super::scene::{End, Scene};
+use super::words::sentence;
+use crate::fault::Ns;
 use crate::report::Run;
 use crate::trace::What;
 
 /// Messages in the diagram at most.
 const MESSAGES: usize = 40;
 
+/// Text that Mermaid takes: no comment, no statement end, no entity.
+fn plain(text: &str) -> String {
+    text.replace('#', "no. ").replace(';', ",").replace('\n', " ")
+}
+
 /// The diagram.
 #[must_use]
 pub fn mermaid(run: &Run) -> String {
-    let end = run.violation.as_ref().map_or(run.simulated, |violation| violation.at);
-    let sent: BTreeMap<u64, u64> = run
-        .trace
-        .iter()
-        .filter_map(|line| match line.what {
-            What::Sent { id, .. } => Some((id, line.at)),
-            _ => None,
-        })
-        .collect();
-    // Probes fill the wire; elections, appends with news and leases tell the story.
-    let matters = |kind: u8| !matches!(kind, 0x10 | 0x11 | 0x22 | 0x23);
-    let mut rows: Vec<(u64, String)> = Vec::new();
-    for line in run.trace.iter().filter(|line| line.at <= end) {
-        match (&line.what, line.node) {
-            (What::Received { from, id, kind, .. }, Some(to)) if matters(*kind) => {
-                let took = line.at - sent.get(id).copied().unwrap_or(line.at);
-                let name = apus_engine::wire::kind_name(*kind);
-                rows.push((line.at, format!("    {from}->>{to}: {name} ({} ms)", ms(took))));
-            }
-            (What::FaultStart { kind, nodes, .. }, _) => {
-                if let Some(node) = nodes.first() {
-                    rows.push((line.at, format!("    Note over {node}: FAULT {}", kind.spec().name)));
-                }
-            }
-            (What::Armed { resource, epoch, .. }, Some(node)) => {
-                rows.push((line.at, format!("    Note over {node}: holds {resource} by {epoch}")));
-            }
-            _ => {}
-        }
+    let scene = Scene::new(run);
+    let end = end(run);
+    let chain = chain(run, &scene);
+    let wanted = packets(run, &scene, &chain, MESSAGES);
+    let mut rows: Vec<(Ns, String)> = Vec::new();
+    let mut shown: Vec<u16> = Vec::new();
+    for message in scene.messages.iter().filter(|message| wanted.contains(&message.id)) {
+        let End::Arrived(at) = message.end else { continue };
+        let name = apus_engine::wire::kind_name(message.kind);
+        shown.extend([message.from, message.to]);
+        rows.push((at, format!("    n{}->>n{}: {name} (+{} ms)", message.from, message.to, ms(at - message.sent))));
     }
-    rows.dedup_by(|a, b| a.1 == b.1);
-    let skip = rows.len().saturating_sub(MESSAGES);
+    let first = rows.iter().map(|(at, _)| *at).min().unwrap_or(0);
+    for line in run.trace.iter().filter(|line| line.at <= end) {
+        let node = line.node.map(|node| node.0);
+        let over = match (&line.what, node) {
+            (What::Event(event), Some(node)) if chain.contains(&event.id) => format!("n{node}"),
+            (What::Boot(_) | What::Halt, Some(node)) if line.at >= first => format!("n{node}"),
+            (What::FaultStart { nodes, .. }, _) if nodes.len() <= 8 => {
+                let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+                nodes.join(",")
+            }
+            _ => continue,
+        };
+        // A note spans two participants at most: the first and the last.
+        let ends: Vec<&str> = over.split(',').collect();
+        let over = if ends.len() > 1 { format!("{},{}", ends[0], ends[ends.len() - 1]) } else { over };
+        shown.extend(over.split(',').filter_map(|node| node.strip_prefix('n')?.parse::<u16>().ok()));
+        rows.push((line.at, format!("    Note over {over}: {}", plain(&sentence(line)))));
+    }
+    rows.sort_by_key(|(at, _)| *at);
+    let mut nodes = shown;
+    nodes.sort_unstable();
+    nodes.dedup();
     let mut out = String::from("sequenceDiagram\n");
-    for node in 0..run.trace.iter().filter_map(|line| line.node).map(|node| node.0 + 1).max().unwrap_or(0) {
+    for node in &nodes {
         let _ = writeln!(out, "    participant n{node}");
     }
-    for (at, row) in rows.into_iter().skip(skip) {
-        let _ = writeln!(out, "    %% {} ms\n{row}", ms(at));
+    let mut last = None;
+    for (at, row) in rows {
+        if last.replace(at) != Some(at) {
+            let _ = writeln!(out, "    %% {} ms", ms(at));
+        }
+        let _ = writeln!(out, "{row}");
     }
-    if let Some((_, node, event)) = events(run).filter(|(at, _, _)| *at <= end).last() {
-        let _ = writeln!(out, "    Note over {node}: {}", words(event).replace([';', '#'], " "));
-    }
-    if let Some(violation) = &run.violation {
-        let _ = writeln!(out, "    Note over n0: VIOLATED {}", violation.checker);
+    if let (Some(violation), Some(first), Some(last)) = (&run.violation, nodes.first(), nodes.last()) {
+        let over = if first == last { format!("n{first}") } else { format!("n{first},n{last}") };
+        let what = plain(&violation.what);
+        let _ = writeln!(
+            out,
+            "    %% {} ms\n    Note over {over}: VIOLATED {}: {what}",
+            ms(violation.at),
+            violation.checker
+        );
     }
     out
 }

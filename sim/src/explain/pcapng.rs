@@ -1,5 +1,7 @@
-//! A capture in pcapng (draft-ietf-opsawg-pcapng): one interface a node, each packet as UDP in IPv4. The body holds the
-//! kind's name: traces keep what was sent, not every byte of it.
+//! A capture in pcapng (draft-ietf-opsawg-pcapng): one interface a node, each packet with its own bytes as UDP in IPv4. The
+//! comment of a packet names its kind, and what took it if it was lost.
+
+use std::collections::BTreeMap;
 
 use crate::report::Run;
 use crate::trace::What;
@@ -51,7 +53,28 @@ fn packet(from: u16, to: u16, id: u64, payload: &[u8]) -> Vec<u8> {
     ip
 }
 
-/// The capture.
+/// What a packet became, for the comment of its block.
+fn lost(run: &Run) -> BTreeMap<u64, String> {
+    let kinds: BTreeMap<u16, &str> = run
+        .trace
+        .iter()
+        .filter_map(|line| match line.what {
+            What::FaultStart { fault, kind, .. } => Some((fault, kind.spec().name)),
+            _ => None,
+        })
+        .collect();
+    let why = |fault: Option<u16>| match fault {
+        None => "nobody there".into(),
+        Some(fault) => kinds.get(&fault).map_or_else(|| "lost".into(), |kind| format!("lost to {kind}")),
+    };
+    let line = |line: &crate::trace::Line| match line.what {
+        What::Lost { id, fault, .. } => Some((id, why(fault))),
+        _ => None,
+    };
+    run.trace.iter().filter_map(line).collect()
+}
+
+/// The capture: what each node sent, on its interface as outbound, and what it received, as inbound.
 #[must_use]
 pub fn pcapng(run: &Run) -> Vec<u8> {
     let mut out = Vec::new();
@@ -60,6 +83,8 @@ pub fn pcapng(run: &Run) -> Vec<u8> {
     body.extend_from_slice(&1_u16.to_le_bytes());
     body.extend_from_slice(&0_u16.to_le_bytes());
     body.extend_from_slice(&u64::MAX.to_le_bytes());
+    option(&mut body, 4, concat!("apus ", env!("CARGO_PKG_VERSION")).as_bytes());
+    option(&mut body, 0, &[]);
     block(&mut out, 0x0a0d_0d0a, &body);
     let nodes = run.trace.iter().filter_map(|line| line.node).map(|node| node.0 + 1).max().unwrap_or(0);
     for node in 0..nodes {
@@ -72,13 +97,14 @@ pub fn pcapng(run: &Run) -> Vec<u8> {
         option(&mut body, 0, &[]);
         block(&mut out, 1, &body);
     }
+    let lost = lost(run);
     for line in &run.trace {
-        let (interface, packet) = match (&line.what, line.node) {
-            (What::Sent { to, id, kind, .. }, Some(node)) => {
-                (node.0, packet(node.0, to.0, *id, apus_engine::wire::kind_name(*kind).as_bytes()))
+        let (interface, packet, kind, inbound, id) = match (&line.what, line.node) {
+            (What::Sent { to, id, kind, datagram }, Some(node)) => {
+                (node.0, packet(node.0, to.0, *id, datagram), *kind, false, *id)
             }
-            (What::Received { from, id, kind, .. }, Some(node)) => {
-                (node.0, packet(from.0, node.0, *id, apus_engine::wire::kind_name(*kind).as_bytes()))
+            (What::Received { from, id, kind, datagram }, Some(node)) => {
+                (node.0, packet(from.0, node.0, *id, datagram), *kind, true, *id)
             }
             _ => continue,
         };
@@ -92,6 +118,12 @@ pub fn pcapng(run: &Run) -> Vec<u8> {
         body.extend_from_slice(&len);
         body.extend_from_slice(&len);
         body.extend_from_slice(&packet);
+        body.resize(body.len().div_ceil(4) * 4, 0);
+        let name = apus_engine::wire::kind_name(kind);
+        let comment = lost.get(&id).filter(|_| !inbound).map_or_else(|| name.into(), |why| format!("{name}, {why}"));
+        option(&mut body, 1, comment.as_bytes());
+        option(&mut body, 2, &(if inbound { 1_u32 } else { 2 }).to_le_bytes());
+        option(&mut body, 0, &[]);
         block(&mut out, 6, &body);
     }
     out

@@ -1,83 +1,150 @@
 //! The story of a failure for a terminal: at most 40 lines.
 
-use apus_engine::{EvidenceId, NodeId};
+use std::collections::BTreeSet;
 
-use super::chain::back;
-use super::{events, is_notable, ms, words};
+use super::relevant::{chain, end};
+use super::scene::Scene;
+use super::words::sentence;
+use super::{is_notable, ms};
+use crate::fault::{Ns, S};
 use crate::report::Run;
 use crate::trace::{Line, What};
 
 /// Lines of a story at most.
 const LINES: usize = 40;
 
+/// One line of a story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// When; `None` for a remark.
+    pub(super) at: Option<Ns>,
+    pub(super) node: Option<u16>,
+    pub(super) text: String,
+}
+
+impl Told {
+    fn show(&self) -> String {
+        let at = self.at.map_or_else(String::new, ms);
+        let who = match (self.at, self.node) {
+            (Some(_), Some(node)) => format!("n{node}"),
+            (Some(_), None) => "--".into(),
+            (None, _) => String::new(),
+        };
+        format!("{at:>12}  {who:<4} {}", self.text)
+    }
+}
+
 /// Faults, the causal chain behind the violation, and what happened right before it.
 #[must_use]
 pub fn story(run: &Run) -> Vec<String> {
-    let end = run.violation.as_ref().map_or(run.simulated, |violation| violation.at);
-    // The chain behind the last holder, or failing that behind the last event before the violation.
-    let last: Option<EvidenceId> = events(run)
-        .filter(|(at, _, event)| *at <= end && event.because[0].is_some())
-        .filter(|(_, _, event)| {
-            !matches!(event.fact, apus_engine::Fact::Consensus(apus_engine::consensus::Fact::Committed { .. }))
-        })
-        .last()
-        .map(|(_, _, event)| event.id);
-    let chain = last.map(|id| back(run, id)).unwrap_or_default();
-    let tells = |line: &&Line| match &line.what {
-        What::FaultStart { .. } | What::FaultStop { .. } | What::Healed => true,
-        What::Armed { .. } | What::Disarmed { .. } => true,
+    tell(run, &Scene::new(run)).iter().map(Told::show).collect()
+}
+
+/// The same as data.
+pub(super) fn tell(run: &Run, scene: &Scene) -> Vec<Told> {
+    let end = end(run);
+    let chain = chain(run, scene);
+    let mut seen = BTreeSet::new();
+    let mut tells = |line: &Line| match &line.what {
+        What::FaultStart { .. } | What::FaultStop { .. } | What::Healed | What::Disarmed { .. } => true,
+        // A guard that is opened again and again is told once a grant.
+        What::Armed { resource, epoch, .. } => seen.insert((line.node, *resource, *epoch)),
         What::Event(event) => chain.contains(&event.id),
-        _ => is_notable(line) && end.saturating_sub(line.at) < 2_000_000_000,
+        _ => is_notable(line) && line.at > 0 && end.saturating_sub(line.at) < 2 * S,
     };
-    let mut seen = std::collections::BTreeSet::new();
-    let mut lines: Vec<String> = run
+    let mut told: Vec<Told> = run
         .trace
         .iter()
-        .filter(|line| line.at <= end)
-        .filter(tells)
-        // A guard that is armed again and again is told once a grant.
-        .filter(|line| match line.what {
-            What::Armed { resource, epoch, .. } => seen.insert((line.node, resource, epoch)),
-            _ => true,
-        })
-        .map(sentence)
+        .filter(|line| line.at <= end && tells(line))
+        .map(|line| Told { at: Some(line.at), node: line.node.map(|node| node.0), text: sentence(line) })
         .collect();
-    if lines.len() > LINES - 3 {
-        let cut = lines.len() - (LINES - 3);
-        lines.drain(2..2 + cut);
-        lines.insert(2, format!("             … {cut} lines left out"));
+    for hold in scene.holds.iter().filter(|hold| hold.from <= end && hold.renewals > 0 && hold.renewed <= end) {
+        let until = ms(hold.to);
+        let text = match hold.renewals {
+            1 => format!("renews r{} by e{}, its guard stays open until {until}", hold.resource, hold.epoch),
+            n => format!(
+                "renews r{} by e{} the {} time, its guard stays open until {until}",
+                hold.resource,
+                hold.epoch,
+                nth(n)
+            ),
+        };
+        told.push(Told { at: Some(hold.renewed), node: Some(hold.node), text });
     }
+    told.sort_by_key(|told| told.at);
+    shorten(&mut told, LINES - 2);
     if let Some(violation) = &run.violation {
-        lines.push(format!("{:>12}  VIOLATED {}: {}", ms(violation.at), violation.checker, violation.what));
+        let text = format!("VIOLATED {}: {}", violation.checker, violation.what);
+        told.push(Told { at: Some(violation.at), node: None, text });
     }
     if let Some(overlap) = run.measures.get("two-holders-time") {
-        lines.push(format!("              two nodes held one resource for {} ms", ms(*overlap)));
+        told.push(Told {
+            at: None,
+            node: None,
+            text: format!("two nodes held one resource at once for {} ms", ms(*overlap)),
+        });
     }
-    lines
+    told
 }
 
-fn nodes(nodes: &[NodeId]) -> String {
-    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-}
-
-fn sentence(line: &Line) -> String {
-    let who = line.node.map_or_else(|| "--".into(), |node| node.to_string());
-    let what = match &line.what {
-        What::FaultStart { kind, nodes: at, .. } => format!("FAULT {} on {}", kind.spec().name, nodes(at)),
-        What::FaultStop { kind, effects, .. } => format!("fault {} ends after {effects} effects", kind.spec().name),
-        What::Healed => "everything is healed from here on".into(),
-        What::Armed { resource, epoch, until } => {
-            let until = if *until == u64::MAX { "without end".into() } else { format!("until {}", ms(*until)) };
-            format!("its guard opens {resource} by {epoch} {until}")
-        }
-        What::Disarmed { resource, epoch } => format!("its guard closes {resource} of {epoch}"),
-        What::Boot(inc) => format!("starts its life {}", inc.0),
-        What::Halt => "is gone".into(),
-        What::Refused => "finds its disk damaged and is wiped".into(),
-        What::Event(event) => words(event),
-        What::Program { copy, order } => format!("{order:?} slot {} of {}", copy.slot, copy.service),
-        What::Gone { copy, cause } => format!("slot {} of {} is gone: {cause:?}", copy.slot, copy.service),
-        What::Sent { .. } | What::Received { .. } | What::Lost { .. } => String::new(),
+fn nth(n: u32) -> String {
+    let end = match (n % 10, n % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
     };
-    format!("{:>12}  {who:<4} {what}", ms(line.at))
+    format!("{n}{end}")
+}
+
+/// Leaves lines out until there are no more than `most`: never a fault, the latest ones last.
+fn shorten(told: &mut Vec<Told>, most: usize) {
+    if told.len() <= most {
+        return;
+    }
+    let mut over = told.len() - (most - 1);
+    let cut = over;
+    let first = told.len() - (most - 1).min(told.len());
+    let mut at = 0;
+    let mut place = None;
+    // First what is no fault, from the oldest on; then, if faults alone are too many, these.
+    for faults in [false, true] {
+        while over > 0 && at < told.len() {
+            if faults || !told[at].text.contains("FAULT") {
+                told.remove(at);
+                place.get_or_insert(at);
+                over -= 1;
+            } else {
+                at += 1;
+            }
+        }
+        at = 0;
+    }
+    let text = format!("… {cut} earlier lines left out");
+    told.insert(place.unwrap_or(first).min(told.len()), Told { at: None, node: None, text });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_and_the_end_are_kept() {
+        let line = |at, text: &str| Told { at: Some(at), node: None, text: text.into() };
+        let mut told: Vec<Told> = (0..100).map(|at| line(at, if at == 3 { "FAULT loss" } else { "talk" })).collect();
+        shorten(&mut told, 38);
+        assert_eq!(told.len(), 38);
+        assert!(told.iter().any(|told| told.text == "FAULT loss"));
+        assert_eq!(told.last().and_then(|told| told.at), Some(99));
+        let mut faults: Vec<Told> = (0..100).map(|at| line(at, "FAULT loss")).collect();
+        shorten(&mut faults, 38);
+        assert_eq!(faults.len(), 38);
+    }
+
+    #[test]
+    fn ordinals() {
+        let all: Vec<String> = [1, 2, 3, 4, 11, 12, 13, 21, 22, 101, 111].into_iter().map(nth).collect();
+        assert_eq!(all.join(" "), "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 101st 111th");
+    }
 }

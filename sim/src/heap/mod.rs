@@ -299,6 +299,13 @@ impl<'p> World<'p> {
         for goal in std::mem::take(&mut measures.goals) {
             self.reach(goal);
         }
+        if self.violation.as_ref().is_some_and(|violation| violation.checker == "one-holder") {
+            // The run ends here, the time of two holders does not.
+            for resource in self.roles.keys().copied().collect::<Vec<_>>() {
+                let ahead = self.overlap_ahead(resource);
+                *self.overlap.entry(resource).or_default() += ahead;
+            }
+        }
         let overlap = self.overlap.values().copied().max().unwrap_or(0);
         if overlap > 0 {
             measures.map.insert("two-holders-time", overlap);

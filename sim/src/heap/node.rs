@@ -13,7 +13,7 @@ use super::program::Program;
 use super::queue::Due;
 use super::storage::{PowerLoss, Storage};
 use crate::fault::{Kind, MS, Ns};
-use crate::trace::What;
+use crate::trace::{Line, What};
 
 /// Packets that wait for a process that stands still; more are lost, as in a socket's buffer.
 const INBOX: usize = 512;
@@ -132,7 +132,12 @@ impl World<'_> {
             host.powered = false;
             lost = host.storage.power_off(loss);
             host.programs.clear();
-            host.guards.clear();
+            let guards = std::mem::take(&mut host.guards);
+            if self.options.keep_trace {
+                // For pictures only: without power nobody tells it.
+                let ends = guards.into_iter().map(|(resource, (epoch, _))| What::Disarmed { resource, epoch });
+                self.trace.extend(ends.map(|what| Line { at: self.now, node: Some(node), what }));
+            }
         } else {
             host.storage.flush();
         }

@@ -30,11 +30,13 @@ impl World<'_> {
         let at = node.0 as usize;
         match order {
             GuardOrder::Arm { resource, epoch, until } => {
-                let host = &mut self.nodes[at];
-                let old = host.guards.get(&resource).copied();
+                let old = self.nodes[at].guards.get(&resource).copied();
                 if old.is_some_and(|(newer, _)| newer > epoch) {
                     return;
                 }
+                // Up to now there was the old guard, or none.
+                self.integrate_holders(resource);
+                let host = &mut self.nodes[at];
                 host.guards.insert(resource, (epoch, until));
                 let end = host.clock.when(self.now, until);
                 let fresh = old
@@ -42,7 +44,6 @@ impl World<'_> {
                 if end != Ns::MAX {
                     self.queue.push(end, Due::Guard { node, resource });
                 }
-                self.integrate_holders(resource);
                 self.check_arm(node, resource, epoch);
                 if fresh || self.options.keep_trace {
                     self.line(Some(node), What::Armed { resource, epoch, until: end });
@@ -226,6 +227,17 @@ impl World<'_> {
         if let [.., second, _] = ends[..] {
             *self.overlap.entry(resource).or_default() += second.saturating_sub(since);
         }
+    }
+
+    /// For how long two guards of `resource` stay open from now on, if nothing closes one of them.
+    pub(super) fn overlap_ahead(&self, resource: ResourceId) -> Ns {
+        let open = self.nodes.iter().filter(|host| host.powered).filter_map(|host| {
+            let (_, until) = host.guards.get(&resource)?;
+            Some(host.clock.when(self.now, *until))
+        });
+        let mut ends: Vec<Ns> = open.filter(|end| *end > self.now).collect();
+        ends.sort_unstable();
+        if let [.., second, _] = ends[..] { second - self.now } else { 0 }
     }
 
     /// Whether any guard of `resource` is open at another node.

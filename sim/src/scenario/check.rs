@@ -123,6 +123,10 @@ fn services(r: &mut Reader<'_>, parts: &mut Parts<'_>, counted: bool) {
     let names: Vec<&str> = s.services.iter().map(|service| service.name.as_str()).collect();
     for (at, (needs, view)) in parts.requires.iter().zip(&parts.services).enumerate() {
         for (name, span) in needs {
+            if names.get(at) == Some(&name.as_str()) {
+                let message = format!("{} requires itself", quote(name));
+                r.wrong(span.clone(), view.key("requires"), message, "another service", "take it out");
+            }
             if names.contains(&name.as_str()) {
                 continue;
             }

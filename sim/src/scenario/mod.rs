@@ -4,6 +4,7 @@ mod budget;
 mod check;
 mod keys;
 mod log_uniform;
+mod mend;
 mod model;
 mod parse;
 mod plan;
@@ -12,7 +13,9 @@ mod reader;
 mod reference;
 mod schema;
 mod shipped;
+mod source;
 mod suggest;
+mod target;
 mod units;
 
 pub use model::{Cluster, Expect, Plan, Scenario, ScriptedFault, Service, SwarmFault, Workload};

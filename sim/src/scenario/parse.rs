@@ -1,19 +1,19 @@
-//! From the text of a scenario file to the scenario, or to everything that is wrong with it.
+//! From the tables of a scenario file to the scenario.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use apus_engine::{Availability, DiagnosisRule, Mutant, NodeId, Strategy};
+use apus_engine::{Availability, DiagnosisRule, Mutant, Strategy};
 use toml::de::{DeTable, DeValue};
 
-use super::check;
 use super::keys::{self, Shape, Table, Words};
+use super::mend::expected;
 use super::model::{Cluster, Expect, Scenario, ScriptedFault, Service, SwarmFault, Workload};
-use super::problem::Problems;
-use super::reader::{Reader, Value, View, expected, join, quote};
+use super::reader::{Reader, Value, View, join, quote};
 use super::suggest::nearest;
+use super::target::{default_target, read_target};
 use super::units;
-use crate::fault::{Aim, Kind, MS, S, Target, Unit};
+use crate::fault::{Kind, MS, S, Unit};
 
 /// Something read, and where it stands in the file.
 pub(super) struct Sited<'t, T> {
@@ -38,78 +38,7 @@ pub(super) struct Parts<'t> {
     pub(super) counted: bool,
 }
 
-/// The longest scenario file. Far more than anybody writes; a file that is no scenario is not read for minutes.
-const LONGEST: usize = 1 << 20;
-
-impl Scenario {
-    /// Reads the bytes of a scenario file; also gives its text, without a byte order mark.
-    ///
-    /// # Errors
-    /// As [`Scenario::parse`]; also a file that is too long, empty, or not UTF-8.
-    pub fn parse_bytes<'b>(file: &str, bytes: &'b [u8]) -> Result<(Self, &'b str), Problems> {
-        let wrong = |text: &str, at: usize, width: usize, message: String, expected: &str, help: &str| {
-            let mut reader = Reader::new(file, text);
-            reader.wrong(at..at + width, "", message, expected, help);
-            Err(Problems { all: reader.finish() })
-        };
-        if bytes.len() > LONGEST {
-            let message = format!("the file has {} bytes", bytes.len());
-            let help = "this is probably another file; name a scenario";
-            return wrong("", 0, 0, message, "at most 1 MiB", help);
-        }
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let text = match std::str::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => {
-                let at = error.valid_up_to();
-                let lossy = String::from_utf8_lossy(bytes);
-                let message = format!("this is not UTF-8: byte {at} is 0x{:02x}", bytes[at]);
-                return wrong(&lossy, at, '\u{fffd}'.len_utf8(), message, "text in UTF-8", "save the file as UTF-8");
-            }
-        };
-        if text.trim().is_empty() {
-            let help = "see docs/scenarios.md for the keys, and `apus list scenarios` for examples";
-            return wrong(text, 0, 0, "the file is empty".into(), "a scenario", help);
-        }
-        Self::parse(file, text).map(|scenario| (scenario, text))
-    }
-
-    /// Reads a scenario file. `file` is its path for messages; the scenario must be named like it.
-    ///
-    /// # Errors
-    /// Everything that is wrong with the text, each with its place and how to mend it.
-    pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
-        let (table, errors) = DeTable::parse_recoverable(text);
-        let mut reader = Reader::new(file, text);
-        for error in &errors {
-            let span = error.span().unwrap_or(0..0);
-            let message = format!("this is not TOML: {}", error.message().lines().next().unwrap_or("malformed"));
-            reader.wrong(span, "", message, "", mend_syntax(error.message()));
-        }
-        if !errors.is_empty() {
-            // What was recovered may be half of what was meant: no more is said about it.
-            return Err(Problems { all: reader.finish() });
-        }
-        let mut parts = read(&mut reader, table.get_ref(), file);
-        check::check(&mut reader, &mut parts);
-        let all = reader.finish();
-        if all.is_empty() { Ok(parts.scenario) } else { Err(Problems { all }) }
-    }
-}
-
-fn mend_syntax(message: &str) -> &'static str {
-    if message.contains("duplicate") {
-        "keep one of the two; several faults or services are written as `[[fault]]`, `[[service]]`"
-    } else if message.contains("string") || message.contains("quote") || message.contains("invalid unquoted") {
-        "texts, durations and shares stand in quotes: `\"5s\"`"
-    } else if message.contains("key") {
-        "a line is `key = value`, `[table]` or `[[table]]`"
-    } else {
-        "see https://toml.io for the format, and docs/scenarios.md for examples"
-    }
-}
-
-fn read<'t>(r: &mut Reader<'t>, table: &'t DeTable<'t>, file: &str) -> Parts<'t> {
+pub(super) fn read<'t>(r: &mut Reader<'t>, table: &'t DeTable<'t>, file: &str) -> Parts<'t> {
     let root = r.open(&keys::ROOT, table, 0..0, String::new());
     let name = read_name(r, &root, file);
     let before = r.count();
@@ -171,7 +100,7 @@ fn read<'t>(r: &mut Reader<'t>, table: &'t DeTable<'t>, file: &str) -> Parts<'t>
     }
 }
 
-fn small(number: Option<u64>) -> Option<u16> {
+pub(super) fn small(number: Option<u64>) -> Option<u16> {
     number.and_then(|number| u16::try_from(number).ok())
 }
 
@@ -296,7 +225,15 @@ fn read_services<'t>(r: &mut Reader<'t>, root: &View<'t>) -> (Vec<Service>, Requ
 fn read_workload<'t>(r: &mut Reader<'t>, view: &View<'t>) -> Workload {
     let clients = small(r.number(view, "clients")).unwrap_or(4);
     let rate = r.number(view, "rate").and_then(|rate| u32::try_from(rate).ok()).unwrap_or(10);
-    match r.word(view, "kind") {
+    let kind = r.word(view, "kind");
+    if kind == Some("none")
+        && let Some(key) = ["clients", "rate"].into_iter().find(|key| view.get(key).is_some())
+    {
+        let message = format!("`{key}` of a workload that does nothing");
+        let help = format!("write `kind = \"notes\"` or `kind = \"flows\"`, or take `{key}` out");
+        r.wrong(view.at(key), view.key(key), message, "clients that do something", help);
+    }
+    match kind {
         Some("notes") => Workload::Notes { clients, rate },
         Some("flows") => Workload::Flows { clients, rate },
         _ => Workload::None,
@@ -480,7 +417,13 @@ fn fits_kind<'t>(r: &mut Reader<'t>, view: &View<'t>, kind: Kind) {
             r.wrong(view.at(key), view.key(key), message, "", format!("take `{key}` out: {why}"));
         }
     }
-    if let (Some((_, most)), Some((_, high))) = (spec.rate, view.get("rate").and_then(peek))
+    let high = view.get("rate").and_then(peek).map(|(_, high)| high);
+    if spec.rate.is_some() && high == Some(0) {
+        let message = format!("`{}` would never happen at this rate", spec.name);
+        let help = "write a rate above 0%, or take the fault out";
+        r.wrong(view.at("rate"), view.key("rate"), message, "more than 0%", help);
+    }
+    if let (Some((_, most)), Some(high)) = (spec.rate, high)
         && high > u64::from(most)
     {
         let most = units::show_share(most.into());
@@ -568,133 +511,4 @@ fn packet_kind(r: &mut Reader<'_>, value: &Value<'_>, key: &str) -> Option<u64> 
         near.map_or_else(|| "take one of the expected names".to_owned(), |near| format!("did you mean `{near}`?"));
     r.wrong(value.span(), key, format!("there is no kind of packet {}", quote(text)), expected, help);
     None
-}
-
-fn default_target<'t>(r: &mut Reader<'t>, view: &View<'t>, kind: Kind) -> Option<Target> {
-    if view.get("target").is_some() {
-        return None; // It was read, and refused.
-    }
-    match (kind, kind.spec().aim) {
-        (Kind::AddNode, _) => {
-            let help = "name a machine beyond `members`, such as `target = \"n5\"`";
-            r.wrong(
-                view.span.clone(),
-                view.key("target"),
-                "`add-node` needs a target",
-                "a machine that is no member yet",
-                help,
-            );
-            None
-        }
-        (Kind::CrashAll | Kind::Knobs | Kind::LoadSpike | Kind::RetryStorm | Kind::OddSizes, _) | (_, Aim::Links) => {
-            Some(Target::All)
-        }
-        _ => Some(Target::Random),
-    }
-}
-
-fn read_target<'t>(r: &mut Reader<'t>, view: &View<'t>) -> Option<Target> {
-    let value = view.get("target")?;
-    let key = view.key("target");
-    match value.get_ref() {
-        DeValue::String(text) => target_word(r, value, &key, text),
-        DeValue::Array(array) if array.iter().next().is_some() => {
-            let mut nodes = Vec::new();
-            for (at, value) in array.iter().enumerate() {
-                let node = node(r, value, &format!("{key}[{at}]"))?;
-                if nodes.contains(&node) {
-                    r.wrong(
-                        value.span(),
-                        &key,
-                        format!("`{node}` is here twice"),
-                        "each node once",
-                        "take one of them out",
-                    );
-                }
-                nodes.push(node);
-            }
-            nodes.sort_unstable();
-            Some(Target::Nodes(nodes))
-        }
-        DeValue::Table(table) => target_table(r, value, &key, table),
-        _ => {
-            r.wrong(
-                value.span(),
-                key,
-                "this is no target",
-                expected(Shape::Target),
-                "write for example `target = \"leader\"` or `[\"n0\", \"n1\"]`",
-            );
-            None
-        }
-    }
-}
-
-fn target_word(r: &mut Reader<'_>, value: &Value<'_>, key: &str, text: &str) -> Option<Target> {
-    Some(match text {
-        "all" => Target::All,
-        "random" => Target::Random,
-        "voter" => Target::Voter,
-        "minority" => Target::Minority,
-        "half" => Target::Half,
-        "leader" => Target::Leader,
-        "follower" => Target::Follower,
-        "dispatcher" => Target::Dispatcher,
-        "bystander" => Target::Bystander,
-        _ => return node(r, value, key).map(|node| Target::Nodes(vec![node])),
-    })
-}
-
-/// `n3`.
-fn node(r: &mut Reader<'_>, value: &Value<'_>, key: &str) -> Option<NodeId> {
-    let DeValue::String(text) = value.get_ref() else {
-        r.wrong(
-            value.span(),
-            key,
-            "this is no node",
-            "a node such as `\"n2\"`",
-            "write nodes as `\"n0\"`, `\"n1\"`, …",
-        );
-        return None;
-    };
-    let number =
-        text.strip_prefix('n').filter(|digits| !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()));
-    if let Some(node) = number.and_then(|digits| digits.parse().ok()) {
-        return Some(NodeId(node));
-    }
-    let near = nearest(text, keys::TARGETS.iter().copied());
-    let help = match near {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if text.parse::<u16>().is_ok() => format!("write `\"n{text}\"`"),
-        None => "nodes are written `\"n0\"`, `\"n1\"`, …".to_owned(),
-    };
-    r.wrong(value.span(), key, format!("there is no target {}", quote(text)), expected(Shape::Target), help);
-    None
-}
-
-fn target_table<'t>(r: &mut Reader<'t>, value: &'t Value<'t>, key: &str, table: &'t DeTable<'t>) -> Option<Target> {
-    let entries: Vec<_> = table.iter().collect();
-    let [(name, inner)] = entries[..] else {
-        r.wrong(
-            value.span(),
-            key,
-            "this is no target",
-            "`{ holder = 1 }` or `{ some = 2 }`",
-            "write exactly one of the two keys",
-        );
-        return None;
-    };
-    let path = join(key, name.get_ref());
-    match name.get_ref().as_ref() {
-        "holder" => small(r.one_number(inner, path, Shape::Count(0, 999), (0, 999))).map(Target::Holder),
-        "some" => {
-            small(r.one_number(inner, path, Shape::Count(1, keys::MOST_NODES), (1, keys::MOST_NODES))).map(Target::Some)
-        }
-        other => {
-            let near = nearest(other, ["holder", "some"].into_iter()).unwrap_or("holder");
-            let message = format!("a target has no key {}", quote(other));
-            r.wrong(name.span(), path, message, "`holder` or `some`", format!("did you mean `{near}`?"));
-            None
-        }
-    }
 }

@@ -26,6 +26,9 @@ pub struct Problem {
     pub width: usize,
 }
 
+/// Problems of one file that are written out; a file of another kind would have thousands.
+const SHOWN: usize = 20;
+
 /// Everything that is wrong with one file, top to bottom. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
@@ -37,13 +40,16 @@ impl std::error::Error for Problems {}
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, problem) in self.all.iter().enumerate() {
+        for (at, problem) in self.all.iter().take(SHOWN).enumerate() {
             if at > 0 {
                 writeln!(f)?;
             }
             write!(f, "{problem}")?;
         }
-        Ok(())
+        match self.all.len() - self.all.len().min(SHOWN) {
+            0 => Ok(()),
+            more => writeln!(f, "\n{more} more in {}", self.all[0].file),
+        }
     }
 }
 
@@ -110,6 +116,11 @@ pub(super) struct Places<'t> {
 impl<'t> Places<'t> {
     pub(super) const fn new(file: &'t str, text: &'t str) -> Self {
         Self { file, text }
+    }
+
+    /// The text of a span.
+    pub(super) fn text(&self, span: &Range<usize>) -> &'t str {
+        &self.text[floor(self.text, span.start)..floor(self.text, span.end.max(span.start))]
     }
 
     /// A problem at a span of bytes.

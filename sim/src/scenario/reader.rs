@@ -5,7 +5,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Key, Shape, Table, Words};
+use super::keys::{Shape, Table, Words};
+use super::mend::{as_name, example, expected, is_name, mend_type, mend_unit, one_of};
 use super::problem::{Places, Problem};
 use super::suggest::nearest;
 use super::units;
@@ -60,7 +61,7 @@ fn what(value: &DeValue<'_>) -> &'static str {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a number",
         DeValue::Float(_) => "a number with a point",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Boolean(_) => "`true` or `false`",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
@@ -156,7 +157,7 @@ impl<'t> Reader<'t> {
 
     fn bad_type(&mut self, value: &Value<'_>, key: String, shape: Shape) {
         let found = what(value.get_ref());
-        let help = mend_type(value.get_ref(), shape);
+        let help = mend_type(value.get_ref(), &key, shape);
         self.wrong(value.span(), key, format!("this is {found}"), expected(shape), help);
     }
 
@@ -216,7 +217,7 @@ impl<'t> Reader<'t> {
         }
         let help = nearest(text, all.iter().copied()).map_or_else(
             || match words {
-                Words::Kinds => "`apus list` and docs/scenarios.md name all kinds".to_owned(),
+                Words::Kinds => "docs/scenarios.md says what each kind does".to_owned(),
                 _ => "take one of the expected names, or leave the key out".to_owned(),
             },
             |near| format!("did you mean `{near}`?"),
@@ -225,7 +226,7 @@ impl<'t> Reader<'t> {
             Words::These(_) => format!("{} is not known here", quote(text)),
             _ => format!("there is no {} {}", words.noun(), quote(text)),
         };
-        self.wrong(span, key, message, format!("one of {}", list(&all)), help);
+        self.wrong(span, key, message, one_of(words), help);
         None
     }
 
@@ -306,7 +307,7 @@ impl<'t> Reader<'t> {
             let negative = number.as_str().starts_with('-');
             let nearest =
                 if read.is_some_and(|n| n > limits.1) || (read.is_none() && !negative) { limits.1 } else { limits.0 };
-            let message = format!("{} is out of range", quote(number.as_str()));
+            let message = format!("{} is out of range", quote(self.places.text(&value.span())));
             self.wrong(
                 value.span(),
                 key,
@@ -427,123 +428,10 @@ impl<'t> Reader<'t> {
                 None
             }
             Err(why) => {
-                let help = mend_unit(text, shape);
+                let help = mend_unit(text, shape, (show(least), show(most)));
                 self.wrong(value.span(), key, format!("{} cannot be read: {why}", quote(text)), expected, help);
                 None
             }
         }
     }
-}
-
-/// What a shape expects, for people.
-pub(super) fn expected(shape: Shape) -> String {
-    let time = units::show_time;
-    match shape {
-        Shape::Text => "a text".into(),
-        Shape::Name => "lower-case words joined by hyphens, such as `slow-disk`".into(),
-        Shape::Word(words) => format!("one of {}", list(&words.all())),
-        Shape::WordList(words) => format!("a list of names, such as [{:?}]", words.all()[0]),
-        Shape::NameList => "a list of service names".into(),
-        Shape::Count(least, most) => format!("a whole number from {least} to {most}"),
-        Shape::Counts(least, most) => format!("a whole number from {least} to {most}, or a range `[least, most]`"),
-        Shape::Flag => "`true` or `false`".into(),
-        Shape::Time(least, most) => {
-            format!("a duration from {} to {}, such as `\"1.5s\"` or `\"200ms\"`", time(least), time(most))
-        }
-        Shape::Times(least, most) => {
-            format!(
-                "a duration from {} to {}, such as `\"2s\"`, or a range `[\"1s\", \"3s\"]`",
-                time(least),
-                time(most)
-            )
-        }
-        Shape::TimeList(..) => "a list of durations, such as `[\"500ms\"]`".into(),
-        Shape::Share(most) => format!("a share up to {}, such as `\"5%\"` or `\"200ppm\"`", units::show_share(most)),
-        Shape::Shares(most) => {
-            format!("a share up to {}, such as `\"5%\"`, or a range `[\"1%\", \"5%\"]`", units::show_share(most))
-        }
-        Shape::Sizes => "a size in the unit of the kind".into(),
-        Shape::Target => {
-            format!(
-                "one of {}, a node such as `n2`, a list of nodes, `{{ holder = 1 }}`, or `{{ some = 2 }}`",
-                list(super::keys::TARGETS)
-            )
-        }
-        Shape::Reasons => {
-            "a table of checkers with reasons, such as `{ converges = \"a majority is lost for good\" }`".into()
-        }
-        Shape::Table(table) => format!("a table `{}`", table.name),
-        Shape::Tables(table) => format!("a list of tables `{}`", table.name),
-        Shape::ByKind(_) => "a table by kind of fault, such as `loss = { rate = \"1%\" }`".into(),
-    }
-}
-
-/// A value that would do for a key that must be there.
-fn example(key: &Key) -> String {
-    match (key.name, key.shape) {
-        ("about", _) => "\"\"\"what happens\\nwhat must hold\"\"\"".into(),
-        ("duration", _) => "\"20s\"".into(),
-        ("nodes", _) => "5".into(),
-        ("at", _) => "\"5s\"".into(),
-        (_, Shape::Word(Words::Kinds)) => "\"crash\"".into(),
-        (_, Shape::Word(words)) => format!("{:?}", words.all().last().copied().unwrap_or_default()),
-        (_, Shape::Count(least, _)) => least.to_string(),
-        _ => "\"a-name\"".into(),
-    }
-}
-
-/// How a value of the wrong type is made right.
-fn mend_type(value: &DeValue<'_>, shape: Shape) -> String {
-    match (value, shape) {
-        (DeValue::Integer(number), Shape::Time(..) | Shape::Times(..)) => {
-            format!("write the unit and quotes: `\"{0}s\"` or `\"{0}ms\"`", number.as_str())
-        }
-        (DeValue::Float(number), Shape::Time(..) | Shape::Times(..)) => {
-            format!("write the unit and quotes: `\"{}s\"`", number.as_str())
-        }
-        (DeValue::Integer(number), Shape::Share(_) | Shape::Shares(_)) => {
-            format!("write the unit and quotes: `\"{}%\"`", number.as_str())
-        }
-        (DeValue::Float(number), Shape::Share(_) | Shape::Shares(_)) => {
-            format!("write it as a percentage in quotes, not as `{}`", number.as_str())
-        }
-        (DeValue::String(text), Shape::Count(..) | Shape::Counts(..)) if text.parse::<u64>().is_ok() => {
-            format!("take the quotes away: `{text}`")
-        }
-        (DeValue::String(text), Shape::Flag) if matches!(text.as_ref(), "true" | "false") => {
-            format!("take the quotes away: `{text}`")
-        }
-        (DeValue::String(text), Shape::WordList(_) | Shape::NameList | Shape::TimeList(..)) => {
-            format!("put it into brackets: `[{:?}]`", text.chars().take(40).collect::<String>())
-        }
-        (DeValue::Table(_), Shape::Tables(table)) => format!("write the header with two brackets: `{}`", table.name),
-        (DeValue::Array(_), Shape::Table(table)) => format!("write the header with one bracket: `{}`", table.name),
-        (DeValue::Float(number), Shape::Count(..) | Shape::Counts(..)) => {
-            format!("write `{}`", number.as_str().split('.').next().unwrap_or("1"))
-        }
-        _ => "write what is expected".into(),
-    }
-}
-
-fn mend_unit(text: &str, shape: Shape) -> String {
-    let number: String = text.trim().chars().take_while(|c| c.is_ascii_digit() || *c == '.').take(20).collect();
-    let number = if number.is_empty() { "5".to_owned() } else { number.trim_matches('.').to_owned() };
-    match shape {
-        Shape::Share(_) | Shape::Shares(_) => format!("write it like `\"{number}%\"`; units are % and ppm"),
-        Shape::Time(..) | Shape::Times(..) => format!("write it like `\"{number}s\"`; units are ns, us, ms, s, m, h"),
-        _ => "write it like the expected one".into(),
-    }
-}
-
-fn is_name(text: &str) -> bool {
-    text.len() <= 64
-        && !text.split('-').any(str::is_empty)
-        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-}
-
-fn as_name(text: &str) -> String {
-    let plain: String =
-        text.chars().take(64).map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-    let words: Vec<&str> = plain.split('-').filter(|word| !word.is_empty()).collect();
-    if words.is_empty() { "a-name".into() } else { words.join("-") }
 }

@@ -17,10 +17,10 @@
 
 mod crc;
 mod run;
-//mod shell;
+mod shell;
 pub mod store;
-//pub mod transport;
+pub mod transport;
 
 pub use crc::crc32c;
 pub use run::{Backend, Hold, run};
-//pub use shell::{Machine, Shell};
+pub use shell::{Machine, Shell};

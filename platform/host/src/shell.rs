@@ -11,7 +11,7 @@ use crate::transport::{Sockets, Transport};
 /// What only the machine can do. Nothing here waits, except [`next`](Self::next).
 pub trait Machine {
     /// Why a node cannot go on.
-    type Error: From<std::io::Error>;
+    type Error;
 
     /// The monotonic clock.
     fn now(&self) -> Time;
@@ -93,7 +93,7 @@ impl<M: Machine, S: Sockets> Backend for Shell<M, S> {
                 input = machine.next(deadline) => return Ok(input),
                 (op, outcome) = store.next() => Input::Done { op, outcome },
                 packet = transport.next() => {
-                    let (from, datagram) = packet?;
+                    let (from, datagram) = packet;
                     Input::Packet { from, datagram }
                 }
             };

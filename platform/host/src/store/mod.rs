@@ -130,7 +130,9 @@ impl<D: Disk> Store<D> {
         };
         let file = segment(state.first);
         let bytes = match disk.read(&file).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged(&file, 0, "the file is missing")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(damaged(&file, 0, "the file is missing"));
+            }
             other => other?,
         };
         let scan = log::scan(state.first, &bytes).map_err(|damage| damaged(&file, damage.offset, damage.what))?;

@@ -46,10 +46,8 @@ pub(super) fn get(layout: u8, body: &[u8]) -> Result<Vec<Record>, DecodeError> {
 
 /// Records that lead from nothing to `durable`.
 pub(super) fn checkpoint(durable: &Durable) -> Vec<Record> {
-    let mut records = vec![
-        Record::Born(durable.incarnation),
-        Record::Vote { term: durable.term, voted: durable.voted },
-    ];
+    let mut records =
+        vec![Record::Born(durable.incarnation), Record::Vote { term: durable.term, voted: durable.voted }];
     if durable.formatted {
         records.push(Record::Admitted);
     }

@@ -239,7 +239,9 @@ mod tests {
                 incarnation: Incarnation(rng.next() as u32),
             }),
             1 => Frame::Welcome { version: rng.next() as u8, incarnation: Incarnation(rng.next() as u32) },
-            2 => Frame::Refuse([Refusal::Version, Refusal::Cluster, Refusal::Receiver, Refusal::Old][rng.below(4) as usize]),
+            2 => Frame::Refuse(
+                [Refusal::Version, Refusal::Cluster, Refusal::Receiver, Refusal::Old][rng.below(4) as usize],
+            ),
             3 => Frame::Ping,
             4 => Frame::Credit(rng.next()),
             _ => {

@@ -21,10 +21,8 @@ pub trait Sockets: Clone + 'static {
     /// Sends one datagram.
     fn send_to(socket: &Self::Datagrams, bytes: &[u8], to: SocketAddr) -> impl Future<Output = io::Result<usize>>;
     /// Receives one datagram.
-    fn receive_from(
-        socket: &Self::Datagrams,
-        into: &mut [u8],
-    ) -> impl Future<Output = io::Result<(usize, SocketAddr)>>;
+    fn receive_from(socket: &Self::Datagrams, into: &mut [u8])
+    -> impl Future<Output = io::Result<(usize, SocketAddr)>>;
     /// Binds a listener.
     fn listen(&self, at: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>>;
     /// Accepts a stream.

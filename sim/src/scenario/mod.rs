@@ -15,6 +15,7 @@ mod shipped;
 mod suggest;
 mod units;
 
+pub use keys::TURMOIL_NODES;
 pub use model::{Cluster, Expect, Plan, Scenario, ScriptedFault, Service, SwarmFault, Workload};
 pub use problem::{Problem, Problems};
 pub use reference::reference;

@@ -37,3 +37,12 @@ pub trait World {
     /// Runs one plan.
     fn run(&self, plan: &Plan, options: &Options) -> Run;
 }
+
+/// Every world of this build.
+pub const WORLDS: [&(dyn World + Sync); 2] = [&crate::heap::Heap, &crate::turmoil::Turmoil];
+
+/// The world of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static (dyn World + Sync)> {
+    WORLDS.into_iter().find(|world| world.name() == name)
+}

@@ -106,7 +106,7 @@ impl World {
             let fate = fates.get(from, to, kind, *nth);
             *nth += 1;
             if let Some(fate) = fate {
-                return self.follow(fate, (from, to, id, kind), delay, datagram, arrive);
+                return self.follow(fate, (from, to, id, kind), delay, (datagram, stream), arrive);
             }
         }
         if self.on_links.is_empty() {
@@ -143,13 +143,16 @@ impl World {
         fate: &[Arrival],
         (from, to, id, kind): (NodeId, NodeId, u64, u8),
         delay: Ns,
-        datagram: Vec<u8>,
+        (datagram, stream): (Vec<u8>, bool),
         mut arrive: impl FnMut(&mut Self, Arriving),
     ) {
         let mut packet = Packet { datagram: datagram.clone(), delay, not_before: 0, again: Vec::new(), from };
         let mut lost = None;
         for at in 0..self.on_links.len() {
             let index = self.on_links[at];
+            if stream && is_cut(self.plan.faults[index as usize].kind) {
+                continue;
+            }
             if !self.pass(index, from, to, kind, &mut packet) {
                 self.active[index as usize].effects += 1;
                 lost = Some(index);

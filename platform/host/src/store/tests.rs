@@ -88,7 +88,7 @@ fn batches() -> Vec<Vec<Record>> {
     let mut out = vec![vec![Record::Born(Incarnation(3))], vec![Record::Admitted]];
     for index in 1..40 {
         out.push(match index % 8 {
-            0 => vec![Record::Snapshot(Snapshot { index: Index(index - 4), ..Snapshot::default() })],
+            0 => vec![Record::Snapshot(Snapshot { index: Index(index - 4), ..Snapshot::default() }.into())],
             3 => vec![
                 Record::Vote { term: Term(index), voted: Some(NodeId(2)) },
                 Record::Entries(vec![entry(index), entry(index + 1)]),

@@ -16,18 +16,20 @@ use crate::fault::{Fault, Kind, Target};
 use crate::report::{Run, Violation};
 use crate::runner::{options, run_guarded};
 use crate::scenario::{Plan, Scenario, Workload};
-use crate::world::{Options, World};
+use crate::world::{self, Options, World};
 
 /// The format's version.
 const VERSION: u64 = 2;
 
 /// A failing run, explicit enough to run again.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Artifact {
     /// The scenario file's text.
     pub text: String,
     /// What to run.
     pub plan: Plan,
+    /// The world it was found in.
+    pub world: &'static (dyn World + Sync),
     /// What became of every packet.
     pub fates: Arc<Fates>,
     /// The planted bug it was found with.
@@ -43,10 +45,11 @@ pub struct Artifact {
 impl Artifact {
     /// Of a run whose trace was kept.
     #[must_use]
-    pub fn new(text: &str, plan: &Plan, run: &Run) -> Self {
+    pub fn new(text: &str, plan: &Plan, world: &'static (dyn World + Sync), run: &Run) -> Self {
         Self {
             text: text.into(),
             plan: plan.clone(),
+            world,
             fates: Arc::new(Fates::of(&run.trace)),
             mutant: plan.scenario.mutant,
             violation: run.violation.clone(),
@@ -68,6 +71,7 @@ impl Artifact {
             "apus_artifact": VERSION,
             "engine": self.engine,
             "name": scenario.name,
+            "world": self.world.name(),
             "scenario": self.text,
             "scenario_hash": format!("{:016x}", scenario_hash(&self.text)),
             "seed": self.plan.seed,
@@ -140,7 +144,10 @@ impl Artifact {
             fates.add_line(lane, line).map_err(|what| format!("`packets`: {what}"))?;
         }
         let fates = Arc::new(fates);
-        Ok(Self { text: source.into(), fates, mutant: plan.scenario.mutant, plan, violation, hash, engine })
+        // Artifacts of before there were two worlds are the heap's.
+        let world = value["world"].as_str().unwrap_or("heap");
+        let world = world::named(world).ok_or_else(|| format!("`world`: this version carries no `{world}`"))?;
+        Ok(Self { text: source.into(), world, fates, mutant: plan.scenario.mutant, plan, violation, hash, engine })
     }
 }
 
@@ -204,8 +211,8 @@ impl Artifact {
 
     /// Runs it as an entry of a corpus: it must fail with its planted bug, and pass without it.
     #[must_use]
-    pub fn standing(&self, world: &dyn World) -> Standing {
-        let run = run_guarded(world, &self.plan, &self.options());
+    pub fn standing(&self) -> Standing {
+        let run = run_guarded(self.world, &self.plan, &self.options());
         let was = self.violation.as_ref().map(|violation| (violation.checker, violation.liveness));
         let is = run.violation.as_ref().map(|violation| (violation.checker, violation.liveness));
         match (self.mutant, is) {
@@ -218,7 +225,7 @@ impl Artifact {
         let mut scenario = self.plan.scenario.clone();
         scenario.mutant = None;
         let plan = Plan::with_faults(&scenario, self.plan.seed, self.plan.faults.clone());
-        let without = run_guarded(world, &plan, &self.options()).violation;
+        let without = run_guarded(self.world, &plan, &self.options()).violation;
         // A run that was shrunk to a violation of safety has no time left to heal.
         let heals = was.is_some_and(|(_, liveness)| liveness);
         match without.filter(|violation| heals || !violation.liveness) {

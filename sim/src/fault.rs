@@ -132,6 +132,15 @@ kinds! {
     SlowPartition "N30" "slow-partition" Cut None, Some((Time, 2 * S, 20 * S)), true Down ["heap"] "packets across the cut arrive, but this much later";
     NicDown "N31" "nic-down" Nodes None, None, true Down ["heap" "turmoil"] "the target's network card is down: sending fails at once";
     Flood "N32" "flood" Nodes None, Some((Count, 200, 20_000)), true Free ["heap"] "garbage packets hit the target at this many a second";
+    // Streams: below the transport.
+    RefuseConnect "N40" "refuse-connect" Links Some((500_000, 1_000_000)), None, true Free ["turmoil"] "attempts to connect are refused at this rate";
+    HangConnect "N40" "hang-connect" Links None, None, true Free ["turmoil"] "attempts to connect are neither accepted nor refused";
+    StreamReset "N41" "stream-reset" Links Some((20_000, 500_000)), None, true Free ["turmoil"] "each write resets its stream with this rate";
+    HalfClose "N42" "half-close" Links Some((20_000, 500_000)), None, true Free ["turmoil"] "each write closes one way of its stream with this rate; the other way stays open";
+    HalfOpen "N43" "half-open" Links Some((20_000, 500_000)), None, true Free ["turmoil"] "each write makes its stream a silent one with this rate: nothing arrives, nobody is told";
+    Slice "N44" "slice" Links None, Some((Bytes, 7, 1_000)), true Free ["turmoil"] "reads and writes of streams take this many bytes at most";
+    CloseAfter "N45" "close-after" Links None, Some((Bytes, 2_000, 1 << 20)), true Free ["turmoil"] "streams are closed after this many bytes, in the middle of a frame";
+    SlowClose "N46" "slow-close" Links None, Some((Time, 2 * S, 20 * S)), true Free ["turmoil"] "that a stream was closed is heard this much later";
     // Clocks.
     Drift "C02" "drift" Clocks None, Some((Ppm, 400, 100_000)), true Free ["heap"] "the clock runs faster or slower by this rate";
     JumpForward "C03" "jump-forward" Clocks None, Some((Time, S, 60 * S)), false Free ["heap"] "the monotonic clock jumps forward: to the node it looks like a pause";

@@ -15,4 +15,5 @@ pub mod scenario;
 pub mod search;
 pub mod shrink;
 pub mod trace;
+pub mod turmoil;
 pub mod world;

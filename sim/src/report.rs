@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::fault::{Fault, Ns};
+use crate::scenario::Plan;
 use crate::trace::Line;
 
 /// A property that did not hold.
@@ -41,6 +42,25 @@ pub struct Run {
     pub simulated: Ns,
     /// The trace, if it was asked for.
     pub trace: Vec<Line>,
+}
+
+impl Run {
+    /// A run that ended without telling anything but why.
+    #[must_use]
+    pub fn without(plan: &Plan, violation: Violation) -> Self {
+        Self {
+            seed: plan.seed,
+            violation: Some(violation),
+            faults: plan.faults.clone(),
+            effects: vec![0; plan.faults.len()],
+            goals: Vec::new(),
+            measures: BTreeMap::new(),
+            hash: 0,
+            events: 0,
+            simulated: 0,
+            trace: Vec::new(),
+        }
+    }
 }
 
 /// How a run, or all runs, ended; the number is the exit code.

@@ -202,23 +202,8 @@ pub fn run_guarded(world: &dyn World, plan: &Plan, options: &Options) -> Run {
     catch_unwind(AssertUnwindSafe(|| world.run(plan, options))).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().cloned();
         let what = what.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
-        Run {
-            seed: plan.seed,
-            violation: Some(Violation {
-                checker: "no-panic",
-                liveness: false,
-                at: 0,
-                what: what.unwrap_or_else(|| "the engine panicked".into()),
-            }),
-            faults: plan.faults.clone(),
-            effects: vec![0; plan.faults.len()],
-            goals: Vec::new(),
-            measures: BTreeMap::new(),
-            hash: 0,
-            events: 0,
-            simulated: 0,
-            trace: Vec::new(),
-        }
+        let what = what.unwrap_or_else(|| "the engine panicked".into());
+        Run::without(plan, Violation { checker: "no-panic", liveness: false, at: 0, what })
     })
 }
 

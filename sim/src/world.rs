@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::fates::Fates;
 use crate::fault::Ns;
 use crate::report::Run;
-use crate::scenario::Plan;
+use crate::scenario::{Plan, Scenario};
 
 /// How to run a plan.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,19 @@ pub const TIMEOUT: &str = "timeout";
 pub trait World {
     /// Its name in scenario files.
     fn name(&self) -> &'static str;
+    /// Why it cannot run a scenario, if so.
+    fn refuses(&self, _scenario: &Scenario) -> Option<String> {
+        None
+    }
     /// Runs one plan.
     fn run(&self, plan: &Plan, options: &Options) -> Run;
+}
+
+/// Every world of this build.
+pub const WORLDS: [&(dyn World + Sync); 2] = [&crate::heap::Heap, &crate::turmoil::Turmoil];
+
+/// The world of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static (dyn World + Sync)> {
+    WORLDS.into_iter().find(|world| world.name() == name)
 }

@@ -121,6 +121,8 @@ pub(crate) enum Format {
 pub(crate) enum World {
     /// Event heap and virtual time: millions of seeds
     Heap,
+    /// The shipped host loop, transport and store in turmoil: at most 16 nodes
+    Turmoil,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

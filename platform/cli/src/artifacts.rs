@@ -6,7 +6,6 @@ use std::time::Duration;
 use apus_engine::NodeId;
 use apus_sim::artifact::{Artifact, scenario_hash};
 use apus_sim::explain;
-use apus_sim::heap::Heap;
 use apus_sim::report::{Run, Verdict};
 use apus_sim::runner::{options, run_guarded};
 use apus_sim::world::Options;
@@ -24,7 +23,7 @@ pub(crate) fn load(path: &Path) -> Result<Artifact, Trouble> {
 /// Runs an artifact as it is kept: its faults and the fate of each packet.
 pub(crate) fn again(artifact: &Artifact, keep_trace: bool) -> Run {
     let options = Options { keep_trace, ..artifact.options() };
-    run_guarded(&Heap, &artifact.plan, &options)
+    run_guarded(artifact.world, &artifact.plan, &options)
 }
 
 pub(crate) fn verdict(run: &Run) -> Verdict {
@@ -125,7 +124,7 @@ pub(crate) fn replay(path: &Path, format: Format) -> Result<u8, Trouble> {
 
 pub(crate) fn shrink(path: &Path, out: Option<&Path>, budget: Duration, format: Format) -> Result<u8, Trouble> {
     let artifact = load(path)?;
-    let shrunk = apus_sim::shrink::shrink(&Heap, &artifact.plan, budget);
+    let shrunk = apus_sim::shrink::shrink(artifact.world, &artifact.plan, budget);
     if format == Format::Text {
         head("shrink", &artifact);
     }
@@ -138,8 +137,9 @@ pub(crate) fn shrink(path: &Path, out: Option<&Path>, budget: Duration, format: 
         return Ok(3);
     };
     let out = out.unwrap_or(path);
-    let run = run_guarded(&Heap, &shrunk.plan, &Options { keep_trace: true, ..options(&shrunk.plan.scenario) });
-    let small = Artifact::new(&artifact.text, &shrunk.plan, &run);
+    let run =
+        run_guarded(artifact.world, &shrunk.plan, &Options { keep_trace: true, ..options(&shrunk.plan.scenario) });
+    let small = Artifact::new(&artifact.text, &shrunk.plan, artifact.world, &run);
     crate::write(out, small.to_json())?;
     if format == Format::Json {
         let mut fields = head_json(&small, &run);

@@ -6,6 +6,8 @@ use apus_sim::heap::Heap;
 use apus_sim::runner::{Batch, Progress, run_batch};
 use apus_sim::scenario::Scenario;
 use apus_sim::search::Search;
+use apus_sim::turmoil::Turmoil;
+use apus_sim::world::World;
 use serde_json::json;
 
 use crate::args::{BenchCommand, Format};
@@ -60,15 +62,23 @@ fn parse(text: &str) -> Result<Scenario, Trouble> {
     Scenario::parse("bench", text).map_err(|problems| Trouble::Internal(problems.to_string()))
 }
 
+/// A quiet ring.
+fn ring(nodes: u16) -> Result<Scenario, Trouble> {
+    let period = if nodes > 100 { "1s" } else { "200ms" };
+    parse(&format!(
+        "name = \"ring-{nodes}\"\nabout = \"\"\"\nA quiet ring.\nFor measuring.\"\"\"\nworlds = [\"heap\"]\nnodes = {nodes}\nvoters = 5\nduration = \"10s\"\nheal = \"1s\"\n[cluster]\nperiod = \"{period}\"\n"
+    ))
+}
+
 /// Events a second on the common swarm, and the cost of size.
 fn sim(format: Format, seconds: u64) -> Result<u8, Trouble> {
     let mut rows = Vec::new();
     let budget = Some(Duration::from_secs(seconds));
     let swarm = suite::load(&["common-swarm-8".into()])?;
-    let mut one = |name: String, scenario: &Scenario| {
+    let mut one = |name: String, world: &(dyn World + Sync), scenario: &Scenario| {
         let batch = Batch { to: u64::MAX, budget, ..Batch::default() };
         let began = Instant::now();
-        let summary = run_batch(&Heap, scenario, &batch, &Progress::default());
+        let summary = run_batch(world, scenario, &batch, &Progress::default());
         let took = began.elapsed().as_secs_f64();
         rows.push((
             name,
@@ -80,13 +90,13 @@ fn sim(format: Format, seconds: u64) -> Result<u8, Trouble> {
             peak_memory(),
         ));
     };
-    one("common-swarm-8".into(), &swarm[0].scenario);
-    for nodes in [5_u16, 50, 500, 5_000] {
-        let period = if nodes > 100 { "1s" } else { "200ms" };
-        let text = format!(
-            "name = \"ring-{nodes}\"\nabout = \"\"\"\nA quiet ring.\nFor measuring.\"\"\"\nworlds = [\"heap\"]\nnodes = {nodes}\nvoters = 5\nduration = \"10s\"\nheal = \"1s\"\n[cluster]\nperiod = \"{period}\"\n"
-        );
-        one(format!("ring of {nodes}"), &parse(&text)?);
+    one("common-swarm-8".into(), &Heap, &swarm[0].scenario);
+    for nodes in [5_u16, 16, 50, 500, 5_000] {
+        let ring = ring(nodes)?;
+        one(format!("ring of {nodes}"), &Heap, &ring);
+        if Turmoil.refuses(&ring).is_none() {
+            one(format!("ring of {nodes} in turmoil"), &Turmoil, &ring);
+        }
     }
     if format == Format::Json {
         let rows: Vec<_> = rows
@@ -100,7 +110,7 @@ fn sim(format: Format, seconds: u64) -> Result<u8, Trouble> {
         return Ok(0);
     }
     say!(
-        "{:<18} {:>7} {:>12} {:>12} {:>14} {:>12} {:>12}",
+        "{:<22} {:>7} {:>12} {:>12} {:>14} {:>12} {:>12}",
         "scenario",
         "nodes",
         "events/s",
@@ -109,11 +119,15 @@ fn sim(format: Format, seconds: u64) -> Result<u8, Trouble> {
         "x real time",
         "KiB/node"
     );
-    for (name, nodes, events, seeds, node_seconds, ratio, memory) in rows {
+    for (name, nodes, events, seeds, node_seconds, ratio, memory) in &rows {
         let years = node_seconds * 3_600.0 / 31_557_600.0;
         let each =
-            memory.map_or_else(|| "-".into(), |bytes| format!("{:.1}", bytes as f64 / 1024.0 / f64::from(nodes)));
-        say!("{name:<18} {nodes:>7} {events:>12.0} {seeds:>12.0} {years:>14.1} {ratio:>12.1} {each:>12}");
+            memory.map_or_else(|| "-".into(), |bytes| format!("{:.1}", bytes as f64 / 1024.0 / f64::from(*nodes)));
+        say!("{name:<22} {nodes:>7} {events:>12.0} {seeds:>12.0} {years:>14.1} {ratio:>12.1} {each:>12}");
+    }
+    for pair in rows.windows(2).filter(|pair| pair[1].0.ends_with("in turmoil")) {
+        let (heap, turmoil) = (pair[0].5, pair[1].5);
+        say!("{}: the heap is {:.0} times as fast as turmoil", pair[0].0, heap / turmoil);
     }
     Ok(0)
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use apus_sim::artifact::{Artifact, Standing};
-use apus_sim::heap::Heap;
 use apus_sim::runner::{options, run_guarded};
 use apus_sim::world::Options;
 use serde_json::json;
@@ -35,7 +34,7 @@ fn run(dir: &Path, format: Format) -> Result<u8, Trouble> {
     let mut wrong = 0;
     for path in artifacts_in(dir)? {
         let artifact = load(&path)?;
-        let standing = artifact.standing(&Heap);
+        let standing = artifact.standing();
         let right = standing.is_right();
         wrong += u64::from(!right);
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -63,7 +62,7 @@ fn run(dir: &Path, format: Format) -> Result<u8, Trouble> {
 
 fn add(path: &Path, dir: &Path, format: Format) -> Result<u8, Trouble> {
     let artifact = load(path)?;
-    let standing = artifact.standing(&Heap);
+    let standing = artifact.standing();
     if !standing.is_right() {
         return Err(Trouble::Usage(format!("{}: no entry for a corpus: {standing}", path.display())));
     }
@@ -86,7 +85,8 @@ fn add(path: &Path, dir: &Path, format: Format) -> Result<u8, Trouble> {
 /// The artifact as the engine of today runs it.
 fn renewed(artifact: &Artifact) -> Artifact {
     let options = Options { keep_trace: true, ..options(&artifact.plan.scenario) };
-    Artifact::new(&artifact.text, &artifact.plan, &run_guarded(&Heap, &artifact.plan, &options))
+    let run = run_guarded(artifact.world, &artifact.plan, &options);
+    Artifact::new(&artifact.text, &artifact.plan, artifact.world, &run)
 }
 
 fn minimize(dir: &Path, budget: std::time::Duration, format: Format) -> Result<u8, Trouble> {
@@ -95,13 +95,13 @@ fn minimize(dir: &Path, budget: std::time::Duration, format: Format) -> Result<u
     for path in artifacts_in(dir)? {
         let artifact = load(&path)?;
         let name = path.display().to_string();
-        if matches!(artifact.standing(&Heap), Standing::Mended) {
+        if matches!(artifact.standing(), Standing::Mended) {
             // It guards a mended failure: there is nothing left that could be shrunk.
             rows.push(json!({ "entry": name, "kept": true }));
             continue;
         }
         let before = artifact.plan.faults.len();
-        let small = match apus_sim::shrink::shrink(&Heap, &artifact.plan, budget) {
+        let small = match apus_sim::shrink::shrink(artifact.world, &artifact.plan, budget) {
             Some(shrunk) => renewed(&Artifact { plan: shrunk.plan, ..artifact }),
             None => artifact,
         };

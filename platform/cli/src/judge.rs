@@ -19,6 +19,7 @@ use crate::suite::Item;
 pub(crate) struct Row {
     pub item: Item,
     pub summary: Summary,
+    pub world: &'static str,
     pub verdict: Verdict,
     /// Shows a failure on purpose, and did.
     pub as_told: bool,
@@ -67,7 +68,7 @@ impl Row {
     pub(crate) fn new(item: Item, summary: Summary, args: &RunArgs) -> Result<Self, Trouble> {
         let verdict = summary.verdict(&item.scenario);
         let as_told = summary.fails_as_told(&item.scenario);
-        let mut row = Self { item, summary, verdict, as_told, first: None };
+        let mut row = Self { item, summary, world: args.world.get().name(), verdict, as_told, first: None };
         // What was cut by the clock of this machine is no failure to keep.
         let first = row.summary.failures.iter().find(|(_, violation)| violation.checker != TIMEOUT);
         if let Some((seed, _)) = first {
@@ -101,7 +102,7 @@ impl Row {
             run = run_guarded(world, &plan, &Options { keep_trace: true, ..options(scenario) });
             let dir = args.artifacts.clone().unwrap_or_else(|| "artifacts".into());
             let path = dir.join(format!("{}-{seed}.json", scenario.name));
-            crate::write(&path, Artifact::new(&self.item.text, &plan, &run).to_json())?;
+            crate::write(&path, Artifact::new(&self.item.text, &plan, world, &run).to_json())?;
             first.artifact = Some(Kept {
                 path: path.display().to_string(),
                 hash: run.hash,
@@ -126,7 +127,8 @@ impl Row {
             .is_ok_and(|as_is| as_is.mutant == self.item.scenario.mutant);
         let mutant = self.item.scenario.mutant.filter(|_| !own);
         let mutant = mutant.map_or_else(String::new, |mutant| format!(" --mutant {}", mutant.name()));
-        format!("apus run {} --seed {seed}{mutant}", quoted(&self.item.file))
+        let world = if self.world == "heap" { String::new() } else { format!(" --world {}", self.world) };
+        format!("apus run {} --seed {seed}{mutant}{world}", quoted(&self.item.file))
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<u8, Trouble> {
     let before = items.len();
     items.retain(|item| item.scenario.worlds.iter().any(|name| name == world.name()));
     let skipped = before - items.len();
+    if let Some(why) = items.iter().find_map(|item| world.refuses(&item.scenario)) {
+        return Err(Trouble::Usage(why));
+    }
     if args.list {
         list(&items, format);
         return Ok(0);

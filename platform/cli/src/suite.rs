@@ -5,6 +5,7 @@ use std::path::Path;
 
 use apus_sim::heap::Heap;
 use apus_sim::scenario::{Scenario, nearest, shipped};
+use apus_sim::turmoil::Turmoil;
 
 use crate::Trouble;
 use crate::args::World;
@@ -21,6 +22,7 @@ impl World {
     pub(crate) fn get(self) -> &'static (dyn apus_sim::world::World + Sync) {
         match self {
             Self::Heap => &Heap,
+            Self::Turmoil => &Turmoil,
         }
     }
 }

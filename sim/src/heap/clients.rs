@@ -56,7 +56,7 @@ impl Clients {
     }
 }
 
-impl World<'_> {
+impl World {
     /// One client acts, and plans its next act.
     pub(super) fn client(&mut self, client: u16) {
         let mut wait = self.clients.every / 2 + self.clients.rng.below(self.clients.every + 1);

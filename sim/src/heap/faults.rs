@@ -79,7 +79,7 @@ impl Active {
     }
 }
 
-impl World<'_> {
+impl World {
     /// The running fault of a kind at a node, if any.
     pub(super) fn find(&self, kind: Kind, node: NodeId) -> Option<u16> {
         let mut running = self.on_nodes.iter().copied();

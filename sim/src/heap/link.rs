@@ -4,6 +4,7 @@ use apus_engine::wire::{is_intact, peek_kind, repair_check};
 use apus_engine::{NodeId, Ratio, Rng};
 
 use super::World;
+use super::faults::Active;
 use super::queue::Due;
 use crate::fates::Arrival;
 use crate::fault::{Kind, MS, Ns};
@@ -22,7 +23,38 @@ struct Packet {
     from: NodeId,
 }
 
-const fn ppm(rate: u32) -> Ratio {
+/// One arrival of a packet.
+pub(super) struct Arriving {
+    pub(super) at: Ns,
+    pub(super) from: NodeId,
+    pub(super) to: NodeId,
+    pub(super) id: u64,
+    pub(super) datagram: Vec<u8>,
+}
+
+/// Kinds that let nothing of a link through, while they do.
+const fn is_cut(kind: Kind) -> bool {
+    use Kind::{Bridge, Flap, NicDown, OneWay, OneWayIn, Partition, Swizzle};
+    matches!(kind, Partition | OneWay | OneWayIn | Bridge | Swizzle | Flap | NicDown)
+}
+
+/// Whether a cut lets nothing through from one node to another now.
+fn cuts(kind: Kind, state: &Active, from: NodeId, to: NodeId) -> bool {
+    let (inside_from, inside_to) = (state.has(from), state.has(to));
+    let crosses = inside_from != inside_to;
+    match kind {
+        Kind::Partition => crosses,
+        Kind::OneWay => inside_from && !inside_to,
+        Kind::OneWayIn => inside_to && !inside_from,
+        Kind::Bridge => crosses && state.bridge != Some(from) && state.bridge != Some(to),
+        Kind::Swizzle => state.clogged.contains(&from) || state.clogged.contains(&to),
+        Kind::Flap => crosses && state.on,
+        Kind::NicDown => inside_from || inside_to,
+        _ => false,
+    }
+}
+
+pub(super) const fn ppm(rate: u32) -> Ratio {
     Ratio { hit: rate, of: 1_000_000 }
 }
 
@@ -37,9 +69,25 @@ fn flip(rng: &mut Rng, bytes: &mut [u8], from: usize) {
     }
 }
 
-impl World<'_> {
-    /// Sends one packet, and decides its fate.
+impl World {
+    /// Sends one packet.
     pub(super) fn transmit(&mut self, from: NodeId, to: NodeId, datagram: Vec<u8>) {
+        self.send(from, to, datagram, false, |world, arrival| {
+            let Arriving { at, from, to, id, datagram } = arrival;
+            world.queue.push(at, Due::Deliver { to, from, id, datagram });
+        });
+    }
+
+    /// Decides the fate of one packet, and tells each of its arrivals. Cuts are none of a stream's packets' business: the
+    /// stream itself stands still.
+    pub(super) fn send(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        datagram: Vec<u8>,
+        stream: bool,
+        mut arrive: impl FnMut(&mut Self, Arriving),
+    ) {
         self.next_packet += 1;
         let id = self.next_packet;
         let kind = peek_kind(&datagram).unwrap_or(0);
@@ -52,22 +100,25 @@ impl World<'_> {
         }
         let base = self.link_delay;
         let delay = base / 2 + self.net.below(base + 1);
-        if let Some(fates) = self.options.fates.as_deref() {
+        if self.options.fates.is_some() {
+            let fates = self.options.fates.clone().unwrap_or_default();
             let nth = self.lanes.entry((from, to, kind)).or_default();
             let fate = fates.get(from, to, kind, *nth);
             *nth += 1;
             if let Some(fate) = fate {
-                return self.follow(fate, (from, to, id, kind), delay, datagram);
+                return self.follow(fate, (from, to, id, kind), delay, (datagram, stream), arrive);
             }
         }
         if self.on_links.is_empty() {
             let at = self.now + delay;
-            self.queue.push(at, Due::Deliver { to, from, id, datagram });
-            return;
+            return arrive(self, Arriving { at, from, to, id, datagram });
         }
         let mut packet = Packet { datagram, delay, not_before: 0, again: Vec::new(), from };
         for at in 0..self.on_links.len() {
             let index = self.on_links[at];
+            if stream && is_cut(self.plan.faults[index as usize].kind) {
+                continue;
+            }
             if !self.pass(index, from, to, kind, &mut packet) {
                 self.active[index as usize].effects += 1;
                 if self.options.keep_trace {
@@ -80,9 +131,9 @@ impl World<'_> {
         let at = (self.now + delay).max(not_before);
         for later in again {
             let datagram = datagram.clone();
-            self.queue.push(at + later, Due::Deliver { to, from, id, datagram });
+            arrive(self, Arriving { at: at + later, from, to, id, datagram });
         }
-        self.queue.push(at, Due::Deliver { to, from, id, datagram });
+        arrive(self, Arriving { at, from, to, id, datagram });
     }
 
     /// Does with a packet what is known to become of it. The faults are asked all the same: they count their effects, and
@@ -92,12 +143,16 @@ impl World<'_> {
         fate: &[Arrival],
         (from, to, id, kind): (NodeId, NodeId, u64, u8),
         delay: Ns,
-        datagram: Vec<u8>,
+        (datagram, stream): (Vec<u8>, bool),
+        mut arrive: impl FnMut(&mut Self, Arriving),
     ) {
         let mut packet = Packet { datagram: datagram.clone(), delay, not_before: 0, again: Vec::new(), from };
         let mut lost = None;
         for at in 0..self.on_links.len() {
             let index = self.on_links[at];
+            if stream && is_cut(self.plan.faults[index as usize].kind) {
+                continue;
+            }
             if !self.pass(index, from, to, kind, &mut packet) {
                 self.active[index as usize].effects += 1;
                 lost = Some(index);
@@ -110,8 +165,22 @@ impl World<'_> {
         for arrival in fate {
             let datagram = arrival.altered.clone().unwrap_or_else(|| datagram.clone());
             let from = arrival.posed.unwrap_or(from);
-            self.queue.push(self.now + arrival.after, Due::Deliver { to, from, id, datagram });
+            let at = self.now + arrival.after;
+            arrive(self, Arriving { at, from, to, id, datagram });
         }
+    }
+
+    /// Whether a running cut lets nothing through from one node to another now; counts an effect if so.
+    pub(crate) fn is_cut_off(&mut self, from: NodeId, to: NodeId) -> bool {
+        let cut = self
+            .on_links
+            .iter()
+            .copied()
+            .find(|index| cuts(self.plan.faults[*index as usize].kind, &self.active[*index as usize], from, to));
+        if let Some(index) = cut {
+            self.active[index as usize].effects += 1;
+        }
+        cut.is_some()
     }
 
     /// Lets one active fault work on a packet; false: it is lost.
@@ -123,8 +192,11 @@ impl World<'_> {
         let (inside_from, inside_to) = (state.has(from), state.has(to));
         let touches = state.everything || inside_from || inside_to;
         let crosses = inside_from != inside_to;
-        let rng = &mut state.rng;
         let rate = ppm(fault.rate_ppm);
+        if is_cut(fault.kind) {
+            return !cuts(fault.kind, state, from, to);
+        }
+        let rng = &mut state.rng;
         match fault.kind {
             Kind::Loss if touches => return !rng.hit(rate),
             Kind::BurstLoss if touches => {
@@ -174,13 +246,6 @@ impl World<'_> {
                 return u64::from(state.steps) <= fault.size;
             }
             Kind::Clog if touches => packet.not_before = packet.not_before.max(state.ends + rng.below(MS)),
-            Kind::Partition if crosses => return false,
-            Kind::OneWay if inside_from && !inside_to => return false,
-            Kind::OneWayIn if inside_to && !inside_from => return false,
-            Kind::Bridge if crosses => return state.bridge == Some(from) || state.bridge == Some(to),
-            Kind::Swizzle if state.clogged.contains(&from) || state.clogged.contains(&to) => return false,
-            Kind::Flap if crosses => return !state.on,
-            Kind::NicDown if inside_from || inside_to => return false,
             Kind::NoSockets if inside_from => return !rng.hit(rate),
             Kind::Garbled if inside_from && rng.hit(rate) => {
                 for byte in &mut packet.datagram {

@@ -7,11 +7,14 @@ mod clock;
 mod faults;
 mod link;
 mod node;
+mod outside;
 mod program;
 mod queue;
 mod storage;
+mod streams;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Instant;
 
 use apus_engine::{Command, Engine, NodeId, ResourceId, Rng, Role, Seed, SubmitError};
@@ -25,8 +28,11 @@ use crate::world::{Options, TIMEOUT};
 use clock::Clock;
 use faults::Active;
 use node::Host;
+use outside::Outside;
+pub(crate) use outside::{Action, StreamId};
 use queue::{Due, Queue};
 use storage::Storage;
+pub(crate) use streams::{Connect, Write};
 
 /// The heap world as a [`World`](crate::world::World).
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,9 +54,9 @@ pub fn run(plan: &Plan, options: &Options) -> Run {
 }
 
 /// One run while it goes on.
-struct World<'p> {
-    plan: &'p Plan,
-    options: &'p Options,
+pub(crate) struct World {
+    plan: Rc<Plan>,
+    options: Options,
     now: Ns,
     queue: Queue,
     nodes: Vec<Host>,
@@ -86,10 +92,12 @@ struct World<'p> {
     /// The first time of two holders, while the run goes on to measure it.
     measured: Option<Violation>,
     checkers: Option<Box<Checkers>>,
+    /// Engines run in shells outside, not here.
+    outside: Option<Box<Outside>>,
 }
 
-impl<'p> World<'p> {
-    fn new(plan: &'p Plan, options: &'p Options) -> Self {
+impl World {
+    fn new(plan: &Plan, options: &Options) -> Self {
         let seed = Seed(plan.seed);
         let mut clocks = seed.stream("clocks");
         let scenario = &plan.scenario;
@@ -131,8 +139,9 @@ impl<'p> World<'p> {
             measured: None,
             checkers: Some(Box::new(Checkers::new(plan))),
             nodes,
-            plan,
-            options,
+            plan: Rc::new(plan.clone()),
+            options: options.clone(),
+            outside: None,
         };
         world.schedule(&mut seed.stream("boot"));
         world
@@ -153,9 +162,14 @@ impl<'p> World<'p> {
         }
     }
 
-    fn run(mut self) -> Run {
+    /// When the run is over.
+    fn end(&self) -> Ns {
         let end = self.plan.scenario.duration + self.plan.scenario.heal;
-        let end = self.options.until.map_or(end, |until| until.min(end));
+        self.options.until.map_or(end, |until| until.min(end))
+    }
+
+    fn run(mut self) -> Run {
+        let end = self.end();
         let mut steps = 0_u32;
         while self.violation.is_none() {
             steps = steps.wrapping_add(1);
@@ -217,6 +231,7 @@ impl<'p> World<'p> {
                 self.undrains.push(node);
             }
         }
+        self.forget_flights();
         self.queue.push(self.now + S, Due::Second);
     }
 
@@ -336,12 +351,12 @@ impl<'p> World<'p> {
     }
 }
 
-impl Look for World<'_> {
+impl Look for World {
     fn now(&self) -> Ns {
         self.now
     }
     fn plan(&self) -> &Plan {
-        self.plan
+        &self.plan
     }
     fn nodes(&self) -> usize {
         self.nodes.len()

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use apus_engine::{
-    Config, Copy, Deadline, Engine, EngineFact, Epoch, ExitCause, Fact, Input, NodeId, OpId, Outcome, Output,
-    ResourceId, Seed, Time,
+    Config, Copy, Deadline, Durable, Engine, EngineFact, Epoch, Event, ExitCause, Fact, Input, NodeId, OpId, Outcome,
+    Output, ResourceId, Seed, Time,
 };
 
 use super::World;
@@ -77,7 +77,7 @@ impl Host {
     }
 }
 
-impl World<'_> {
+impl World {
     /// Starts the node's process, unless it runs or the machine is lost.
     pub(super) fn boot(&mut self, node: NodeId) {
         let host = &mut self.nodes[node.0 as usize];
@@ -85,6 +85,9 @@ impl World<'_> {
             return;
         }
         host.powered = true;
+        if self.outside.is_some() {
+            return self.boot_outside(node);
+        }
         let Some(durable) = host.storage.open() else {
             host.storage = Storage::new(false);
             self.line(Some(node), What::Refused);
@@ -92,13 +95,30 @@ impl World<'_> {
             self.queue.push(self.now + 500 * MS, Due::Boot(node, life));
             return;
         };
+        self.begin_life(node);
+        self.start_engine(node, durable);
+        self.drive(node, None);
+    }
+
+    /// A new life on what the disk holds.
+    pub(super) fn start_engine(&mut self, node: NodeId, durable: Durable) {
+        let host = &mut self.nodes[node.0 as usize];
+        let seed = Seed(self.plan.seed).derive("node").nth(u64::from(node.0)).nth(u64::from(host.life));
+        let engine = Engine::new(host.config.clone(), durable, seed, host.clock.read(self.now));
+        let incarnation = engine.incarnation();
+        host.engine = Some(Box::new(engine));
+        self.line(Some(node), What::Boot(incarnation));
+    }
+
+    /// A clean start: nothing of an earlier life runs or is armed.
+    pub(super) fn begin_life(&mut self, node: NodeId) {
+        let host = &mut self.nodes[node.0 as usize];
         host.life += 1;
         host.alive = true;
         (host.frozen, host.suspended, host.driven) = (false, false, false);
         host.timer = Ns::MAX;
         host.inbox.clear();
         host.fuse = None;
-        // A clean start: nothing of an earlier life runs or is armed.
         host.programs.clear();
         let armed: Vec<(ResourceId, Epoch)> =
             host.guards.iter().map(|(resource, (epoch, _))| (*resource, *epoch)).collect();
@@ -107,13 +127,6 @@ impl World<'_> {
             self.nodes[node.0 as usize].guards.remove(&resource);
             self.line(Some(node), What::Disarmed { resource, epoch });
         }
-        let host = &mut self.nodes[node.0 as usize];
-        let seed = Seed(self.plan.seed).derive("node").nth(u64::from(node.0)).nth(u64::from(host.life));
-        let engine = Engine::new(host.config.clone(), durable, seed, host.clock.read(self.now));
-        let incarnation = engine.incarnation();
-        host.engine = Some(Box::new(engine));
-        self.line(Some(node), What::Boot(incarnation));
-        self.drive(node, None);
     }
 
     /// Ends the node's process. With `power`, the machine goes with it.
@@ -141,6 +154,9 @@ impl World<'_> {
         } else {
             host.storage.flush();
         }
+        if let Some(outside) = &mut self.outside {
+            outside.stop(node, power.is_some());
+        }
         if was {
             self.line(Some(node), What::Halt);
         }
@@ -163,12 +179,12 @@ impl World<'_> {
         if !host.alive {
             return;
         }
-        if host.frozen || host.driven || host.busy_until > self.now {
+        if self.outside.is_some() || host.frozen || host.driven || host.busy_until > self.now {
             let packet = matches!(input, Input::Packet { .. });
             if !packet || host.inbox.len() < INBOX {
                 host.inbox.push_back(input);
             }
-            return;
+            return self.poke(node);
         }
         self.drive(node, Some(input));
     }
@@ -194,15 +210,8 @@ impl World<'_> {
                 engine.handle(local, input);
             }
             while let Some(output) = engine.poll_output() {
-                if let Some(fuse) = &mut self.nodes[at].fuse {
-                    if *fuse == 0 {
-                        self.nodes[at].fuse = None;
-                        self.hits(Kind::CrashAtPoint, node);
-                        self.nodes[at].driven = false;
-                        self.halt(node, None);
-                        return;
-                    }
-                    *fuse -= 1;
+                if self.fuse_blows(node) {
+                    return;
                 }
                 self.execute(node, output);
             }
@@ -226,11 +235,29 @@ impl World<'_> {
         self.set_timer(node, deadline);
     }
 
+    /// Whether the process dies before its next output.
+    pub(super) fn fuse_blows(&mut self, node: NodeId) -> bool {
+        let host = &mut self.nodes[node.0 as usize];
+        let Some(fuse) = &mut host.fuse else { return false };
+        if *fuse > 0 {
+            *fuse -= 1;
+            return false;
+        }
+        host.fuse = None;
+        host.driven = false;
+        self.hits(Kind::CrashAtPoint, node);
+        self.halt(node, None);
+        true
+    }
+
     /// The process has time again.
     pub(super) fn wake(&mut self, node: NodeId, life: u32) {
         let host = &mut self.nodes[node.0 as usize];
         if host.life != life || !host.alive || host.frozen || host.busy_until > self.now {
             return;
+        }
+        if self.outside.is_some() {
+            return self.poke(node);
         }
         let input = host.inbox.pop_front().unwrap_or(Input::Tick);
         self.drive(node, Some(input));
@@ -239,10 +266,17 @@ impl World<'_> {
     fn set_timer(&mut self, node: NodeId, deadline: Option<Deadline>) {
         let Some(deadline) = deadline else { return };
         let host = &self.nodes[node.0 as usize];
-        let mut at = host.clock.when(self.now, deadline.at);
+        let at = host.clock.when(self.now, deadline.at);
         if at >= host.timer {
             return;
         }
+        let at = self.fires(node, at);
+        self.nodes[node.0 as usize].timer = at;
+        self.queue.push(at, Due::Timer { node });
+    }
+
+    /// When a timer that is set for `at` really fires.
+    pub(super) fn fires(&mut self, node: NodeId, mut at: Ns) -> Ns {
         if !self.on_nodes.is_empty() {
             if let Some(grid) = self.size_of(Kind::CoarseTimer, node) {
                 at = at.div_ceil(grid.max(1)) * grid.max(1);
@@ -251,8 +285,7 @@ impl World<'_> {
                 at += self.os.below(late + 1);
             }
         }
-        self.nodes[node.0 as usize].timer = at;
-        self.queue.push(at, Due::Timer { node });
+        at
     }
 
     /// A timer fires; a stale one only sets the next.
@@ -277,36 +310,30 @@ impl World<'_> {
 
     /// Starts one output; never waits for it.
     fn execute(&mut self, node: NodeId, output: Output) {
+        self.hash_output(node, &output);
         match output {
-            Output::Send { to, datagram, .. } => {
-                self.hash.word(u64::from(node.0) << 48 | u64::from(to.0) << 32 | tail(&datagram));
-                self.transmit(node, to, datagram);
-            }
-            Output::Persist { op, record } => {
-                self.hash.value(&record);
-                self.persist(node, op, record);
-            }
-            Output::Guard(order) => {
-                self.hash.value(&order);
-                self.guard(node, order);
-            }
-            Output::Process { op, copy, order } => {
-                self.hash.value(&(op, copy, order));
-                self.program(node, op, copy, order);
-            }
-            Output::Reboot { .. } => {
-                self.reach("escalated-to-reboot");
-                self.halt(node, Some(PowerLoss::LoseAll));
-                let life = self.nodes[node.0 as usize].life;
-                self.queue.push(self.now + 2_000 * MS, Due::Boot(node, life));
-            }
-            Output::Event(event) => {
-                self.hash.value(&event);
-                let fact = event.fact.clone();
-                self.line(Some(node), What::Event(event));
-                self.after_event(node, &fact);
-            }
+            Output::Send { to, datagram, .. } => self.transmit(node, to, datagram),
+            Output::Persist { op, record } => self.persist(node, op, record),
+            Output::Guard(order) => self.guard(node, order),
+            Output::Process { op, copy, order } => self.program(node, op, copy, order),
+            Output::Reboot { .. } => self.reboot(node),
+            Output::Event(event) => self.told(node, event),
         }
+    }
+
+    /// Runs the reboot hook.
+    pub(crate) fn reboot(&mut self, node: NodeId) {
+        self.reach("escalated-to-reboot");
+        self.halt(node, Some(PowerLoss::LoseAll));
+        let life = self.nodes[node.0 as usize].life;
+        self.queue.push(self.now + 2_000 * MS, Due::Boot(node, life));
+    }
+
+    /// The node tells something.
+    pub(crate) fn told(&mut self, node: NodeId, event: Event) {
+        let fact = event.fact.clone();
+        self.line(Some(node), What::Event(event));
+        self.after_event(node, &fact);
     }
 
     /// A process whose disk failed ends; a machine that is an old instance of itself is wiped by its operator.
@@ -408,7 +435,20 @@ impl World<'_> {
         copies.len() as u64
     }
 
-    fn hash_input(&mut self, node: NodeId, local: Time, input: &Input) {
+    pub(super) fn hash_output(&mut self, node: NodeId, output: &Output) {
+        match output {
+            Output::Send { to, datagram, .. } => {
+                self.hash.word(u64::from(node.0) << 48 | u64::from(to.0) << 32 | tail(datagram));
+            }
+            Output::Persist { record, .. } => self.hash.value(record),
+            Output::Guard(order) => self.hash.value(order),
+            Output::Process { op, copy, order } => self.hash.value(&(*op, *copy, *order)),
+            Output::Reboot { .. } => {}
+            Output::Event(event) => self.hash.value(event),
+        }
+    }
+
+    pub(super) fn hash_input(&mut self, node: NodeId, local: Time, input: &Input) {
         self.hash.events += 1;
         self.hash.word(u64::from(node.0) << 48 ^ local.0);
         match input {

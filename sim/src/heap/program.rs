@@ -24,9 +24,9 @@ pub(super) struct Program {
     pub(super) stopping: Option<OpId>,
 }
 
-impl World<'_> {
+impl World {
     /// Carries a guard order out.
-    pub(super) fn guard(&mut self, node: NodeId, order: GuardOrder) {
+    pub(crate) fn guard(&mut self, node: NodeId, order: GuardOrder) {
         let at = node.0 as usize;
         match order {
             GuardOrder::Arm { resource, epoch, until } => {
@@ -91,7 +91,7 @@ impl World<'_> {
     }
 
     /// Carries an order to a program out.
-    pub(super) fn program(&mut self, node: NodeId, op: OpId, copy: Copy, order: ProcessOrder) {
+    pub(crate) fn program(&mut self, node: NodeId, op: OpId, copy: Copy, order: ProcessOrder) {
         self.line(Some(node), What::Program { copy, order });
         match order {
             ProcessOrder::Start { active, epoch } => self.start_program(node, op, copy, active, epoch),

@@ -108,6 +108,11 @@ impl Queue {
         self.heap.push(Reverse((key, slot)));
     }
 
+    /// When the earliest event is due.
+    pub(super) fn next_at(&self) -> Option<Ns> {
+        self.heap.peek().map(|Reverse(((at, _), _))| *at)
+    }
+
     /// Takes the earliest event.
     pub(super) fn pop(&mut self) -> Option<(Ns, Due)> {
         let Reverse(((at, _), slot)) = self.heap.pop()?;

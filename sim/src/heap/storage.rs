@@ -2,6 +2,8 @@
 
 use apus_engine::{Durable, OpId, Outcome, Record};
 
+use super::outside::Files;
+
 /// What a power failure does to writes that were not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PowerLoss {
@@ -20,13 +22,15 @@ pub(super) struct Storage {
     in_sync: usize,
     /// Damaged so that the next start refuses it.
     pub(super) damaged: bool,
+    /// Bytes, where a shell outside writes them; the records above are idle then.
+    pub(super) files: Files,
 }
 
 impl Storage {
     /// A formatted disk, or a blank one.
     pub(super) fn new(formatted: bool) -> Self {
         let synced = if formatted { Durable::formatted() } else { Durable::default() };
-        Self { synced, pending: Vec::new(), in_sync: 0, damaged: false }
+        Self { synced, pending: Vec::new(), in_sync: 0, damaged: false, files: Files::new(formatted) }
     }
 
     /// What a start finds; `None`: the disk is damaged and refused.
@@ -60,6 +64,7 @@ impl Storage {
     pub(super) fn flush(&mut self) {
         self.in_sync = self.pending.len();
         self.synced();
+        self.files.flush();
     }
 
     /// Power fails; true if a write was lost.
@@ -68,7 +73,7 @@ impl Storage {
             PowerLoss::LoseAll => 0,
             PowerLoss::Prefix(draw) => (draw % (self.pending.len() as u64 + 1)) as usize,
         };
-        let lost = keep < self.pending.len();
+        let lost = keep < self.pending.len() || self.files.power_off(loss);
         self.pending.truncate(keep);
         self.flush();
         lost

@@ -122,7 +122,7 @@ const fn may(name: &'static str, shape: Shape, default: &'static str, about: &'s
 /// Machines at most.
 pub(super) const MOST_NODES: u64 = 5_000;
 /// Nodes in the turmoil world at most.
-pub(super) const TURMOIL_NODES: u16 = 16;
+pub const TURMOIL_NODES: u16 = 16;
 /// The longest scenario.
 const HOUR: Ns = 3_600 * S;
 const NODES: Shape = Shape::Count(1, MOST_NODES);

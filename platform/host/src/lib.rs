@@ -1,0 +1,26 @@
+//! What runs an [`Engine`](apus_engine::Engine): one loop, a transport, a store. The same code on real and on simulated machines.
+//!
+//! ```text
+//!              run(engine, backend)
+//!                     │
+//!                   Shell ─────────── Backend of every node
+//!        ┌────────────┼─────────────┐
+//!     Machine      Transport      Writer ── Store
+//!   clock, guards, datagrams and  group commit over an
+//!   programs       streams        append-only segment log
+//!        │            │             │
+//!     the OS,      Sockets        Disk
+//!     or a world
+//! ```
+//! A node is one thread: the loop and its tasks run in one [`LocalSet`](tokio::task::LocalSet).
+#![forbid(unsafe_code)]
+
+mod crc;
+mod run;
+mod shell;
+pub mod store;
+pub mod transport;
+
+pub use crc::crc32c;
+pub use run::{Backend, Hold, run};
+pub use shell::{Machine, Shell};

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use apus_engine::Mutant;
 use apus_sim::fault::Kind;
-use apus_sim::heap::Heap;
 use apus_sim::runner::{options, run_guarded};
 use apus_sim::scenario::{Plan, Scenario, shipped};
 use clap::ValueEnum as _;
@@ -68,35 +67,42 @@ fn count_all(format: Format) {
     }
 }
 
-/// The table of faults, with what they did in three seeds of every shipped scenario.
+/// The table of faults, with what they did in three seeds of every shipped scenario in each of its worlds.
 pub(crate) fn fault_table(path: &Path) -> Result<u8, Trouble> {
-    let mut uses: BTreeMap<Kind, (Vec<String>, u64)> = BTreeMap::new();
+    let mut uses: BTreeMap<Kind, (Vec<String>, BTreeMap<&str, u64>)> = BTreeMap::new();
     for item in crate::suite::load_shipped()? {
         if item.scenario.nodes > 100 {
             continue;
         }
-        for seed in 0..3 {
-            let plan = Plan::draw(&item.scenario, seed);
-            let run = run_guarded(&Heap, &plan, &options(&item.scenario));
-            for (fault, effects) in run.faults.iter().zip(&run.effects) {
-                let (scenarios, sum) = uses.entry(fault.kind).or_default();
-                if !scenarios.contains(&item.scenario.name) {
-                    scenarios.push(item.scenario.name.clone());
+        for world in item.scenario.worlds.iter().filter_map(|world| apus_sim::world::named(world)) {
+            for seed in 0..3 {
+                let plan = Plan::draw(&item.scenario, seed);
+                let run = run_guarded(world, &plan, &options(&item.scenario));
+                for (fault, effects) in run.faults.iter().zip(&run.effects) {
+                    let (scenarios, sums) = uses.entry(fault.kind).or_default();
+                    if !scenarios.contains(&item.scenario.name) {
+                        scenarios.push(item.scenario.name.clone());
+                    }
+                    *sums.entry(world.name()).or_default() += effects;
                 }
-                *sum += effects;
             }
         }
     }
     let mut out = String::from(
-        "# Faults\n\nMade by `apus list faults --table docs/faults.md`. Effects are counted over three seeds of every shipped scenario.\n\n\
-         | code | kind | what it does | worlds | effects | scenarios |\n|---|---|---|---|---|---|\n",
+        "# Faults\n\nMade by `apus list faults --table docs/faults.md`. Effects are counted over three seeds of every shipped scenario, in each world.\n\n\
+         | code | kind | what it does | in heap | in turmoil | scenarios |\n|---|---|---|---|---|---|\n",
     );
     for kind in Kind::ALL {
         let spec = kind.spec();
-        let (scenarios, effects) = uses.get(kind).cloned().unwrap_or_default();
+        let (scenarios, sums) = uses.get(kind).cloned().unwrap_or_default();
         let shown: Vec<&str> = scenarios.iter().take(3).map(String::as_str).collect();
-        let (code, name, about, worlds) = (spec.code, spec.name, spec.about, spec.worlds.first().unwrap_or(&"-"));
-        let _ = writeln!(out, "| {code} | `{name}` | {about} | {worlds} | {effects} | {} |", shown.join(", "));
+        let effects = |world: &str| {
+            let carried = spec.worlds.contains(&world);
+            if carried { sums.get(world).copied().unwrap_or_default().to_string() } else { "-".into() }
+        };
+        let (code, name, about) = (spec.code, spec.name, spec.about);
+        let (heap, turmoil) = (effects("heap"), effects("turmoil"));
+        let _ = writeln!(out, "| {code} | `{name}` | {about} | {heap} | {turmoil} | {} |", shown.join(", "));
     }
     crate::write(path, out)?;
     Ok(0)

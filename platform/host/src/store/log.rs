@@ -8,7 +8,7 @@
 //! one before it was synced. Kind 2 is a mark without a body: it is written after its batch was synced, and says so.
 //!
 //! A frame that cannot be read is the torn end of an interrupted write, unless a mark of its batch or a later batch but one follows:
-//! then what is unreadable had been synced, and the segment is damaged.
+//! then what is unreadable had been synced, and the segment is damaged. An unreadable mark before a whole batch is passed over.
 
 use apus_engine::Record;
 
@@ -86,8 +86,10 @@ pub(super) struct Scan {
     pub(super) last: u64,
     /// Bytes up to the last whole frame; what follows is torn.
     pub(super) whole: usize,
-    /// Bytes that a mark vouches for: damage before this offset is always found.
+    /// Where the last mark begins: damage before it is always found.
     pub(super) vouched: usize,
+    /// The last batch has its mark.
+    pub(super) marked: bool,
 }
 
 /// Reads a segment. Its header was synced before the state named it.
@@ -101,10 +103,15 @@ pub(super) fn scan(number: u64, bytes: &[u8]) -> Result<Scan, Damage> {
         let what = if other { "a layout that this version does not read" } else { "the header is damaged" };
         return Err(Damage { offset: 0, what });
     }
-    let mut scan = Scan { records: Vec::new(), last: 0, whole: HEADER, vouched: HEADER };
+    let mut scan = Scan { records: Vec::new(), last: 0, whole: HEADER, vouched: HEADER, marked: true };
     while scan.whole < bytes.len() {
         let offset = scan.whole;
         let Some(frame) = read(number, &bytes[offset..]) else {
+            let next = bytes.get(offset + FRAME..).and_then(|rest| read(number, rest));
+            if !scan.marked && next.is_some_and(|next| next.kind == BATCH && next.sequence == scan.last + 1) {
+                scan.whole += FRAME;
+                continue;
+            }
             let synced = (offset + 1..bytes.len()).any(|at| {
                 read(number, &bytes[at..]).is_some_and(|later| {
                     (later.kind == MARK && later.sequence > scan.last)
@@ -123,8 +130,9 @@ pub(super) fn scan(number: u64, bytes: &[u8]) -> Result<Scan, Damage> {
                 let what = "a batch with a right checksum holds no records of this version";
                 scan.records.extend(records.map_err(|_| Damage { offset, what })?);
                 scan.last = frame.sequence;
+                scan.marked = false;
             }
-            (MARK, Some(0)) => scan.vouched = scan.whole,
+            (MARK, Some(0)) => (scan.vouched, scan.marked) = (offset, true),
             _ => return Err(Damage { offset, what: "a frame is out of sequence" }),
         }
     }

@@ -151,7 +151,7 @@ impl<D: Disk> Store<D> {
             number: state.first,
             length: scan.whole,
             sequence: scan.last,
-            marked: scan.vouched == scan.whole,
+            marked: scan.marked,
             durable: durable.clone(),
         };
         Ok((store, durable))
@@ -250,7 +250,7 @@ fn damaged(file: &str, offset: usize, what: &'static str) -> OpenError {
     OpenError::Damaged { file: file.into(), offset: offset as u64, what }
 }
 
-/// How many bytes of a segment's file a mark vouches for, if it can be read: where a simulated disk may rot and be found out.
+/// How many bytes of a segment's file a mark vouches for: where a disk may rot and is always found out.
 #[must_use]
 pub fn vouched(file: &str, bytes: &[u8]) -> usize {
     let scan = number(file).and_then(|number| log::scan(number, bytes).ok());

@@ -173,7 +173,10 @@ fn every_flip_is_found_or_costs_the_unmarked_end() {
         let states = states();
         let (mut store, _) = open(&disk).unwrap();
         let many = 6;
+        let mut last = 0;
         for batch in &batches()[..many] {
+            // The mark of the batch before goes with it.
+            last = store.length + 17;
             now(store.append(batch)).unwrap();
         }
         if marked {
@@ -188,7 +191,8 @@ fn every_flip_is_found_or_costs_the_unmarked_end() {
                 match open(&Memory::with(damaged)) {
                     Ok((_, durable)) if marked => assert_eq!(durable, states[many], "{name}, bit {bit}"),
                     Ok((_, durable)) => {
-                        assert!(durable == states[many] || durable == states[many - 1], "{name}, bit {bit}");
+                        let kept = if bit / 8 < last { many } else { many - 1 };
+                        assert_eq!(durable, states[kept], "{name}, bit {bit}");
                     }
                     Err(OpenError::Damaged { file, offset, .. }) => {
                         assert_eq!(file, *name);

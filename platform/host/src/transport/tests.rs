@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::{Decoder, Frame, Hello, Identity, Refusal, SendError, Settings, Tokio, Transport, VERSION};
+use super::{Decoder, Frame, Hello, Identity, Refusal, SendError, Settings, Sockets, Tokio, Transport, VERSION};
 
 fn block_on(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -173,5 +173,46 @@ fn strangers_and_older_lives_are_refused() {
         assert_eq!(second.read(&mut [0; 8]).await.unwrap_or(0), 0);
         assert_eq!(two.counters().bad_frames, 1);
         assert_eq!(two.counters().hellos_refused, 4);
+    });
+}
+
+/// Sockets whose listener panics.
+#[derive(Clone)]
+struct Panicking;
+
+impl Sockets for Panicking {
+    type Stream = TcpStream;
+    type Listener = ();
+    type Datagrams = tokio::net::UdpSocket;
+
+    async fn datagrams(&self, at: SocketAddr) -> std::io::Result<tokio::net::UdpSocket> {
+        Tokio.datagrams(at).await
+    }
+    async fn send_to(socket: &tokio::net::UdpSocket, bytes: &[u8], to: SocketAddr) -> std::io::Result<usize> {
+        Tokio::send_to(socket, bytes, to).await
+    }
+    async fn receive_from(socket: &tokio::net::UdpSocket, into: &mut [u8]) -> std::io::Result<(usize, SocketAddr)> {
+        Tokio::receive_from(socket, into).await
+    }
+    async fn listen(&self, _at: SocketAddr) -> std::io::Result<()> {
+        Ok(())
+    }
+    async fn accept((): &()) -> std::io::Result<(TcpStream, SocketAddr)> {
+        panic!("a bug in a task");
+    }
+    async fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        Tokio.connect(to).await
+    }
+}
+
+/// With or without `tokio_unstable`: no task dies in silence.
+#[test]
+#[should_panic(expected = "a bug in a task")]
+fn a_panic_in_a_task_is_one_of_the_node() {
+    block_on(async {
+        let book = addresses().await;
+        let at = book[&NodeId(0)];
+        let started = Transport::start(Panicking, identity(0, 1), at, book, settings()).await;
+        started.expect("it starts").next().await;
     });
 }

@@ -174,7 +174,7 @@ impl Consensus {
                 Some(_) if entry.index <= self.commit || ctx.has(Mutant::ConflictKept) => continue,
                 Some(_) => {
                     self.log.truncate(entry.index);
-                    self.durable = self.durable.min(Index(entry.index.0 - 1));
+                    self.forget_pending(Index(entry.index.0 - 1));
                 }
                 None => {}
             }
@@ -185,6 +185,16 @@ impl Consensus {
             self.log.push(entry);
         }
         first
+    }
+
+    /// Entries after `upto` were taken back: that they reach the disk means nothing any more.
+    fn forget_pending(&mut self, upto: Index) {
+        self.durable = self.durable.min(upto);
+        for (_, pending) in &mut self.disk {
+            if let Pending::Entries { last, .. } = pending {
+                *last = upto.min(*last);
+            }
+        }
     }
 
     /// Accepts the sender as leader of its term; false: it is not.
@@ -214,11 +224,7 @@ impl Consensus {
         if self.leader != Some(to) {
             return;
         }
-        let durable = if ctx.has(Mutant::AckBeforePersist) {
-            index
-        } else {
-            index.min(self.durable.max(self.log.snapshot.index))
-        };
+        let durable = if ctx.has(Mutant::AckBeforePersist) { index } else { index.min(self.durable) };
         // The term this follower acts in must be durable too, or it could vote in it again.
         if self.durable_vote.0 < self.term {
             return;
@@ -307,10 +313,13 @@ impl Consensus {
     }
 
     fn install(&mut self, ctx: &mut Ctx<'_>, snapshot: Snapshot) {
+        if self.log.term(snapshot.index) != Some(snapshot.term) {
+            // The log is another one: of what is on the disk only what was committed counts.
+            self.forget_pending(self.commit);
+        }
         self.commit = snapshot.index;
         self.state = snapshot.state.clone();
         self.log.compact(snapshot);
-        self.durable = self.durable.min(self.log.last_index());
         let members = self.log.membership().clone();
         self.see_without_vote(&members);
         self.tell_restored(ctx);

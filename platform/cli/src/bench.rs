@@ -15,7 +15,7 @@ use crate::suite;
 pub(crate) fn bench(what: &BenchCommand) -> Result<u8, Trouble> {
     match what {
         BenchCommand::Sim { format, seconds } => sim(*format, *seconds),
-        BenchCommand::Search { states, nodes, crashes, drops, jobs, mutant } => {
+        BenchCommand::Search { states, nodes, faults, horizon, jobs, mutant } => {
             let mutant = mutant.as_deref().map(|name| {
                 apus_engine::Mutant::named(name).ok_or_else(|| {
                     Trouble::Usage(format!("--mutant `{name}`: there is none of this name; see `apus list mutants`"))
@@ -24,22 +24,22 @@ pub(crate) fn bench(what: &BenchCommand) -> Result<u8, Trouble> {
             let search = Search {
                 states: *states,
                 nodes: (*nodes).clamp(1, 4),
-                crashes: *crashes,
-                drops: *drops,
+                faults: *faults,
+                horizon: apus_engine::Micros::from_millis(*horizon),
                 jobs: suite::jobs(*jobs),
                 mutant: mutant.transpose()?,
                 ..Search::default()
             };
             let found = search.run();
             println!(
-                "{} unique states in {:.1} s ({:.0} a second), {} steps, {} merged, depth {}, {}",
+                "{} unique states in {:.1} s ({:.0} a second), {} steps, {} merged, histories of up to {} steps, {}",
                 found.states,
                 found.took.as_secs_f64(),
                 found.states as f64 / found.took.as_secs_f64(),
                 found.steps,
                 found.merged,
-                found.deepest,
-                if found.complete { "complete" } else { "cut by a bound" }
+                found.longest,
+                if found.complete { "every one within the bounds" } else { "not all" }
             );
             let Some((what, path)) = found.violation else { return Ok(0) };
             println!("VIOLATED {what}\n{}", path.join("\n"));

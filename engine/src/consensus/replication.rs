@@ -175,7 +175,8 @@ impl Consensus {
                 // A committed entry is never taken back, whoever asks.
                 Some(_) if entry.index <= self.commit || ctx.has(Mutant::ConflictKept) => continue,
                 Some(_) => {
-                    self.truncate(entry.index);
+                    self.log.truncate(entry.index);
+                    self.forget_pending(Index(entry.index.0 - 1));
                 }
                 None => {}
             }
@@ -188,14 +189,12 @@ impl Consensus {
         first
     }
 
-    /// Takes entries back. A record of theirs that is still on its way to the disk vouches for none of them any more.
-    fn truncate(&mut self, from: Index) {
-        let keep = Index(from.0 - 1);
-        self.log.truncate(from);
-        self.durable = self.durable.min(keep);
+    /// Entries after `upto` were taken back: that they reach the disk means nothing any more.
+    fn forget_pending(&mut self, upto: Index) {
+        self.durable = self.durable.min(upto);
         for (_, pending) in &mut self.disk {
             if let Pending::Entries { last, .. } = pending {
-                *last = keep.min(*last);
+                *last = upto.min(*last);
             }
         }
     }
@@ -227,11 +226,7 @@ impl Consensus {
         if self.leader != Some(to) {
             return;
         }
-        let durable = if ctx.has(Mutant::AckBeforePersist) {
-            index
-        } else {
-            index.min(self.durable.max(self.log.snapshot.index))
-        };
+        let durable = if ctx.has(Mutant::AckBeforePersist) { index } else { index.min(self.durable) };
         // The term this follower acts in must be durable too, or it could vote in it again.
         if self.durable_vote.0 < self.term {
             return;
@@ -320,10 +315,13 @@ impl Consensus {
     }
 
     fn install(&mut self, ctx: &mut Ctx<'_>, snapshot: Arc<Snapshot>) {
+        if self.log.term(snapshot.index) != Some(snapshot.term) {
+            // The log is another one: of what is on the disk only what was committed counts.
+            self.forget_pending(self.commit);
+        }
         self.commit = snapshot.index;
         self.state = snapshot.state.clone();
         self.log.compact(snapshot);
-        self.durable = self.durable.min(self.log.last_index());
         let members = self.log.membership().clone();
         self.see_without_vote(&members);
         self.tell_restored(ctx);

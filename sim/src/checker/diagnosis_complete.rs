@@ -23,10 +23,15 @@ impl Checker for DiagnosisComplete {
         let all: Vec<NodeId> = (0..look.nodes() as u16).map(NodeId).collect();
         // Views of more than 100 nodes are sampled: the whole matrix would be a million cells.
         let every = all.len().div_ceil(100).max(1);
+        // Who was removed may not know of it, and owes nothing.
+        let logs = all.iter().filter_map(|node| Some(look.engine(*node)?.look()?.1));
+        let leader = logs.filter(|log| log.leads().is_some()).max_by_key(|log| log.term());
+        let member = |node: NodeId| leader.is_none_or(|log| log.membership().contains(node));
         for by in all.iter().step_by(every) {
             let Some((ring, log, ..)) = look.engine(*by).and_then(|engine| engine.look()) else { continue };
             for node in &all {
-                if !log.membership().contains(*node) || !log.membership().contains(*by) {
+                let own = log.membership();
+                if ![*node, *by].iter().all(|node| own.contains(*node) && member(*node)) {
                     continue;
                 }
                 let up = look.engine(*node).is_some();
@@ -36,7 +41,7 @@ impl Checker for DiagnosisComplete {
                     Some(diagnosis::Status::Down | diagnosis::Status::Left) => !up,
                     Some(diagnosis::Status::Suspect) | None => false,
                 };
-                if !right && node != by {
+                if !right {
                     return Err(format!(
                         "{by} thinks {node} is {thinks:?}, but it {}",
                         if up { "runs" } else { "does not run" }
@@ -87,7 +92,7 @@ impl Checker for DiagnosisBound {
                 }
             }
             (What::FaultStart { kind: Kind::PowerOff | Kind::Crash | Kind::PermanentLoss, nodes, .. }, _)
-                if nodes.len() == 1 =>
+                if nodes.len() == 1 && self.running.contains(&nodes[0]) =>
             {
                 let others = self.running.iter().copied().filter(|node| !nodes.contains(node)).collect();
                 self.waiting.insert(nodes[0], (line.at, others));

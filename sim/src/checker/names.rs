@@ -31,6 +31,8 @@ names! {
     "guard-obeyed" safety "NT-SwiFT 3.6; Gray and Cheriton 1989, leases", "nobody acts for a resource whose guard is not armed";
     "election-safety" safety "Raft 5.2", "at most one leader in a term";
     "votes-once" safety "Raft 5.2", "a voter votes once in a term, also over restarts";
+    "leader-kept" safety "Raft thesis 4.2.3, 9.6", "a leader that a quorum hears is not deposed by one that does not hear it";
+    "joint-consensus" safety "Raft 6", "a change of the members is committed by majorities of the old and the new voters";
     "log-matching" safety "Raft 5.3", "entries of one index and term are the same in every log, and so is all before them";
     "leader-completeness" safety "Raft 5.4", "a committed entry is in the log of every later leader";
     "state-machine-safety" safety "Raft 5.4.3", "no two nodes apply different entries at one index";
@@ -38,10 +40,16 @@ names! {
     "diagnosis-accurate" safety "NT-SwiFT 3.1; Chandra and Toueg 1996, accuracy", "no healthy node on a healthy network is diagnosed down";
     "diagnosis-bound" liveness "NT-SwiFT 3.1", "every running node knows of a crash within the bound";
     "no-resurrection" safety "SWIM 4.2, incarnations", "news of an earlier life of a node never replaces news of a later one";
+    "old-life-refused" safety "SWIM 4.2, incarnations", "what an old instance of a node sends is refused";
+    "clusters-apart" safety "own", "nodes of different clusters do not follow each other";
+    "paused-accuses-nobody" safety "Dadgar and others 2018, Lifeguard", "a node that was itself paused accuses nobody by what it sent before";
+    "grant-eligible" safety "NT-SwiFT 3.1", "a resource is granted to no arbiter, no drained node, and none that the leader holds for dead";
     "one-active-copy" safety "NT-SwiFT 3.1, watchd", "a copy of a service is active on one node at a time";
     "restart-after-exit" safety "NT-SwiFT 3.1, watchd", "a program is started again only after its last run is gone";
     "backoff-kept" safety "NT-SwiFT 3.1, watchd", "restarts are as far apart as the back-off asks";
     "escalation-kept" safety "NT-SwiFT 3.1, watchd", "N failures within T lead to the next rung, no sooner and no later";
+    "hang-found" safety "NT-SwiFT 3.1, watchd", "a thread that does not beat is found out within its promise and a second";
+    "grace-kept" safety "NT-SwiFT 3.1, watchd", "a program that is told to end is given its grace, unless its lease is lost";
     "degree-held" liveness "NT-SwiFT 3.1, replication degree", "a hot service is back at its degree after a loss";
     "dependency-order" safety "NT-SwiFT 3.1, watchd", "a program starts only when all it requires is ready on its node";
     "cause-true" safety "NT-SwiFT 3.1, program or machine", "the recorded cause of a failure is the true one";

@@ -72,6 +72,8 @@ pub struct Cluster {
     pub lease: Option<Ns>,
     /// ρ.
     pub drift_ppm: Option<u32>,
+    /// Log entries in one packet at most.
+    pub batch: Option<u16>,
     /// Applied entries kept before compaction.
     pub keep: Option<u32>,
     /// Wire version all nodes write at the start.

@@ -184,6 +184,7 @@ fn read_cluster<'t>(r: &mut Reader<'t>, view: &View<'t>) -> Cluster {
         election: r.time(view, "election"),
         lease: r.time(view, "lease"),
         drift_ppm: r.share(view, "drift"),
+        batch: small(r.number(view, "batch")),
         keep: r.number(view, "keep").and_then(|keep| u32::try_from(keep).ok()),
         wire_version: byte(r.number(view, "wire_version")),
         link_delay: r.time(view, "link_delay"),

@@ -39,6 +39,7 @@ names! {
     "diagnosis-complete" liveness "NT-SwiFT 3.1; Bianchini and Buskens 1992", "every running node comes to the true diagnosis of every node";
     "diagnosis-accurate" safety "NT-SwiFT 3.1; Chandra and Toueg 1996, accuracy", "no healthy node on a healthy network is diagnosed down";
     "diagnosis-bound" liveness "NT-SwiFT 3.1", "every running node knows of a crash within the bound";
+    "news-bound" liveness "Bianchini and Buskens 1992, event-driven", "every running node knows of a crash within the bound after the first verdict";
     "no-resurrection" safety "SWIM 4.2, incarnations", "news of an earlier life of a node never replaces news of a later one";
     "old-life-refused" safety "SWIM 4.2, incarnations", "what an old instance of a node sends is refused";
     "clusters-apart" safety "own", "nodes of different clusters do not follow each other";

@@ -309,6 +309,12 @@ pub(super) static EXPECT: Table = Table {
         ),
         may("diagnosis_within", Shape::Time(MS, HOUR), "no bound", "after a crash every running node knows"),
         may(
+            "news_within",
+            Shape::Time(MS, HOUR),
+            "no bound",
+            "after the first verdict on a crash every running node knows",
+        ),
+        may(
             "converge_within",
             Shape::Time(MS, HOUR),
             "one second less than `heal`",

@@ -178,6 +178,8 @@ pub struct Expect {
     pub takeover_within: Option<Ns>,
     /// After a crash every live node knows within this time.
     pub diagnosis_within: Option<Ns>,
+    /// After the first verdict on a crash every live node knows within this time.
+    pub news_within: Option<Ns>,
     /// After healing everything is well within this time.
     pub converge_within: Option<Ns>,
     /// Goals that at least one seed must reach; names in [`crate::goal`].

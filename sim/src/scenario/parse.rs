@@ -247,6 +247,7 @@ fn read_expect<'t>(r: &mut Reader<'t>, view: &View<'t>) -> Expect {
         except: read_reasons(r, view),
         takeover_within: r.time(view, "takeover_within"),
         diagnosis_within: r.time(view, "diagnosis_within"),
+        news_within: r.time(view, "news_within"),
         converge_within: r.time(view, "converge_within"),
         sometimes: Vec::new(),
         fails: Vec::new(),

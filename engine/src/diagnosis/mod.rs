@@ -102,10 +102,11 @@ impl Diagnosis {
             if config.diagnosis.rule == DiagnosisRule::Paper { 1 } else { usize::from(config.diagnosis.observers) };
         self.rings = Rings::new(members.len(), observers);
         self.table.reshape(members);
-        self.probes.retain(|probe| self.table.rank(probe.target).is_some());
+        let many = self.rings.offsets.len();
+        self.probes
+            .retain(|probe| self.table.rank(probe.target).is_some() && probe.ring().is_none_or(|ring| ring < many));
         self.queue.clear();
         self.fresh.clear();
-        let many = self.rings.offsets.len();
         let period = config.diagnosis.period;
         self.next = (0..many).map(|_| now + Micros(rng.below(period.0))).collect();
         self.rtt = alloc::vec![Rtt::default(); many];

@@ -68,3 +68,13 @@ pub(super) struct Probe {
     pub(super) due: Time,
     pub(super) purpose: Purpose,
 }
+
+impl Probe {
+    /// The ring it tests.
+    pub(super) const fn ring(&self) -> Option<usize> {
+        match self.purpose {
+            Purpose::Test { ring } | Purpose::Confirm { ring, .. } => Some(ring),
+            Purpose::Help { .. } | Purpose::Revisit => None,
+        }
+    }
+}

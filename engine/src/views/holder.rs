@@ -68,7 +68,7 @@ impl Views {
         let evidence = self.event(ctx, &[evidence, held.evidence], refused);
         if held.until.is_some() {
             ctx.signal(Signal::LeaseLost { resource, epoch: held.epoch, evidence });
-            self.disarm(ctx, resource, held.epoch);
+            let _: OpId = ctx.disarm(resource, held.epoch);
         }
     }
 
@@ -82,16 +82,10 @@ impl Views {
             if held.until.is_some() {
                 let evidence = self.event(ctx, &[held.evidence], Fact::Released { resource, epoch: held.epoch });
                 ctx.signal(Signal::LeaseLost { resource, epoch: held.epoch, evidence });
-                self.disarm(ctx, resource, held.epoch);
+                let _: OpId = ctx.disarm(resource, held.epoch);
             }
         }
         self.asks.clear();
-    }
-
-    fn disarm(&mut self, ctx: &mut Ctx<'_>, resource: ResourceId, epoch: Epoch) {
-        if !ctx.has(Mutant::GuardNotDisarmed) {
-            let _: OpId = ctx.disarm(resource, epoch);
-        }
     }
 
     /// Asks the leader for more time, for all that is held.
@@ -128,7 +122,7 @@ impl Views {
         self.expire(ctx);
         for (resource, epoch) in &renewed.held {
             let newest = self.newest.get(resource).copied().unwrap_or_default();
-            if *epoch < newest && !ctx.has(Mutant::OldEpochAccepted) {
+            if *epoch < newest {
                 self.event(ctx, &[], Fact::Refused { resource: *resource, epoch: *epoch, newest });
                 continue;
             }
@@ -151,7 +145,8 @@ impl Views {
         }
         let first = held.until.replace(until).is_none();
         let because = held.evidence;
-        ctx.arm(resource, epoch, until);
+        let more = if ctx.has(Mutant::GuardOutlivesLease) { self.lease.scale(1, 3) } else { Micros::ZERO };
+        ctx.arm(resource, epoch, until + more);
         if first {
             let evidence = self.event(ctx, &[because], Fact::Armed { resource, epoch, until });
             ctx.signal(Signal::Holds { resource, epoch, evidence });

@@ -74,6 +74,8 @@ impl Views {
         let rho = u64::from(ctx.config().views.drift_ppm);
         let left = if ctx.has(Mutant::LeftIsWholeLease) {
             self.lease
+        } else if ctx.has(Mutant::DriftIgnored) {
+            self.lease - age
         } else {
             (self.lease - age).scale(1_000_000 - rho, 1_000_000)
         };
@@ -112,9 +114,11 @@ impl Views {
         if log.leads().is_none() {
             return;
         }
-        let (Ask::Release { resource, epoch } | Ask::FailOver { resource, epoch, .. }) = *ask;
+        let (Ask::Release { resource, mut epoch } | Ask::FailOver { resource, mut epoch, .. }) = *ask;
         let Some(grant) = log.state().grants.get(&resource) else { return };
-        if grant.epoch != epoch || grant.holder != from {
+        if ctx.has(Mutant::OldEpochAccepted) {
+            epoch = grant.epoch;
+        } else if grant.epoch != epoch || grant.holder != from {
             let newest = grant.epoch;
             if epoch < newest {
                 self.event(ctx, &[], Fact::Refused { resource, epoch, newest });

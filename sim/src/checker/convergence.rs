@@ -42,6 +42,9 @@ fn unwell(look: &dyn Look, homeless: &[Copy]) -> Result<(), String> {
             continue;
         }
         let holders = look.holders(resource.id);
+        if let Some(stranger) = holders.iter().find(|holder| !log.membership().contains(**holder)) {
+            return Err(format!("{stranger}, which is no member, holds {}", resource.id));
+        }
         if holders.is_empty() {
             return Err(format!("nobody holds {}", resource.id));
         }
@@ -146,13 +149,15 @@ impl Checker for Converges {
 pub(super) struct TakeoverBound {
     bound: Option<Ns>,
     holder: Option<NodeId>,
+    /// Its guard is not armed.
+    idle: bool,
     gone: Option<(Ns, NodeId)>,
     worst: Ns,
 }
 
 impl TakeoverBound {
     pub(super) fn new(plan: &Plan) -> Self {
-        Self { bound: plan.scenario.expect.takeover_within, holder: None, gone: None, worst: 0 }
+        Self { bound: plan.scenario.expect.takeover_within, holder: None, idle: false, gone: None, worst: 0 }
     }
 }
 
@@ -166,6 +171,11 @@ impl Checker for TakeoverBound {
     fn see(&mut self, line: &Line) -> Result<(), String> {
         match (&line.what, line.node) {
             (What::Armed { resource: ResourceId(0), .. }, Some(node)) => {
+                if self.idle && self.holder == Some(node) {
+                    // The holder itself is back.
+                    self.gone = None;
+                }
+                self.idle = false;
                 if let Some((since, old)) = self.gone
                     && old != node
                 {
@@ -192,6 +202,11 @@ impl Checker for TakeoverBound {
                 {
                     self.gone = Some((line.at, holder));
                 }
+            }
+            // It let go or ran out, for whatever reason.
+            (What::Disarmed { resource: ResourceId(0), .. }, Some(node)) if self.holder == Some(node) => {
+                self.idle = true;
+                self.gone.get_or_insert((line.at, node));
             }
             (What::FaultStop { .. } | What::Healed, _) => self.gone = None,
             _ => {}

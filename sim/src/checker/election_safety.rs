@@ -18,9 +18,17 @@ impl Checker for ElectionSafety {
     }
     fn see(&mut self, line: &Line) -> Result<(), String> {
         let (Some(node), What::Event(event)) = (line.node, &line.what) else { return Ok(()) };
-        let Fact::Consensus(consensus::Fact::Elected { term }) = event.fact else { return Ok(()) };
-        match self.leaders.insert(term, node) {
-            Some(other) if other != node => Err(format!("{node} and {other} both lead {term}")),
+        match event.fact {
+            Fact::Consensus(consensus::Fact::Elected { term }) => match self.leaders.insert(term, node) {
+                Some(other) if other != node => Err(format!("{node} and {other} both lead {term}")),
+                _ => Ok(()),
+            },
+            Fact::Consensus(consensus::Fact::Follows { leader, term }) => match self.leaders.get(&term) {
+                Some(other) if *other != leader => {
+                    Err(format!("{node} follows {leader} in {term}, which {other} leads"))
+                }
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
     }

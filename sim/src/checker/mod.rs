@@ -8,8 +8,13 @@ mod election_safety;
 mod epochs_grow;
 mod evidence;
 mod goals;
+mod grant_eligible;
+mod joint_consensus;
+mod leader_kept;
+mod lives;
 mod log_matching;
 pub mod names;
+mod program_bounds;
 mod programs;
 mod state_machine_safety;
 mod truth;
@@ -136,16 +141,26 @@ fn all(plan: &Plan) -> Vec<Box<dyn Checker>> {
         Box::new(state_machine_safety::StateMachineSafety::default()),
         Box::new(log_matching::LogMatching),
         Box::new(log_matching::LeaderCompleteness::default()),
+        Box::new(joint_consensus::JointConsensus::default()),
+        Box::new(leader_kept::LeaderKept::new(plan)),
         Box::new(diagnosis_accurate::DiagnosisAccurate { truth: truth::Truth::new(plan) }),
         Box::new(diagnosis_accurate::NoResurrection::default()),
         Box::new(diagnosis_complete::DiagnosisComplete),
-        Box::new(diagnosis_complete::DiagnosisBound::new(plan)),
+        Box::new(diagnosis_complete::DiagnosisBound::new(plan, false)),
+        Box::new(diagnosis_complete::DiagnosisBound::new(plan, true)),
+        Box::new(lives::OldLifeRefused::new(plan)),
+        Box::new(lives::ClustersApart::default()),
+        Box::new(lives::PausedAccusesNobody::new(plan)),
+        Box::new(grant_eligible::GrantEligible::new(plan)),
         Box::new(programs::RestartAfterExit::default()),
         Box::new(programs::BackoffKept::new(plan)),
         Box::new(programs::EscalationKept::new(plan)),
         Box::new(programs::DependencyOrder::new(plan)),
         Box::new(programs::GuardObeyed::new(plan)),
         Box::new(programs::CauseTrue::default()),
+        Box::new(program_bounds::HangFound::new(plan)),
+        Box::new(program_bounds::GraceKept::new(plan)),
+        Box::new(program_bounds::DegreeHeld::new(plan)),
         Box::new(convergence::Converges::new(plan)),
         Box::new(convergence::TakeoverBound::new(plan)),
         Box::new(convergence::DrainedEmpty::default()),

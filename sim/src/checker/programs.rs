@@ -103,7 +103,7 @@ impl Checker for BackoffKept {
                 let (streak, _) = self.streak.get(&(node, copy)).copied().unwrap_or((1, 0));
                 let full =
                     service.backoff.0.saturating_mul(1 << (streak.max(1) - 1).min(20)).min(service.backoff_max.0);
-                if wait.0 < full * 8 / 10 || wait.0 > full * 12 / 10 + service.backoff_max.0 / 8 {
+                if wait.0 < full * 8 / 10 || wait.0 > full * 12 / 10 {
                     return Err(format!(
                         "{node} waits {} us before restart {streak} of {}, not about {full}",
                         wait.0, copy.service

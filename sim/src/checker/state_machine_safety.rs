@@ -29,7 +29,11 @@ impl Checker for StateMachineSafety {
         };
         match event.fact {
             Fact::Consensus(consensus::Fact::Installed { index }) => {
-                self.last.insert(node, index);
+                if let Some(last) = self.last.insert(node, index)
+                    && index <= last
+                {
+                    return Err(format!("{node} goes back to a snapshot at {index} after it has applied {last}"));
+                }
             }
             Fact::Consensus(consensus::Fact::Committed { index, digest, .. }) => {
                 if let Some(last) = self.last.insert(node, index)

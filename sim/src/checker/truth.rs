@@ -73,7 +73,7 @@ impl Truth {
 }
 
 /// Faults that a healthy network has every day: they excuse no wrong verdict.
-const fn is_light(kind: Kind, rate_ppm: u32, size: u64) -> bool {
+pub(super) const fn is_light(kind: Kind, rate_ppm: u32, size: u64) -> bool {
     match kind {
         Kind::Loss | Kind::Duplicate | Kind::Corrupt | Kind::Truncate | Kind::ReorderGap => rate_ppm <= 20_000,
         Kind::Jitter | Kind::Latency | Kind::SlowPair | Kind::Lifo => size <= 10 * MS,

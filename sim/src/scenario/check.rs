@@ -170,8 +170,11 @@ fn expect(r: &mut Reader<'_>, parts: &Parts<'_>) {
             r.wrong(span.clone(), view.key("sometimes"), message, "a goal that some seed reaches", help);
         }
     }
-    for (key, bound) in [("takeover_within", s.expect.takeover_within), ("diagnosis_within", s.expect.diagnosis_within)]
-    {
+    for (key, bound) in [
+        ("takeover_within", s.expect.takeover_within),
+        ("diagnosis_within", s.expect.diagnosis_within),
+        ("news_within", s.expect.news_within),
+    ] {
         if bound.is_some_and(|bound| bound > s.duration) {
             let message = format!("the bound is longer than the scenario, which lasts {}", show_time(s.duration));
             r.wrong(

@@ -204,6 +204,7 @@ pub(super) static CLUSTER: Table = Table {
         may("election", Shape::Time(MS, 60 * S), "\"200ms\"", "shortest election timeout; at least twice `heartbeat`"),
         may("lease", Shape::Time(MS, 60 * S), "\"600ms\"", "how long a lease lasts; at least three heartbeats"),
         may("drift", Shape::Share(100_000), "\"500ppm\"", "how far two clocks may drift apart"),
+        may("batch", Shape::Count(1, 1_024), "64", "log entries in one packet at most"),
         may("keep", Shape::Count(1, 1_000_000), "256", "applied log entries kept before compaction"),
         may("wire_version", Shape::Count(1, 2), "2", "wire version that all nodes write at the start"),
         may(
@@ -307,6 +308,12 @@ pub(super) static EXPECT: Table = Table {
             "after its holder fails, the dispatcher is held again",
         ),
         may("diagnosis_within", Shape::Time(MS, HOUR), "no bound", "after a crash every running node knows"),
+        may(
+            "news_within",
+            Shape::Time(MS, HOUR),
+            "no bound",
+            "after the first verdict on a crash every running node knows",
+        ),
         may(
             "converge_within",
             Shape::Time(MS, HOUR),

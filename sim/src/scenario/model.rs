@@ -72,6 +72,8 @@ pub struct Cluster {
     pub lease: Option<Ns>,
     /// ρ.
     pub drift_ppm: Option<u32>,
+    /// Log entries in one packet at most.
+    pub batch: Option<u16>,
     /// Applied entries kept before compaction.
     pub keep: Option<u32>,
     /// Wire version all nodes write at the start.
@@ -176,6 +178,8 @@ pub struct Expect {
     pub takeover_within: Option<Ns>,
     /// After a crash every live node knows within this time.
     pub diagnosis_within: Option<Ns>,
+    /// After the first verdict on a crash every live node knows within this time.
+    pub news_within: Option<Ns>,
     /// After healing everything is well within this time.
     pub converge_within: Option<Ns>,
     /// Goals that at least one seed must reach; names in [`crate::goal`].

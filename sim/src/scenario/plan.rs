@@ -207,6 +207,7 @@ fn set_knobs(scenario: &Scenario, config: &mut Config) {
     config.diagnosis.observers = knobs.observers.unwrap_or(config.diagnosis.observers);
     config.diagnosis.convict = knobs.convict.unwrap_or(config.diagnosis.convict);
     config.views.drift_ppm = knobs.drift_ppm.unwrap_or(config.views.drift_ppm);
+    config.consensus.batch = knobs.batch.unwrap_or(config.consensus.batch);
     config.consensus.keep = knobs.keep.unwrap_or(config.consensus.keep);
     config.wire_version = knobs.wire_version.unwrap_or(config.wire_version);
     // Fewer nodes than observers: everybody watches everybody. What a file says itself is not touched, but checked.

@@ -6,7 +6,7 @@ use crate::fault::{Fault, MS, Target};
 use crate::report::{Run, Violation};
 use crate::runner::{options, run_guarded};
 use crate::scenario::{Plan, Scenario, Workload};
-use crate::world::World;
+use crate::world::{Options, World};
 
 /// The result of shrinking.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Shrunk {
 struct Shrinker<'a> {
     world: &'a dyn World,
     signature: (&'static str, bool),
+    /// It passes without its planted bug, and so must everything smaller: else another failure has been found.
+    by_mutant: bool,
     deadline: Instant,
     tried: u32,
 }
@@ -36,9 +38,11 @@ pub fn shrink(world: &dyn World, plan: &Plan, budget: Duration) -> Option<Shrunk
     let mut shrinker = Shrinker {
         world,
         signature: (violation.checker, violation.liveness),
+        by_mutant: false,
         deadline: Instant::now() + budget,
         tried: 1,
     };
+    shrinker.by_mutant = plan.scenario.mutant.is_some() && !shrinker.fails_without(plan);
     let mut best = (plan.clone(), first);
     // Explicit targets, where that fails alike: an artifact should not depend on who led at the time.
     let explicit = Plan::with_faults(&plan.scenario, plan.seed, best.1.faults.clone());
@@ -70,10 +74,27 @@ impl Shrinker<'_> {
         if Instant::now() >= self.deadline {
             return None;
         }
+        let run = self.run(plan);
+        let same = run.violation.as_ref().is_some_and(|violation| self.is_same(violation));
+        (same && !(self.by_mutant && self.fails_without(plan))).then_some(run)
+    }
+
+    fn is_same(&self, violation: &Violation) -> bool {
+        (violation.checker, violation.liveness) == self.signature
+    }
+
+    fn run(&mut self, plan: &Plan) -> Run {
         self.tried += 1;
-        let run = run_guarded(self.world, plan, &options(&plan.scenario));
-        let same = |violation: &Violation| (violation.checker, violation.liveness) == self.signature;
-        run.violation.as_ref().is_some_and(same).then_some(run)
+        let options = Options { deadline: Some(self.deadline), ..options(&plan.scenario) };
+        run_guarded(self.world, plan, &options)
+    }
+
+    /// Whether it fails alike although nothing is planted.
+    fn fails_without(&mut self, plan: &Plan) -> bool {
+        let mut scenario = plan.scenario.clone();
+        scenario.mutant = None;
+        let run = self.run(&Plan::with_faults(&scenario, plan.seed, plan.faults.clone()));
+        run.violation.as_ref().is_some_and(|violation| self.is_same(violation))
     }
 
     /// Takes a candidate if it fails alike.

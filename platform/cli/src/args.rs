@@ -198,6 +198,9 @@ pub(crate) struct RunArgs {
 pub(crate) struct ExplainArgs {
     /// The artifact
     pub artifact: PathBuf,
+    /// Show every line of the trace from A to B in place of the story, such as 14.4s..14.9s
+    #[arg(long, value_name = "A..B", value_parser = times)]
+    pub trace: Option<(Duration, Duration)>,
     /// Write a self-contained page with a time line
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -338,6 +341,14 @@ fn commit(text: &str) -> Result<u64, String> {
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let wrong = || "want a number and ns, us, ms, s, m or h, such as 90s or 1.5s".to_owned();
     apus_sim::scenario::read_time(text).map(Duration::from_nanos).map_err(|_| wrong())
+}
+
+/// `14.4s..14.9s`.
+fn times(text: &str) -> Result<(Duration, Duration), String> {
+    let wrong = || "want A..B with A below B, such as 14.4s..14.9s".to_owned();
+    let (from, to) = text.split_once("..").ok_or_else(wrong)?;
+    let (from, to) = (time(from)?, time(to)?);
+    if from < to { Ok((from, to)) } else { Err(wrong()) }
 }
 
 /// `n3` or `3`.

@@ -137,7 +137,7 @@ impl Shrinker<'_> {
     }
 
     fn fewer_nodes(&mut self, best: &mut (Plan, Run)) {
-        for nodes in 1..best.0.scenario.nodes {
+        for nodes in sizes(best.0.scenario.nodes) {
             let mut scenario = best.0.scenario.clone();
             scenario.nodes = nodes;
             scenario.members = scenario.members.min(nodes);
@@ -148,8 +148,8 @@ impl Shrinker<'_> {
             scenario.arbiters = scenario.arbiters.min(scenario.voters - 1);
             let faults: Option<Vec<Fault>> = best.0.faults.iter().map(|fault| within(fault, nodes)).collect();
             let Some(faults) = faults else { continue };
-            // Another cluster size is another run of chances: a few seeds are tried.
-            for more in 0..6 {
+            // Another cluster size is another run of chances: a few seeds are tried where that is cheap.
+            for more in 0..if nodes <= 8 { 6 } else { 2 } {
                 let candidate = Plan::with_faults(&scenario, best.0.seed.wrapping_add(more), faults.clone());
                 if self.take(best, candidate) {
                     return;
@@ -210,6 +210,12 @@ impl Shrinker<'_> {
     }
 }
 
+/// Smaller clusters to try, the smallest first: all of a few nodes, then ever larger steps.
+fn sizes(below: u16) -> impl Iterator<Item = u16> {
+    let next = |size: &u16| Some(if *size < 8 { size + 1 } else { size.saturating_add(size / 2) });
+    std::iter::successors(Some(1), next).take_while(move |size| *size < below)
+}
+
 /// The fault in a smaller cluster; `None` if it is aimed at nodes that are not there.
 fn within(fault: &Fault, nodes: u16) -> Option<Fault> {
     let mut fault = fault.clone();
@@ -220,4 +226,17 @@ fn within(fault: &Fault, nodes: u16) -> Option<Fault> {
         }
     }
     Some(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_grow_to_the_cluster() {
+        assert_eq!(sizes(1).count(), 0);
+        assert_eq!(sizes(5).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(sizes(30).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8, 12, 18, 27]);
+        assert!(sizes(u16::MAX).count() < 40);
+    }
 }

@@ -4,27 +4,27 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What a run of the command gave.
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
     }
 }
 
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository is there")
 }
 
-pub fn apus(args: &[&str]) -> Ran {
+pub(crate) fn apus(args: &[&str]) -> Ran {
     apus_with(args, &[])
 }
 
-pub fn apus_with(args: &[&str], env: &[(&str, &str)]) -> Ran {
+pub(crate) fn apus_with(args: &[&str], env: &[(&str, &str)]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_apus"));
     command.args(args).current_dir(root()).env("COLUMNS", "100").env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
     command.envs(env.iter().copied());
@@ -40,7 +40,7 @@ pub fn apus_with(args: &[&str], env: &[(&str, &str)]) -> Ran {
 
 /// A folder of its own, empty.
 #[allow(dead_code, reason = "not every test file needs one")]
-pub fn temp(name: &str) -> PathBuf {
+pub(crate) fn temp(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).expect("it can be made");
@@ -49,7 +49,7 @@ pub fn temp(name: &str) -> PathBuf {
 
 /// Compares with a stored text; `INSTA_UPDATE=always` writes it anew. Hashes change with every change of the engine: they
 /// are left out.
-pub fn snapshot(name: &str, text: &str) {
+pub(crate) fn snapshot(name: &str, text: &str) {
     let plain: Vec<String> = text.lines().map(|line| without_hashes(line.trim_end())).collect();
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true, snapshot_path => "../snapshots" }, {
         insta::assert_snapshot!(name, plain.join("\n"));
@@ -73,6 +73,6 @@ fn without_hashes(line: &str) -> String {
 
 /// An entry of the corpus.
 #[allow(dead_code, reason = "not every test file needs one")]
-pub fn corpus(name: &str) -> String {
+pub(crate) fn corpus(name: &str) -> String {
     root().join("scenarios/corpus").join(name).with_extension("json").display().to_string()
 }

@@ -100,7 +100,8 @@ impl Artifact {
 
     /// From a file's text. An error names the place and the mend.
     pub fn from_json(text: &str) -> Result<Self, String> {
-        let value: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
+        let value: Value =
+            serde_json::from_str(text).map_err(|error| format!("this is no artifact: not JSON: {error}"))?;
         if value["apus_artifact"].as_u64() != Some(VERSION) {
             return Err(format!(
                 "`apus_artifact` is not {VERSION}: this is no artifact, or one of another version of apus"

@@ -6,7 +6,7 @@ use crate::fault::{Fault, MS, Target};
 use crate::report::{Run, Violation};
 use crate::runner::{options, run_guarded};
 use crate::scenario::{Plan, Scenario, Workload};
-use crate::world::World;
+use crate::world::{Options, World};
 
 /// The result of shrinking.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Shrunk {
 struct Shrinker<'a> {
     world: &'a dyn World,
     signature: (&'static str, bool),
+    /// It passes without its planted bug, and so must everything smaller: else another failure has been found.
+    by_mutant: bool,
     deadline: Instant,
     tried: u32,
 }
@@ -36,9 +38,11 @@ pub fn shrink(world: &dyn World, plan: &Plan, budget: Duration) -> Option<Shrunk
     let mut shrinker = Shrinker {
         world,
         signature: (violation.checker, violation.liveness),
+        by_mutant: false,
         deadline: Instant::now() + budget,
         tried: 1,
     };
+    shrinker.by_mutant = plan.scenario.mutant.is_some() && !shrinker.fails_without(plan);
     let mut best = (plan.clone(), first);
     // Explicit targets, where that fails alike: an artifact should not depend on who led at the time.
     let explicit = Plan::with_faults(&plan.scenario, plan.seed, best.1.faults.clone());
@@ -70,10 +74,27 @@ impl Shrinker<'_> {
         if Instant::now() >= self.deadline {
             return None;
         }
+        let run = self.run(plan);
+        let same = run.violation.as_ref().is_some_and(|violation| self.is_same(violation));
+        (same && !(self.by_mutant && self.fails_without(plan))).then_some(run)
+    }
+
+    fn is_same(&self, violation: &Violation) -> bool {
+        (violation.checker, violation.liveness) == self.signature
+    }
+
+    fn run(&mut self, plan: &Plan) -> Run {
         self.tried += 1;
-        let run = run_guarded(self.world, plan, &options(&plan.scenario));
-        let same = |violation: &Violation| (violation.checker, violation.liveness) == self.signature;
-        run.violation.as_ref().is_some_and(same).then_some(run)
+        let options = Options { deadline: Some(self.deadline), ..options(&plan.scenario) };
+        run_guarded(self.world, plan, &options)
+    }
+
+    /// Whether it fails alike although nothing is planted.
+    fn fails_without(&mut self, plan: &Plan) -> bool {
+        let mut scenario = plan.scenario.clone();
+        scenario.mutant = None;
+        let run = self.run(&Plan::with_faults(&scenario, plan.seed, plan.faults.clone()));
+        run.violation.as_ref().is_some_and(|violation| self.is_same(violation))
     }
 
     /// Takes a candidate if it fails alike.
@@ -116,7 +137,7 @@ impl Shrinker<'_> {
     }
 
     fn fewer_nodes(&mut self, best: &mut (Plan, Run)) {
-        for nodes in 1..best.0.scenario.nodes {
+        for nodes in sizes(best.0.scenario.nodes) {
             let mut scenario = best.0.scenario.clone();
             scenario.nodes = nodes;
             scenario.members = scenario.members.min(nodes);
@@ -127,8 +148,8 @@ impl Shrinker<'_> {
             scenario.arbiters = scenario.arbiters.min(scenario.voters - 1);
             let faults: Option<Vec<Fault>> = best.0.faults.iter().map(|fault| within(fault, nodes)).collect();
             let Some(faults) = faults else { continue };
-            // Another cluster size is another run of chances: a few seeds are tried.
-            for more in 0..6 {
+            // Another cluster size is another run of chances: a few seeds are tried where that is cheap.
+            for more in 0..if nodes <= 8 { 6 } else { 2 } {
                 let candidate = Plan::with_faults(&scenario, best.0.seed.wrapping_add(more), faults.clone());
                 if self.take(best, candidate) {
                     return;
@@ -189,6 +210,12 @@ impl Shrinker<'_> {
     }
 }
 
+/// Smaller clusters to try, the smallest first: all of a few nodes, then ever larger steps.
+fn sizes(below: u16) -> impl Iterator<Item = u16> {
+    let next = |size: &u16| Some(if *size < 8 { size + 1 } else { size.saturating_add(size / 2) });
+    std::iter::successors(Some(1), next).take_while(move |size| *size < below)
+}
+
 /// The fault in a smaller cluster; `None` if it is aimed at nodes that are not there.
 fn within(fault: &Fault, nodes: u16) -> Option<Fault> {
     let mut fault = fault.clone();
@@ -199,4 +226,17 @@ fn within(fault: &Fault, nodes: u16) -> Option<Fault> {
         }
     }
     Some(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_grow_to_the_cluster() {
+        assert_eq!(sizes(1).count(), 0);
+        assert_eq!(sizes(5).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(sizes(30).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8, 12, 18, 27]);
+        assert!(sizes(u16::MAX).count() < 40);
+    }
 }

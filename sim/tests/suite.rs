@@ -1,12 +1,14 @@
 //! The shipped suite on a few seeds, its determinism, the exhaustive search, and the planted bugs that docs/mutants.md claims.
 
 use apus_engine::Mutant;
+use apus_sim::artifact::Artifact;
 use apus_sim::fault::Kind;
-use apus_sim::heap::Heap;
+use apus_sim::heap::{self, Heap};
 use apus_sim::report::Verdict;
 use apus_sim::runner::{Batch, Progress, run_batch};
 use apus_sim::scenario::{Plan, Scenario, shipped};
 use apus_sim::search::Search;
+use apus_sim::world::Options;
 
 fn scenario(name: &str) -> Scenario {
     let (_, text) = shipped().iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no scenario {name}"));
@@ -120,4 +122,87 @@ fn every_fault_kind_is_documented() {
         let row = format!("| {} | `{}` |", spec.code, spec.name);
         assert!(page.contains(&row), "docs/faults.md lacks {row}: run `apus list faults --table docs/faults.md`");
     }
+}
+
+fn failing(name: &str, mutant: &str, seed: u64) -> Plan {
+    let mut scenario = scenario(name);
+    scenario.mutant = Mutant::named(mutant);
+    Plan::draw(&scenario, seed)
+}
+
+/// What an artifact keeps of packets is what happens, not what the seed would draw: with links ten times as slow and other
+/// dice for the faults, the run is still the same, bit for bit.
+#[test]
+fn artifacts_keep_the_fate_of_every_packet() {
+    for (name, mutant, seed) in
+        [("common-swarm-8", "stale-incarnation-accepted", 1), ("clock-drift", "grant-without-wait", 0)]
+    {
+        let plan = failing(name, mutant, seed);
+        let keep = Options { keep_trace: true, ..Options::default() };
+        let run = heap::run(&plan, &keep);
+        assert!(run.violation.is_some(), "{name}");
+        let text = shipped().iter().find(|(known, _)| *known == name).expect("it is shipped").1;
+        let explicit = Plan::with_faults(&plan.scenario, seed, run.faults.clone());
+        let kept = Artifact::from_json(&Artifact::new(text, &explicit, &run).to_json()).expect("it reads back");
+        assert!(kept.fates.packets() > 500);
+        let mut other = kept.plan.clone();
+        other.scenario.cluster.link_delay = Some(2_000_000);
+        for fault in other.faults.iter_mut().filter(|fault| fault.kind.spec().aim == apus_sim::fault::Aim::Links) {
+            fault.rate_ppm = fault.rate_ppm.saturating_mul(2).min(900_000);
+        }
+        assert_eq!(heap::run(&other, &kept.options()).hash, run.hash, "{name}: the kept fates decide");
+        assert_ne!(heap::run(&other, &Options::default()).hash, run.hash, "{name}: without them chance does");
+    }
+}
+
+/// A planted bug's failure does not shrink into one that has nothing to do with it.
+#[test]
+fn shrinking_keeps_the_cause() {
+    let plan = failing("drain", "drain-forgets", 0);
+    let shrunk = apus_sim::shrink::shrink(&Heap, &plan, std::time::Duration::from_secs(20)).expect("it fails");
+    let mut scenario = shrunk.plan.scenario.clone();
+    scenario.mutant = None;
+    let without = Plan::with_faults(&scenario, shrunk.plan.seed, shrunk.plan.faults.clone());
+    let violation = heap::run(&without, &Options::default()).violation;
+    let checker = shrunk.run.violation.expect("it fails").checker;
+    assert!(violation.is_none_or(|violation| violation.checker != checker));
+}
+
+/// 1-minimal: without any one of its faults the failure is gone.
+#[test]
+fn a_shrunk_plan_has_no_fault_too_many() {
+    let plan = failing("common-swarm-8", "stale-incarnation-accepted", 1);
+    let before = plan.faults.len();
+    let shrunk = apus_sim::shrink::shrink(&Heap, &plan, std::time::Duration::from_secs(60)).expect("it fails");
+    assert!(shrunk.minimal && shrunk.plan.faults.len() < before);
+    let checker = shrunk.run.violation.as_ref().expect("it fails").checker;
+    for without in 0..shrunk.plan.faults.len() {
+        let mut faults = shrunk.plan.faults.clone();
+        faults.remove(without);
+        let fewer = Plan::with_faults(&shrunk.plan.scenario, shrunk.plan.seed, faults);
+        let violation = heap::run(&fewer, &Options::default()).violation;
+        assert!(violation.is_none_or(|violation| violation.checker != checker), "fault {without} is not needed");
+    }
+}
+
+/// The report of two holders counts from when the second guard opened, not from when the first one did.
+#[test]
+fn two_holders_are_measured_from_the_second_guard_on() {
+    let run = heap::run(
+        &failing("partition-1998-rule", "", 0),
+        &Options { keep_trace: true, measure_overlap: true, ..Options::default() },
+    );
+    let at = run.violation.as_ref().expect("two holders").at;
+    let overlap = run.measures["two-holders-time"];
+    let healed = run.faults[0].at + run.faults[0].lasts;
+    assert!(overlap > healed - at && overlap < healed - at + 2_000_000_000, "{overlap} ns from {at} to {healed}");
+}
+
+#[test]
+fn a_seed_ends_at_its_deadline() {
+    let plan = failing("common-swarm-8", "", 3);
+    let now = std::time::Instant::now();
+    let run = heap::run(&plan, &Options { deadline: Some(now), ..Options::default() });
+    assert_eq!(run.violation.map(|violation| violation.checker), Some(apus_sim::world::TIMEOUT));
+    assert!(run.events > 0 && run.simulated < plan.scenario.duration, "cut on the way");
 }

@@ -34,8 +34,8 @@ const STYLES: Styles = Styles::styled()
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
-    /// How results are written to standard output
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    /// How results are written: for people, or as one JSON document
+    #[arg(long, global = true, value_enum, value_name = "text|json", hide_possible_values = true, default_value_t = Format::Text)]
     pub format: Format,
 }
 
@@ -161,7 +161,7 @@ pub(crate) struct RunArgs {
     #[arg(long, help_heading = "Seeds")]
     pub keep_going: bool,
     /// Threads; all processors if left out
-    #[arg(long, value_name = "N", help_heading = "Time")]
+    #[arg(long, value_name = "N", value_parser = jobs, help_heading = "Time")]
     pub jobs: Option<NonZeroUsize>,
     /// Start no seed after this long, such as 60s or 20m, over all scenarios
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Time")]
@@ -189,8 +189,7 @@ pub(crate) struct RunArgs {
     /// Where artifacts of failures go; `artifacts` if only --shrink is given
     #[arg(long, value_name = "DIR", help_heading = "Results")]
     pub artifacts: Option<PathBuf>,
-    /// Write a `JUnit` report
-    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    #[arg(long, value_name = "FILE", help = "Write a JUnit report", help_heading = "Results")]
     pub junit: Option<PathBuf>,
 }
 
@@ -198,6 +197,9 @@ pub(crate) struct RunArgs {
 pub(crate) struct ExplainArgs {
     /// The artifact
     pub artifact: PathBuf,
+    /// Show every line of the trace from A to B in place of the story, such as 14.4s..14.9s
+    #[arg(long, value_name = "A..B", value_parser = times)]
+    pub trace: Option<(Duration, Duration)>,
     /// Write a self-contained page with a time line
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -266,7 +268,7 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 1_000)]
         horizon: u64,
         /// Threads; all processors if left out
-        #[arg(long)]
+        #[arg(long, value_name = "N", value_parser = jobs)]
         jobs: Option<NonZeroUsize>,
         /// Plant a bug
         #[arg(long, value_name = "NAME", value_parser = mutant)]
@@ -281,7 +283,7 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 20)]
         seeds: u64,
         /// Threads; all processors if left out
-        #[arg(long)]
+        #[arg(long, value_name = "N", value_parser = jobs)]
         jobs: Option<NonZeroUsize>,
     },
 }
@@ -295,7 +297,7 @@ pub(crate) struct MutantArgs {
     #[arg(long, default_value_t = 200)]
     pub seeds: u64,
     /// Threads; all processors if left out
-    #[arg(long)]
+    #[arg(long, value_name = "N", value_parser = jobs)]
     pub jobs: Option<NonZeroUsize>,
     /// Start no seed of a planted bug after this long
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = time)]
@@ -338,6 +340,18 @@ fn commit(text: &str) -> Result<u64, String> {
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let wrong = || "want a number and ns, us, ms, s, m or h, such as 90s or 1.5s".to_owned();
     apus_sim::scenario::read_time(text).map(Duration::from_nanos).map_err(|_| wrong())
+}
+
+/// `14.4s..14.9s`.
+fn times(text: &str) -> Result<(Duration, Duration), String> {
+    let wrong = || "want A..B with A below B, such as 14.4s..14.9s".to_owned();
+    let (from, to) = text.split_once("..").ok_or_else(wrong)?;
+    let (from, to) = (time(from)?, time(to)?);
+    if from < to { Ok((from, to)) } else { Err(wrong()) }
+}
+
+fn jobs(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "want how many threads, at least 1".to_owned())
 }
 
 /// `n3` or `3`.

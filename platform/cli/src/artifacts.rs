@@ -172,7 +172,11 @@ pub(crate) fn explain(args: &ExplainArgs, format: Format) -> Result<u8, Trouble>
     let artifact = load(&args.artifact)?;
     let run = again(&artifact, true);
     let scenario = &artifact.plan.scenario;
-    let story = explain::story(&run);
+    let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let story = match args.trace {
+        Some((from, to)) => explain::excerpt(&run, ns(from), ns(to)),
+        None => explain::story(&run),
+    };
     if format == Format::Text {
         head("explain", &artifact);
         for line in &story {
@@ -204,7 +208,7 @@ pub(crate) fn explain(args: &ExplainArgs, format: Format) -> Result<u8, Trouble>
     put(place(&args.pcapng, "pcapng"), &|| explain::pcapng(&run))?;
     if format == Format::Json {
         let mut out = head_json(&artifact, &run);
-        out.insert("story".into(), story.into());
+        out.insert(if args.trace.is_some() { "trace" } else { "story" }.into(), story.into());
         out.insert("wrote".into(), wrote.into());
         out.insert("exit_code".into(), 0.into());
         print::json(&out.into());

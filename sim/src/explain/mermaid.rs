@@ -31,7 +31,10 @@ pub fn mermaid(run: &Run) -> String {
         let End::Arrived(at) = message.end else { continue };
         let name = apus_engine::wire::kind_name(message.kind);
         shown.extend([message.from, message.to]);
-        rows.push((at, format!("    n{}->>n{}: {name} (+{} ms)", message.from, message.to, ms(at - message.sent))));
+        rows.push((
+            at,
+            format!("    n{}->>n{}: {} {name} (+{} ms)", message.from, message.to, ms(at), ms(at - message.sent)),
+        ));
     }
     let first = rows.iter().map(|(at, _)| *at).min().unwrap_or(0);
     for line in run.trace.iter().filter(|line| line.at <= end) {

@@ -29,6 +29,16 @@ fn ms(at: Ns) -> String {
     format!("{}.{:03}", at / 1_000_000, at / 1_000 % 1_000)
 }
 
+/// Every line of the trace from one time to another, packets too.
+#[must_use]
+pub fn excerpt(run: &Run, from: Ns, to: Ns) -> Vec<String> {
+    let show = |line: &Line| {
+        let who = line.node.map_or_else(|| "--".into(), |node| node.to_string());
+        format!("{:>12}  {who:<4} {}", ms(line.at), words::full(line))
+    };
+    run.trace.iter().filter(|line| (from..to).contains(&line.at)).map(show).collect()
+}
+
 /// All events of a run with their time and node.
 fn events(run: &Run) -> impl Iterator<Item = (Ns, NodeId, &Event)> {
     run.trace.iter().filter_map(|line| match (&line.what, line.node) {

@@ -75,10 +75,10 @@ pub fn perfetto(run: &Run) -> String {
             );
         }
     }
-    for message in scene.messages.iter().skip(scene.messages.len().saturating_sub(MESSAGES)) {
+    for (id, message) in scene.messages.iter().enumerate().skip(scene.messages.len().saturating_sub(MESSAGES)) {
         let name = apus_engine::wire::kind_name(message.kind);
         let (from, to) = (u32::from(message.from), u32::from(message.to));
-        let flow = |ph: &str, pid: u32, at: Ns| json!({ "ph": ph, "bp": "e", "cat": "packet", "id": message.id, "pid": pid, "tid": PACKETS, "name": name, "ts": us(at) });
+        let flow = |ph: &str, pid: u32, at: Ns| json!({ "ph": ph, "bp": "e", "cat": "packet", "id": id, "pid": pid, "tid": PACKETS, "name": name, "ts": us(at) });
         threads.insert((from, PACKETS), "packets".into());
         let fate = match message.end {
             End::Arrived(_) => format!("{name} to n{to}"),

@@ -160,3 +160,16 @@ pub(super) fn sentence(line: &Line) -> String {
         What::Sent { .. } | What::Received { .. } | What::Lost { .. } => String::new(),
     }
 }
+
+/// A line of a trace with the packets, as `--trace` shows it.
+pub(super) fn full(line: &Line) -> String {
+    match &line.what {
+        What::Sent { to, id, kind, datagram } => {
+            format!("-> {to}  {} #{id}, {} bytes", apus_engine::wire::kind_name(*kind), datagram.len())
+        }
+        What::Received { from, id, kind, .. } => format!("<- {from}  {} #{id}", apus_engine::wire::kind_name(*kind)),
+        What::Lost { to, id, fault: None } => format!("-x {to}  #{id}, nobody there"),
+        What::Lost { to, id, fault: Some(fault) } => format!("-x {to}  #{id}, by fault {fault}"),
+        _ => sentence(line),
+    }
+}

@@ -123,6 +123,8 @@ pub(crate) enum World {
     Heap,
     /// The shipped host loop, transport and store in turmoil: at most 16 nodes
     Turmoil,
+    /// Each world that a scenario names, one after the other
+    All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use apus_engine::Mutant;
 use apus_sim::fault::Kind;
 use apus_sim::scenario::shipped;
-use clap::ValueEnum as _;
+use apus_sim::world::WORLDS;
 use serde_json::json;
 
 use crate::VERSION;
-use crate::args::{Format, World};
+use crate::args::Format;
 use crate::print::{self, BOLD, GOOD, ODD, say};
 
 /// One thing that was looked at.
@@ -38,7 +38,7 @@ fn tool(name: &'static str, programs: &[&str], costs: &'static str) -> Check {
 
 fn checks() -> Vec<Check> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let worlds: Vec<&str> = World::value_variants().iter().map(|world| world.get().name()).collect();
+    let worlds: Vec<&str> = WORLDS.iter().map(|world| world.name()).collect();
     let carries = |world: &str| worlds.contains(&world);
     let here = std::env::temp_dir();
     let writable = std::fs::write(here.join(format!("apus-doctor-{}", std::process::id())), b"x")

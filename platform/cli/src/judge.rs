@@ -13,13 +13,13 @@ use apus_sim::world::{Options, TIMEOUT};
 use crate::Trouble;
 use crate::args::RunArgs;
 use crate::print::{BAD, BOLD, DIM, count, ms, say, short, style, word};
-use crate::suite::Item;
+use crate::suite::{Item, Place};
 
 /// The result of one scenario.
 pub(crate) struct Row {
     pub item: Item,
     pub summary: Summary,
-    pub world: &'static str,
+    pub world: Place,
     pub verdict: Verdict,
     /// Shows a failure on purpose, and did.
     pub as_told: bool,
@@ -65,10 +65,10 @@ impl Row {
         }
     }
 
-    pub(crate) fn new(item: Item, summary: Summary, args: &RunArgs) -> Result<Self, Trouble> {
+    pub(crate) fn new(item: Item, world: Place, summary: Summary, args: &RunArgs) -> Result<Self, Trouble> {
         let verdict = summary.verdict(&item.scenario);
         let as_told = summary.fails_as_told(&item.scenario);
-        let mut row = Self { item, summary, world: args.world.get().name(), verdict, as_told, first: None };
+        let mut row = Self { item, summary, world, verdict, as_told, first: None };
         // What was cut by the clock of this machine is no failure to keep.
         let first = row.summary.failures.iter().find(|(_, violation)| violation.checker != TIMEOUT);
         if let Some((seed, _)) = first {
@@ -78,7 +78,7 @@ impl Row {
     }
 
     fn look_again(&self, seed: u64, args: &RunArgs) -> Result<First, Trouble> {
-        let world = args.world.get();
+        let world = self.world;
         let scenario = &self.item.scenario;
         let mut plan = Plan::draw(scenario, seed);
         let mut run = run_guarded(world, &plan, &options(scenario));
@@ -101,7 +101,8 @@ impl Row {
             }
             run = run_guarded(world, &plan, &Options { keep_trace: true, ..options(scenario) });
             let dir = args.artifacts.clone().unwrap_or_else(|| "artifacts".into());
-            let path = dir.join(format!("{}-{seed}.json", scenario.name));
+            let place = if world.name() == "heap" { String::new() } else { format!("-{}", world.name()) };
+            let path = dir.join(format!("{}{place}-{seed}.json", scenario.name));
             crate::write(&path, Artifact::new(&self.item.text, &plan, world, &run).to_json())?;
             first.artifact = Some(Kept {
                 path: path.display().to_string(),
@@ -127,7 +128,7 @@ impl Row {
             .is_ok_and(|as_is| as_is.mutant == self.item.scenario.mutant);
         let mutant = self.item.scenario.mutant.filter(|_| !own);
         let mutant = mutant.map_or_else(String::new, |mutant| format!(" --mutant {}", mutant.name()));
-        let world = if self.world == "heap" { String::new() } else { format!(" --world {}", self.world) };
+        let world = if self.world.name() == "heap" { String::new() } else { format!(" --world {}", self.world.name()) };
         format!("apus run {} --seed {seed}{mutant}{world}", quoted(&self.item.file))
     }
 }
@@ -143,13 +144,14 @@ pub(crate) fn print_head() {
     say!("{BOLD}{:<32} {:<10} {:>9} {:>10}  {:<16}{BOLD:#}", "scenario", "verdict", "seeds", "events", "traces");
 }
 
-pub(crate) fn print_row(row: &Row, suite: bool) {
+pub(crate) fn print_row(row: &Row, suite: bool, several: bool) {
     let Row { item, summary, .. } = row;
     let told = if suite && row.as_told { "  fails as told" } else { "" };
+    let place = if several { format!("  {}", row.world.name()) } else { String::new() };
     let verdict = row.counts_as(!suite);
     let colour: Style = style(verdict);
     say!(
-        "{:<32} {colour}{:<10}{colour:#} {:>9} {:>10}  {:016x}{told}",
+        "{:<32} {colour}{:<10}{colour:#} {:>9} {:>10}  {:016x}{place}{told}",
         item.scenario.name,
         word(verdict),
         summary.seeds,
@@ -274,9 +276,10 @@ impl Totals {
     }
 }
 
-/// One hash over the texts of several scenarios.
+/// One hash over the texts of several scenarios, each counted once.
 pub(crate) fn hash_of<'a>(items: impl Iterator<Item = &'a Item>) -> u64 {
-    items.fold(0, |sum, item| sum ^ scenario_hash(&item.text))
+    let hashes: std::collections::BTreeSet<u64> = items.map(|item| scenario_hash(&item.text)).collect();
+    hashes.into_iter().fold(0, |sum, hash| sum ^ hash)
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "the upper half is 64 bits")]

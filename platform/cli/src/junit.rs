@@ -29,6 +29,7 @@ fn escape(text: &str) -> String {
 }
 
 struct Case {
+    world: &'static str,
     name: String,
     seconds: f64,
     properties: Vec<(&'static str, String)>,
@@ -38,7 +39,8 @@ struct Case {
 }
 
 impl Case {
-    fn write(&self, xml: &mut String, class: &str) {
+    fn write(&self, xml: &mut String) {
+        let class = format!("apus.{}", self.world);
         let name = escape(&self.name);
         let _ = writeln!(xml, r#"    <testcase classname="{class}" name="{name}" time="{:.3}">"#, self.seconds);
         let _ = writeln!(xml, "      <properties>");
@@ -75,6 +77,7 @@ fn block(row: &Row, batch: &Batch, suite: bool) -> Case {
         failure = Some((word(verdict).to_lowercase(), why.join("; "), why.join("\n")));
     }
     Case {
+        world: row.world.name(),
         name: format!("{} {}", row.item.scenario.name, seeds_of(batch)),
         seconds: summary.took.as_secs_f64(),
         properties: vec![
@@ -102,6 +105,7 @@ fn failing(row: &Row, suite: bool) -> Vec<Case> {
         }
         let text = format!("{} at {} ns: {}", violation.checker, violation.at, violation.what);
         Case {
+            world: row.world.name(),
             name: format!("{} seed {seed}", row.item.scenario.name),
             seconds: 0.0,
             properties,
@@ -112,7 +116,7 @@ fn failing(row: &Row, suite: bool) -> Vec<Case> {
     row.summary.failures.iter().map(case).collect()
 }
 
-pub(crate) fn report(rows: &[Row], batch: &Batch, suite: bool, world: &str) -> String {
+pub(crate) fn report(rows: &[Row], batch: &Batch, suite: bool) -> String {
     let cases: Vec<Case> =
         rows.iter().flat_map(|row| std::iter::once(block(row, batch, suite)).chain(failing(row, suite))).collect();
     let failures = cases.iter().filter(|case| case.failure.is_some()).count();
@@ -122,7 +126,7 @@ pub(crate) fn report(rows: &[Row], batch: &Batch, suite: bool, world: &str) -> S
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"apus {VERSION}\" {counts}>\n  <testsuite name=\"apus\" {counts}>\n"
     );
     for case in &cases {
-        case.write(&mut xml, &format!("apus.{world}"));
+        case.write(&mut xml);
     }
     xml + "  </testsuite>\n</testsuites>\n"
 }

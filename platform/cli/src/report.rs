@@ -57,6 +57,7 @@ fn one(row: &Row, suite: bool) -> Value {
         .collect();
     json!({
         "scenario": row.item.scenario.name,
+        "world": row.world.name(),
         "file": row.item.file,
         "scenario_hash": format!("{:016x}", scenario_hash(&row.item.text)),
         "mutant": row.item.scenario.mutant.map(apus_engine::Mutant::name),

@@ -6,24 +6,21 @@ use apus_sim::report::Verdict;
 use apus_sim::runner::{Batch, Progress, run_batch};
 use serde_json::json;
 
-use crate::args::{Format, RunArgs};
+use crate::args::{Format, RunArgs, World};
 use crate::judge::{Row, Totals, hash_of, print_head, print_row};
 use crate::print::{self, BOLD, DIM, count, say, style, word};
-use crate::progress::{self, Place};
-use crate::suite::{self, Item};
+use crate::progress;
+use crate::suite::{self, Item, Place};
 use crate::{Trouble, VERSION, junit, report};
 
 pub(crate) fn run(args: &RunArgs, format: Format) -> Result<u8, Trouble> {
     let mut items = if args.scenarios.is_empty() { suite::load_shipped()? } else { suite::load(&args.scenarios)? };
     // Several scenarios are a suite: one that shows a failure on purpose passes by failing.
     let suite = items.len() > 1;
-    let world = args.world.get();
     let before = items.len();
-    items.retain(|item| item.scenario.worlds.iter().any(|name| name == world.name()));
+    items.retain(|item| !args.world.of(&item.scenario).is_empty());
     let skipped = before - items.len();
-    if let Some(why) = items.iter().find_map(|item| world.refuses(&item.scenario)) {
-        return Err(Trouble::Usage(why));
-    }
+    let several = args.world == World::All;
     if args.list {
         list(&items, format);
         return Ok(0);
@@ -49,48 +46,54 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<u8, Trouble> {
     if text {
         head(&items, &batch, args);
         if skipped > 0 {
-            say!("{DIM}{} not for the world {}{DIM:#}", count(skipped as u64, "scenario"), world.name());
+            say!("{DIM}{} not for the world {}{DIM:#}", count(skipped as u64, "scenario"), args.world.name());
         }
         if suite {
             print_head();
         }
     }
     let began = Instant::now();
+    let places = |item: Item| args.world.of(&item.scenario).into_iter().map(move |world| (item.clone(), world));
+    let items: Vec<(Item, Place)> = items.into_iter().flat_map(places).collect();
     let many = items.len();
     let mut kinds = [0, 0];
     let mut rows: Vec<Row> = Vec::new();
-    for (at, item) in items.into_iter().enumerate() {
+    for (at, (item, world)) in items.into_iter().enumerate() {
         // What is left of the budget is shared among the scenarios that are left.
         let left = u32::try_from(many - at).unwrap_or(u32::MAX);
         let share = budget.map(|budget| budget.saturating_sub(began.elapsed()) / left);
         let batch = Batch { budget: share, ..batch.clone() };
         let progress = Progress::default();
-        let place = Place { name: &item.scenario.name, at: (at + 1, many), began, budget, kinds };
+        let place = progress::Place { name: &item.scenario.name, at: (at + 1, many), began, budget, kinds };
         let summary = progress::show(&place, &batch, &progress, || run_batch(world, &item.scenario, &batch, &progress));
         for (sum, own) in kinds.iter_mut().zip(progress.kinds) {
             *sum |= own.into_inner();
         }
-        let row = Row::new(item, summary, args)?;
+        let row = Row::new(item, world, summary, args)?;
         if text {
-            print_row(&row, suite);
+            print_row(&row, suite, several);
         }
         rows.push(row);
     }
     let worst = rows.iter().map(|row| row.counts_as(!suite)).filter(|verdict| *verdict != Verdict::Pass).min();
     let none = rows.iter().all(|row| row.summary.seeds == 0);
     let worst = if none { Verdict::NoSeed } else { worst.unwrap_or(Verdict::Pass) };
+    let differing = differing(&rows, suite);
     let totals = Totals::new(&rows, batch.jobs, began.elapsed());
     if let Some(path) = &args.junit {
-        crate::write(path, junit::report(&rows, &batch, suite, world.name()))?;
+        crate::write(path, junit::report(&rows, &batch, suite))?;
     }
     if text {
         if suite {
-            verdicts(&rows);
+            verdicts(&rows, several);
+        }
+        for what in differing {
+            say!("differs between worlds: {what}");
         }
         totals.print();
         foot(&totals, &batch, worst);
     } else {
-        print::json(&report::report(&rows, &batch, &totals, worst, suite, world.name()));
+        print::json(&report::report(&rows, &batch, &totals, worst, suite, args.world.name()));
     }
     Ok(worst as u8)
 }
@@ -118,7 +121,7 @@ fn head(items: &[Item], batch: &Batch, args: &RunArgs) {
     let mutant = args.mutant.map_or_else(String::new, |mutant| format!("  mutant {}", mutant.name()));
     say!(
         "{BOLD}apus {VERSION}{BOLD:#}  world {}  {}  {} ({:016x})  {}{mutant}",
-        args.world.get().name(),
+        args.world.name(),
         seeds_of(batch),
         count(items.len() as u64, "scenario"),
         hash_of(items.iter()),
@@ -126,8 +129,18 @@ fn head(items: &[Item], batch: &Batch, args: &RunArgs) {
     );
 }
 
+/// Scenarios whose verdict is not the same in all worlds they ran in: a fault of a world, or of the engine.
+fn differing(rows: &[Row], suite: bool) -> Vec<String> {
+    let pairs = rows.windows(2).filter(|pair| pair[0].item.file == pair[1].item.file);
+    let tell = |row: &Row| format!("{} in {}", word(row.counts_as(!suite)), row.world.name());
+    pairs
+        .filter(|pair| pair[0].counts_as(!suite) != pair[1].counts_as(!suite))
+        .map(|pair| format!("{}: {}, {}", pair[0].item.scenario.name, tell(&pair[0]), tell(&pair[1])))
+        .collect()
+}
+
 /// How many scenarios had which verdict.
-fn verdicts(rows: &[Row]) {
+fn verdicts(rows: &[Row], several: bool) {
     let mut many = std::collections::BTreeMap::<Verdict, u64>::new();
     for row in rows {
         *many.entry(row.counts_as(false)).or_default() += 1;
@@ -139,7 +152,8 @@ fn verdicts(rows: &[Row]) {
             format!("{many} {colour}{}{colour:#}", word(*verdict))
         })
         .collect();
-    say!("{}: {}", count(rows.len() as u64, "scenario"), cells.join(", "));
+    let what = if several { "result" } else { "scenario" };
+    say!("{}: {}", count(rows.len() as u64, what), cells.join(", "));
 }
 
 fn foot(totals: &Totals, batch: &Batch, worst: Verdict) {

@@ -3,14 +3,17 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use apus_sim::heap::Heap;
 use apus_sim::scenario::{Scenario, nearest, shipped};
-use apus_sim::turmoil::Turmoil;
+use apus_sim::world::WORLDS;
 
 use crate::Trouble;
 use crate::args::World;
 
+/// A world that seeds can run in.
+pub(crate) type Place = &'static (dyn apus_sim::world::World + Sync);
+
 /// One scenario with where it came from.
+#[derive(Clone)]
 pub(crate) struct Item {
     pub file: String,
     pub text: String,
@@ -18,12 +21,19 @@ pub(crate) struct Item {
 }
 
 impl World {
-    /// The world itself.
-    pub(crate) fn get(self) -> &'static (dyn apus_sim::world::World + Sync) {
+    /// Its name.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Heap => &Heap,
-            Self::Turmoil => &Turmoil,
+            Self::Heap => "heap",
+            Self::Turmoil => "turmoil",
+            Self::All => "all",
         }
+    }
+
+    /// Those of the worlds meant that a scenario names.
+    pub(crate) fn of(self, scenario: &Scenario) -> Vec<Place> {
+        let named = |world: &Place| scenario.worlds.iter().any(|name| name == world.name());
+        WORLDS.into_iter().filter(|world| self == Self::All || self.name() == world.name()).filter(named).collect()
     }
 }
 

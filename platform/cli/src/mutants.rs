@@ -58,7 +58,12 @@ pub(crate) fn mutants(args: &MutantArgs, format: Format) -> Result<u8, Trouble> 
     let mut fates: BTreeMap<Mutant, Fate> =
         Mutant::ALL.iter().map(|mutant| (*mutant, read_row(&old, *mutant))).collect();
     let mut items = suite::load_shipped()?;
-    items.retain(|item| item.scenario.mutant.is_none() && item.scenario.expect.fails.is_empty());
+    items.retain(|item| {
+        let scenario = &item.scenario;
+        scenario.worlds.iter().any(|world| world == "heap")
+            && scenario.mutant.is_none()
+            && scenario.expect.fails.is_empty()
+    });
     if let Some(only) = &args.scenario {
         items.retain(|item| item.scenario.name == *only);
     }

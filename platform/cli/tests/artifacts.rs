@@ -251,3 +251,32 @@ fn a_corpus_takes_what_guards_something() {
     assert_eq!(refused.code, 64, "{}", refused.stdout);
     assert!(refused.stderr.contains("with nothing planted"), "{}", refused.stderr);
 }
+
+/// What the README shows is what the commands print, `…` aside.
+#[test]
+fn the_readme_shows_real_output() {
+    let page = std::fs::read_to_string(root().join("README.md")).expect("it is there");
+    let at = temp("readme").display().to_string();
+    let mut shown = 0;
+    for block in page.split("```text\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        for part in block.split("$ ").skip(1) {
+            let (command, lines) = part.split_once('\n').expect("a command and what it prints");
+            let words: Vec<String> = command
+                .split_whitespace()
+                .skip(1)
+                .map(|word| match word.strip_prefix("out") {
+                    Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("{at}{rest}"),
+                    _ => word.to_owned(),
+                })
+                .collect();
+            let out = apus(&words.iter().map(String::as_str).collect::<Vec<_>>());
+            let printed = out.stdout.replace(&at, "out");
+            let mut rest = printed.lines();
+            for line in lines.lines().filter(|line| *line != "…") {
+                shown += 1;
+                assert!(rest.any(|there| there == line), "stale: `{command}` does not print\n{line}\nbut\n{printed}");
+            }
+        }
+    }
+    assert!(shown > 20, "{shown} lines");
+}

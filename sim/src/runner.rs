@@ -81,6 +81,8 @@ pub struct Summary {
     pub values: BTreeMap<&'static str, Vec<Ns>>,
     /// Failing seeds.
     pub failures: BTreeMap<u64, Violation>,
+    /// Their trace hashes.
+    pub hashes: BTreeMap<u64, u128>,
     /// Seeds whose second run differed.
     pub differing: BTreeSet<u64>,
     /// Order-independent digest over seeds and trace hashes.
@@ -117,6 +119,7 @@ impl Summary {
         }
         if let Some(violation) = run.violation {
             self.failures.insert(run.seed, violation);
+            self.hashes.insert(run.seed, run.hash);
         }
     }
 
@@ -144,6 +147,7 @@ impl Summary {
             self.values.entry(name).or_default().extend(values);
         }
         self.failures.extend(other.failures);
+        self.hashes.extend(other.hashes);
         self.differing.extend(other.differing);
     }
 

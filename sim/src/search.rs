@@ -474,7 +474,7 @@ impl Search {
                 }
                 walk.longest.fetch_max(next.depth, Ordering::Relaxed);
                 let count = walk.states.fetch_add(1, Ordering::Relaxed) + 1;
-                if count >= self.states || (count % 4096 == 0 && Instant::now() > until) {
+                if count >= self.states || (count.is_multiple_of(4096) && Instant::now() > until) {
                     walk.stop.store(true, Ordering::Relaxed);
                 }
                 if next.now < next.until {

@@ -143,7 +143,7 @@ fn artifacts_keep_the_fate_of_every_packet() {
         assert!(run.violation.is_some(), "{name}");
         let text = shipped().iter().find(|(known, _)| *known == name).expect("it is shipped").1;
         let explicit = Plan::with_faults(&plan.scenario, seed, run.faults.clone());
-        let kept = Artifact::from_json(&Artifact::new(text, &explicit, &run).to_json()).expect("it reads back");
+        let kept = Artifact::from_json(&Artifact::new(text, &explicit, &Heap, &run).to_json()).expect("it reads back");
         assert!(kept.fates.packets() > 500);
         let mut other = kept.plan.clone();
         other.scenario.cluster.link_delay = Some(2_000_000);

@@ -30,8 +30,6 @@ pub(crate) struct Row {
 /// The first failing seed.
 pub(crate) struct First {
     pub seed: u64,
-    /// Trace hash of the seed as it was drawn.
-    pub hash: u128,
     /// The story of its artifact, for a report.
     pub story: Vec<String>,
     pub artifact: Option<Kept>,
@@ -82,10 +80,9 @@ impl Row {
         let scenario = &self.item.scenario;
         let mut plan = Plan::draw(scenario, seed);
         let mut run = run_guarded(world, &plan, &options(scenario));
-        let hash = run.hash;
         let expected = !scenario.expect.fails.is_empty() && self.as_told;
         let wanted = args.artifacts.is_some() || (args.shrink.is_some() && !expected);
-        let mut first = First { seed, hash, story: Vec::new(), artifact: None };
+        let mut first = First { seed, story: Vec::new(), artifact: None };
         if wanted {
             let shrunk = args.shrink.and_then(|budget| apus_sim::shrink::shrink(world, &plan, budget));
             let (mut tried, mut minimal) = (None, false);
@@ -164,8 +161,8 @@ pub(crate) fn print_row(row: &Row, suite: bool, several: bool) {
     for (seed, violation) in summary.failures.iter().take(3) {
         let at = ms(violation.at);
         say!("    seed {seed}: {BAD}{}{BAD:#} at {at} ms: {}", violation.checker, violation.what);
-        if let Some(first) = row.first.as_ref().filter(|first| first.seed == *seed) {
-            say!("      trace    {:032x}", first.hash);
+        if let Some(hash) = summary.hashes.get(seed) {
+            say!("      trace    {hash:032x}");
         }
         say!("      replay   {}", row.replay(*seed));
     }

@@ -99,8 +99,8 @@ fn failing(row: &Row, suite: bool) -> Vec<Case> {
     let case = |(seed, violation): (&u64, &apus_sim::report::Violation)| {
         let first = row.first.as_ref().filter(|first| first.seed == *seed);
         let mut properties = vec![("seed", seed.to_string()), ("replay", row.replay(*seed))];
+        properties.extend(row.summary.hashes.get(seed).map(|hash| ("trace-hash", format!("{hash:032x}"))));
         if let Some(first) = first {
-            properties.push(("trace-hash", format!("{:032x}", first.hash)));
             properties.extend(first.artifact.iter().map(|kept| ("artifact", kept.path.clone())));
         }
         let text = format!("{} at {} ns: {}", violation.checker, violation.at, violation.what);

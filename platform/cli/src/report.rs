@@ -47,8 +47,7 @@ fn one(row: &Row, suite: bool) -> Value {
         .failures
         .iter()
         .map(|(seed, violation)| {
-            let hash =
-                row.first.as_ref().filter(|first| first.seed == *seed).map(|first| format!("{:032x}", first.hash));
+            let hash = summary.hashes.get(seed).map(|hash| format!("{hash:032x}"));
             json!({
                 "seed": seed, "checker": violation.checker, "liveness": violation.liveness, "at_ns": violation.at,
                 "what": violation.what, "trace_hash": hash, "replay": row.replay(*seed),

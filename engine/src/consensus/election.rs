@@ -105,7 +105,7 @@ impl Consensus {
         let newer = (request.last_term, request.last_index) >= (self.log.last_term(), self.log.last_index());
         let free = request.pre
             || ctx.has(Mutant::VotesTwice)
-            || (request.term == self.term && self.voted.is_none_or(|voted| voted == from));
+            || (request.term == self.term && self.voted.map_or(self.leader.is_none(), |voted| voted == from));
         let current = if request.pre { request.term > self.term } else { request.term == self.term };
         !self.blank
             && current

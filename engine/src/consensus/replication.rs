@@ -188,10 +188,14 @@ impl Consensus {
         first
     }
 
-    /// Takes entries back. A record of theirs that is still on its way to the disk vouches for none of them any more.
+    /// Takes entries back.
     fn truncate(&mut self, from: Index) {
-        let keep = Index(from.0 - 1);
         self.log.truncate(from);
+        self.forget_pending(Index(from.0 - 1));
+    }
+
+    /// A record that is still on its way to the disk vouches for no entry after `keep` any more.
+    fn forget_pending(&mut self, keep: Index) {
         self.durable = self.durable.min(keep);
         for (_, pending) in &mut self.disk {
             if let Pending::Entries { last, .. } = pending {
@@ -227,11 +231,7 @@ impl Consensus {
         if self.leader != Some(to) {
             return;
         }
-        let durable = if ctx.has(Mutant::AckBeforePersist) {
-            index
-        } else {
-            index.min(self.durable.max(self.log.snapshot.index))
-        };
+        let durable = if ctx.has(Mutant::AckBeforePersist) { index } else { index.min(self.durable) };
         // The term this follower acts in must be durable too, or it could vote in it again.
         if self.durable_vote.0 < self.term {
             return;
@@ -320,10 +320,13 @@ impl Consensus {
     }
 
     fn install(&mut self, ctx: &mut Ctx<'_>, snapshot: Arc<Snapshot>) {
+        if self.log.term(snapshot.index) != Some(snapshot.term) {
+            // The log is another one: of what is on the disk only what was committed counts.
+            self.forget_pending(self.commit);
+        }
         self.commit = snapshot.index;
         self.state = snapshot.state.clone();
         self.log.compact(snapshot);
-        self.durable = self.durable.min(self.log.last_index());
         let members = self.log.membership().clone();
         self.see_without_vote(&members);
         self.tell_restored(ctx);

@@ -194,6 +194,11 @@ impl Engine {
         chain
     }
 
+    /// Forgets the events kept for [`why`](Self::why): a world that copies engines by the million has no use for them.
+    pub fn forget_events(&mut self) {
+        self.shared.journal = Default::default();
+    }
+
     /// The parts, for worlds and status pages to look at; `None` while booting or after a disk failure.
     #[must_use]
     pub fn look(&self) -> Option<(&Diagnosis, &Consensus, &Views, &Supervision)> {

@@ -1,13 +1,15 @@
-//! Exhaustive search of the engine itself, not of a model of it: a few nodes, and every order of deliveries, losses,
-//! repetitions, syncs, crashes and time steps within a budget. States are merged by their hash.
+//! Exhaustive search of the engine itself, not of a model of it: a few nodes, and every history with so many faults. Without
+//! a fault, disks sync at once, packets arrive in order, and time passes when nothing is under way. A fault is a packet
+//! that is lost, repeated, or overtakes others; a disk that is late; a crash that loses what was not synced; a timer that
+//! fires before what is under way has arrived. States are merged by their hash.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use apus_engine::hash::Hash128;
+use apus_engine::hash::{Hash128, hash_bytes, mix};
 use apus_engine::{
     Bootstrap, Config, Durable, Engine, Epoch, Fact, GuardOrder, Index, Input, Micros, Mutant, NodeId, OpId, Outcome,
     Output, Record, ResourceConfig, ResourceId, Role, Seed, Term, Time, consensus,
@@ -18,14 +20,10 @@ use apus_engine::{
 pub struct Search {
     /// Nodes, all voters; at most 4.
     pub nodes: u16,
-    /// Crashes in one history at most.
-    pub crashes: u8,
-    /// Lost packets in one history at most.
-    pub drops: u8,
-    /// Repeated packets in one history at most.
-    pub duplicates: u8,
-    /// Steps in one history at most.
-    pub depth: u16,
+    /// Faults in one history at most.
+    pub faults: u8,
+    /// How much time passes in a history.
+    pub horizon: Micros,
     /// Packets on their way at most; more are lost without cost, oldest first.
     pub in_flight: usize,
     /// Unique states to visit at most.
@@ -36,24 +34,19 @@ pub struct Search {
     pub jobs: usize,
     /// A planted bug.
     pub mutant: Option<Mutant>,
-    /// Start when a leader holds the resource, rather than from cold.
-    pub warm: bool,
 }
 
 impl Default for Search {
     fn default() -> Self {
         Self {
             nodes: 3,
-            crashes: 1,
-            drops: 1,
-            duplicates: 1,
-            depth: 40,
-            in_flight: 8,
+            faults: 2,
+            horizon: Micros::from_millis(1_000),
+            in_flight: 12,
             states: 1_000_000,
             budget: Duration::from_secs(600),
             jobs: 1,
             mutant: None,
-            warm: true,
         }
     }
 }
@@ -67,9 +60,9 @@ pub struct Found {
     pub steps: u64,
     /// Steps that led to a known state.
     pub merged: u64,
-    /// Deepest history.
-    pub deepest: u16,
-    /// Whether everything within the bounds was visited.
+    /// Longest history, in steps.
+    pub longest: u32,
+    /// Whether every history within the bounds was visited.
     pub complete: bool,
     /// How long it took.
     pub took: Duration,
@@ -84,12 +77,27 @@ struct NodeState {
     pending: VecDeque<(OpId, Record)>,
     guards: BTreeMap<ResourceId, (Epoch, Time)>,
     life: u64,
+    /// Hash of all of this, kept because one step changes one node.
+    hash: u128,
 }
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+impl NodeState {
+    fn rehash(&mut self) {
+        let mut hash = Hash128::new(2);
+        self.engine.state_hash().hash(&mut hash);
+        self.durable.hash(&mut hash);
+        self.pending.hash(&mut hash);
+        self.guards.hash(&mut hash);
+        self.hash = hash.finish128();
+    }
+}
+
+#[derive(Clone)]
 struct Flight {
     to: NodeId,
     from: NodeId,
+    /// Hash of the datagram.
+    check: u64,
     datagram: Arc<Vec<u8>>,
 }
 
@@ -106,10 +114,11 @@ struct State {
     nodes: Vec<Arc<NodeState>>,
     flight: Vec<Flight>,
     seen: Arc<Seen>,
-    crashes: u8,
-    drops: u8,
-    duplicates: u8,
-    depth: u16,
+    faults: u8,
+    depth: u32,
+    until: Time,
+    /// In which order its steps are tried.
+    order: u64,
     path: Option<Arc<Step>>,
     broken: Option<String>,
 }
@@ -119,7 +128,7 @@ struct Step {
     before: Option<Arc<Step>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Action {
     Deliver(usize),
     Drop(usize),
@@ -138,17 +147,31 @@ impl Hasher for Already {
     }
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.0 = self.0 << 8 ^ u64::from(*byte);
+            self.0 = mix(self.0 ^ u64::from(*byte));
         }
     }
-    fn write_u128(&mut self, x: u128) {
-        #[allow(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
-        let half = x as u64;
-        self.0 = half;
+    fn write_u64(&mut self, x: u64) {
+        self.0 = x;
     }
 }
-type Visited = HashSet<u128, BuildHasherDefault<Already>>;
+/// Half of the hash is kept: among 10^7 states the chance that one is taken for another is below 3 in a million.
+type Visited = HashSet<u64, BuildHasherDefault<Already>>;
 const SHARDS: usize = 64;
+
+/// What the threads of a search share.
+#[derive(Default)]
+struct Walk {
+    visited: Vec<Mutex<Visited>>,
+    shared: Mutex<Vec<State>>,
+    states: AtomicU64,
+    steps: AtomicU64,
+    merged: AtomicU64,
+    longest: AtomicU32,
+    idle: AtomicUsize,
+    /// A violation, or the bound on states or time, ended the search.
+    stop: AtomicBool,
+    violation: Mutex<Option<(String, Vec<String>)>>,
+}
 
 impl Search {
     fn config(&self, me: u16) -> Config {
@@ -171,10 +194,11 @@ impl Search {
     fn boot(&self, me: u16, life: u64, durable: Durable, now: Time) -> NodeState {
         let seed = Seed(1).nth(u64::from(me)).nth(life);
         let engine = Engine::new(self.config(me), durable.clone(), seed, now);
-        NodeState { engine, durable, pending: VecDeque::new(), guards: BTreeMap::new(), life }
+        NodeState { engine, durable, pending: VecDeque::new(), guards: BTreeMap::new(), life, hash: 0 }
     }
 
-    fn start(&self) -> State {
+    /// Where histories begin: nodes that have just booted, and the same once a leader holds the resource.
+    fn starts(&self) -> Vec<State> {
         let now = Time(1_000_000);
         let nodes = (0..self.nodes).map(|me| Arc::new(self.boot(me, 0, Durable::formatted(), now))).collect();
         let mut state = State {
@@ -182,29 +206,33 @@ impl Search {
             nodes,
             flight: Vec::new(),
             seen: Arc::default(),
-            crashes: self.crashes,
-            drops: self.drops,
-            duplicates: self.duplicates,
+            faults: self.faults,
             depth: 0,
+            until: now,
+            order: 0,
             path: None,
             broken: None,
         };
         for at in 0..state.nodes.len() {
             self.drain(&mut state, at);
         }
-        for _ in 0..if self.warm { 5_000 } else { 0 } {
+        while let Some(at) = state.nodes.iter().position(|node| !node.pending.is_empty()) {
+            self.act(&mut state, Action::Sync(at));
+        }
+        let mut starts = vec![state.clone()];
+        for _ in 0..5_000 {
             if state.nodes.iter().any(|node| node.guards.contains_key(&ResourceId(0))) {
+                starts.push(state);
                 break;
             }
-            let action = match (state.nodes.iter().position(|node| !node.pending.is_empty()), state.flight.is_empty()) {
-                (Some(at), _) => Action::Sync(at),
-                (None, false) => Action::Deliver(0),
-                (None, true) => Action::Advance,
-            };
+            let action = Self::usual(&state);
             self.act(&mut state, action);
         }
-        (state.depth, state.path) = (0, None);
-        state
+        for start in &mut starts {
+            (start.depth, start.path) = (0, None);
+            start.until = start.now + self.horizon;
+        }
+        starts
     }
 
     /// Hands an input to a node and takes its outputs.
@@ -226,7 +254,8 @@ impl Search {
             };
             match output {
                 Output::Send { to, datagram, .. } => {
-                    state.flight.push(Flight { to, from: me, datagram: Arc::new(datagram) });
+                    let check = hash_bytes(3, &datagram);
+                    state.flight.push(Flight { to, from: me, check, datagram: Arc::new(datagram) });
                 }
                 Output::Persist { op, record } => node.pending.push_back((op, record)),
                 Output::Guard(GuardOrder::Arm { resource, epoch, until }) => {
@@ -242,12 +271,12 @@ impl Search {
                 Output::Event(event) => Self::check_event(state, me, &event.fact),
             }
         }
-        state.flight.sort_unstable();
-        // Two equal packets on their way are one: the receiver cannot tell.
-        state.flight.dedup();
         while state.flight.len() > self.in_flight {
             state.flight.remove(0);
         }
+        let node = Arc::make_mut(&mut state.nodes[at]);
+        node.engine.forget_events();
+        node.rehash();
     }
 
     fn check_holders(&self, state: &mut State, me: NodeId, resource: ResourceId) {
@@ -277,44 +306,61 @@ impl Search {
         }
     }
 
-    fn actions(&self, state: &State) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for at in 0..state.nodes.len() {
-            if !state.nodes[at].pending.is_empty() {
-                actions.push(Action::Sync(at));
-            }
+    /// What happens when nothing goes wrong.
+    fn usual(state: &State) -> Action {
+        match (state.nodes.iter().position(|node| !node.pending.is_empty()), state.flight.is_empty()) {
+            (Some(at), _) => Action::Sync(at),
+            (None, false) => Action::Deliver(0),
+            (None, true) => Action::Advance,
         }
-        for at in 0..state.flight.len() {
-            actions.push(Action::Deliver(at));
-            if state.drops > 0 {
-                actions.push(Action::Drop(at));
-            }
-            if state.duplicates > 0 {
-                actions.push(Action::Duplicate(at));
-            }
-        }
-        if state.crashes > 0 {
+    }
+
+    fn actions(state: &State) -> Vec<Action> {
+        let usual = Self::usual(state);
+        let mut actions = vec![usual];
+        if state.faults > 0 {
             actions.extend((0..state.nodes.len()).map(Action::Crash));
+            actions.extend((0..state.flight.len()).map(Action::Deliver));
+            // To lose or repeat a packet later is the same as now: nobody has seen it.
+            if !state.flight.is_empty() {
+                actions.extend([Action::Drop(0), Action::Duplicate(0)]);
+            }
+            let waits = |at: &usize| !state.nodes[*at].pending.is_empty();
+            actions.extend((0..state.nodes.len()).filter(waits).map(Action::Sync));
+            actions.push(Action::Advance);
+            actions[1..].sort_unstable();
+            actions.dedup();
+            if let Some(again) = actions[1..].iter().position(|action| *action == usual) {
+                actions.remove(again + 1);
+            }
         }
-        actions.push(Action::Advance);
+        // Depth first, one fixed order would stay in one corner for long.
+        let mut order = Seed(state.order).stream("order");
+        for at in (1..actions.len()).rev() {
+            actions.swap(at, usize::try_from(order.below(at as u64 + 1)).unwrap_or(0));
+        }
         actions
     }
 
     fn act(&self, state: &mut State, action: Action) {
         state.depth += 1;
+        if action != Self::usual(state) {
+            state.faults -= 1;
+        }
         state.path = Some(Arc::new(Step { action, before: state.path.take() }));
         match action {
             Action::Deliver(at) => {
-                let Flight { to, from, datagram } = state.flight.remove(at);
+                let Flight { to, from, datagram, .. } = state.flight.remove(at);
                 self.feed(state, usize::from(to.0), Input::Packet { from, datagram: datagram.to_vec() });
             }
             Action::Drop(at) => {
-                state.drops -= 1;
                 state.flight.remove(at);
             }
             Action::Duplicate(at) => {
-                state.duplicates -= 1;
-                let Flight { to, from, datagram } = state.flight[at].clone();
+                // The copy comes behind all others.
+                let again = state.flight.remove(at);
+                let Flight { to, from, datagram, .. } = again.clone();
+                state.flight.push(again);
                 self.feed(state, usize::from(to.0), Input::Packet { from, datagram: datagram.to_vec() });
             }
             Action::Sync(at) => {
@@ -325,7 +371,6 @@ impl Search {
                 }
             }
             Action::Crash(at) => {
-                state.crashes -= 1;
                 let node = &state.nodes[at];
                 let (life, durable) = (node.life + 1, node.durable.clone());
                 let me = u16::try_from(at).unwrap_or(u16::MAX);
@@ -350,101 +395,100 @@ impl Search {
         }
     }
 
-    fn hash(state: &State) -> u128 {
+    fn hash(state: &State) -> (usize, u64) {
         let mut hash = Hash128::new(1);
         hash.word(state.now.0);
         for node in &state.nodes {
-            let engine = node.engine.state_hash();
-            engine.hash(&mut hash);
-            node.durable.hash(&mut hash);
-            node.pending.hash(&mut hash);
-            node.guards.hash(&mut hash);
+            node.hash.hash(&mut hash);
         }
-        state.flight.hash(&mut hash);
+        for Flight { to, from, check, .. } in &state.flight {
+            hash.word(u64::from(to.0) << 16 | u64::from(from.0));
+            hash.word(*check);
+        }
         state.seen.hash(&mut hash);
-        hash.word(u64::from(state.crashes) << 16 | u64::from(state.drops) << 8 | u64::from(state.duplicates));
-        hash.finish128()
+        hash.word(u64::from(state.faults));
+        let hash = hash.finish128();
+        #[allow(clippy::cast_possible_truncation, reason = "half of the hash is kept")]
+        let half = hash as u64;
+        (usize::try_from(hash >> 122).unwrap_or(0), half)
     }
 
-    /// Visits every reachable state within the bounds, depth first, on `jobs` threads.
+    /// Visits every state that a history within the bounds reaches, depth first, on `jobs` threads.
     #[must_use]
     pub fn run(&self) -> Found {
         let began = Instant::now();
-        let visited: Vec<Mutex<Visited>> = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let shared = Mutex::new(vec![self.start()]);
-        let (states, steps, merged) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        let (deepest, idle) = (AtomicU64::new(0), AtomicUsize::new(0));
-        let (stop, cut) = (AtomicBool::new(false), AtomicBool::new(false));
-        let violation = Mutex::new(None);
-        let work = || {
-            let mut mine: Vec<State> = Vec::new();
-            let mut waiting = false;
-            while !stop.load(Ordering::Relaxed) {
-                let Some(state) = mine.pop().or_else(|| shared.lock().ok()?.pop()) else {
-                    if !std::mem::replace(&mut waiting, true) {
-                        idle.fetch_add(1, Ordering::SeqCst);
-                    }
-                    if idle.load(Ordering::SeqCst) == self.jobs.max(1) {
-                        break;
-                    }
-                    std::thread::yield_now();
-                    continue;
-                };
-                if std::mem::replace(&mut waiting, false) {
-                    idle.fetch_sub(1, Ordering::SeqCst);
-                }
-                for action in self.actions(&state) {
-                    let mut next = state.clone();
-                    self.act(&mut next, action);
-                    steps.fetch_add(1, Ordering::Relaxed);
-                    if let Some(what) = next.broken.take() {
-                        if let Ok(mut violation) = violation.lock() {
-                            violation.get_or_insert((what, path(next.path.as_ref())));
-                        }
-                        stop.store(true, Ordering::Relaxed);
-                        break;
-                    }
-                    let hash = Self::hash(&next);
-                    let shard = usize::try_from(hash >> 122).unwrap_or(0);
-                    if !visited[shard].lock().is_ok_and(|mut visited| visited.insert(hash)) {
-                        merged.fetch_add(1, Ordering::Relaxed);
-                        continue;
-                    }
-                    deepest.fetch_max(u64::from(next.depth), Ordering::Relaxed);
-                    let count = states.fetch_add(1, Ordering::Relaxed) + 1;
-                    if count >= self.states || (count % 4096 == 0 && began.elapsed() > self.budget) {
-                        cut.store(true, Ordering::Relaxed);
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                    if next.depth >= self.depth {
-                        cut.store(true, Ordering::Relaxed);
-                    } else {
-                        mine.push(next);
-                    }
-                }
-                // Share the oldest half with threads that wait.
-                if idle.load(Ordering::Relaxed) > 0
-                    && mine.len() > 1
-                    && let Ok(mut shared) = shared.lock()
-                {
-                    let half = mine.len() / 2;
-                    shared.extend(mine.drain(..half));
-                }
-            }
+        let walk = Walk {
+            visited: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shared: Mutex::new(self.starts()),
+            ..Walk::default()
         };
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.max(1) {
-                scope.spawn(work);
+                scope.spawn(|| self.walk(&walk, began + self.budget));
             }
         });
         Found {
-            states: states.into_inner(),
-            steps: steps.into_inner(),
-            merged: merged.into_inner(),
-            deepest: u16::try_from(deepest.into_inner()).unwrap_or(u16::MAX),
-            complete: !cut.into_inner(),
+            states: walk.states.into_inner(),
+            steps: walk.steps.into_inner(),
+            merged: walk.merged.into_inner(),
+            longest: walk.longest.into_inner(),
+            complete: !walk.stop.into_inner(),
             took: began.elapsed(),
-            violation: violation.into_inner().ok().flatten(),
+            violation: walk.violation.into_inner().ok().flatten(),
+        }
+    }
+
+    fn walk(&self, walk: &Walk, until: Instant) {
+        let mut mine: Vec<State> = Vec::new();
+        let mut waiting = false;
+        while !walk.stop.load(Ordering::Relaxed) {
+            let Some(state) = mine.pop().or_else(|| walk.shared.lock().ok()?.pop()) else {
+                if !std::mem::replace(&mut waiting, true) {
+                    walk.idle.fetch_add(1, Ordering::SeqCst);
+                }
+                if walk.idle.load(Ordering::SeqCst) == self.jobs.max(1) {
+                    break;
+                }
+                std::thread::yield_now();
+                continue;
+            };
+            if std::mem::replace(&mut waiting, false) {
+                walk.idle.fetch_sub(1, Ordering::SeqCst);
+            }
+            for action in Self::actions(&state) {
+                let mut next = state.clone();
+                self.act(&mut next, action);
+                walk.steps.fetch_add(1, Ordering::Relaxed);
+                if let Some(what) = next.broken.take() {
+                    if let Ok(mut violation) = walk.violation.lock() {
+                        violation.get_or_insert((what, path(next.path.as_ref())));
+                    }
+                    walk.stop.store(true, Ordering::Relaxed);
+                    break;
+                }
+                let (shard, hash) = Self::hash(&next);
+                next.order = hash;
+                if !walk.visited[shard].lock().is_ok_and(|mut visited| visited.insert(hash)) {
+                    walk.merged.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                walk.longest.fetch_max(next.depth, Ordering::Relaxed);
+                let count = walk.states.fetch_add(1, Ordering::Relaxed) + 1;
+                if count >= self.states || (count % 4096 == 0 && Instant::now() > until) {
+                    walk.stop.store(true, Ordering::Relaxed);
+                }
+                if next.now < next.until {
+                    mine.push(next);
+                }
+            }
+            // Share the oldest half with threads that wait.
+            if walk.idle.load(Ordering::Relaxed) > 0
+                && mine.len() > 1
+                && let Ok(mut shared) = walk.shared.lock()
+            {
+                let half = mine.len() / 2;
+                shared.extend(mine.drain(..half));
+            }
         }
     }
 }

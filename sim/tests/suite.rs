@@ -78,10 +78,16 @@ fn a_plan_of_explicit_faults_repeats_the_failure() {
 
 #[test]
 fn the_search_finds_nothing_in_the_engine_and_something_in_a_broken_one() {
-    let search = Search { states: 30_000, ..Search::default() };
+    let search = Search { horizon: apus_engine::Micros::from_millis(300), jobs: 2, ..Search::default() };
     let found = search.run();
     assert_eq!(found.violation, None);
-    assert!(found.states >= 30_000, "only {} states", found.states);
+    assert!(found.complete && found.states > 50_000, "only {} states", found.states);
+    for mutant in [Mutant::QuorumOffByOne, Mutant::VotesTwice, Mutant::UpToDateIgnored] {
+        let found = Search { states: 3_000_000, jobs: 2, mutant: Some(mutant), ..Search::default() }.run();
+        let (what, path) =
+            found.violation.unwrap_or_else(|| panic!("{} lives in {} states", mutant.name(), found.states));
+        assert!(!what.is_empty() && !path.is_empty(), "{what} without a history");
+    }
 }
 
 /// docs/mutants.md is made by `apus mutants`: each row's lowest seed is run again.

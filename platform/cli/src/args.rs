@@ -259,12 +259,12 @@ pub(crate) enum BenchCommand {
         /// Nodes
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=4))]
         nodes: u16,
-        /// Crashes in one history at most
-        #[arg(long, default_value_t = 1)]
-        crashes: u8,
-        /// Losses in one history at most
-        #[arg(long, default_value_t = 1)]
-        drops: u8,
+        /// Faults in one history at most: a loss, a repetition, a crash, a timeout, something overtaken
+        #[arg(long, default_value_t = 2)]
+        faults: u8,
+        /// Milliseconds that pass in one history
+        #[arg(long, default_value_t = 1_000)]
+        horizon: u64,
         /// Threads; all processors if left out
         #[arg(long)]
         jobs: Option<NonZeroUsize>,

@@ -18,12 +18,12 @@ use crate::{Trouble, VERSION};
 pub(crate) fn bench(what: &BenchCommand, format: Format) -> Result<u8, Trouble> {
     match what {
         BenchCommand::Sim { seconds } => sim(format, *seconds),
-        BenchCommand::Search { states, nodes, crashes, drops, jobs, mutant } => {
+        BenchCommand::Search { states, nodes, faults, horizon, jobs, mutant } => {
             let search = Search {
                 states: *states,
                 nodes: *nodes,
-                crashes: *crashes,
-                drops: *drops,
+                faults: *faults,
+                horizon: apus_engine::Micros::from_millis(*horizon),
                 jobs: suite::jobs(*jobs),
                 mutant: *mutant,
                 ..Search::default()
@@ -34,20 +34,20 @@ pub(crate) fn bench(what: &BenchCommand, format: Format) -> Result<u8, Trouble> 
                 let violation = found.violation.as_ref().map(|(what, path)| json!({ "what": what, "path": path }));
                 print::json(&json!({
                     "apus": VERSION, "states": found.states, "steps": found.steps, "merged": found.merged,
-                    "depth": found.deepest, "complete": found.complete, "seconds": found.took.as_secs_f64(),
+                    "longest": found.longest, "complete": found.complete, "seconds": found.took.as_secs_f64(),
                     "violation": violation, "exit_code": code,
                 }));
                 return Ok(code);
             }
             say!(
-                "{} unique states in {:.1} s ({:.0} a second), {} steps, {} merged, depth {}, {}",
+                "{} unique states in {:.1} s ({:.0} a second), {} steps, {} merged, histories of up to {} steps, {}",
                 found.states,
                 found.took.as_secs_f64(),
                 found.states as f64 / found.took.as_secs_f64(),
                 found.steps,
                 found.merged,
-                found.deepest,
-                if found.complete { "complete" } else { "cut by a bound" }
+                found.longest,
+                if found.complete { "every one within the bounds" } else { "not all" }
             );
             if let Some((what, path)) = found.violation {
                 say!("VIOLATED {what}\n{}", path.join("\n"));

@@ -1,0 +1,6 @@
+//! What the benches share: engines in the middle of their work, and the detection race against foca.
+#![forbid(unsafe_code)]
+#![allow(clippy::cast_possible_truncation, reason = "at most 65,536 nodes")]
+
+pub mod detection;
+pub mod fixture;

@@ -184,6 +184,29 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+impl Shared {
+    /// Of a node in its first life.
+    pub(crate) fn of(config: Config) -> Self {
+        Self {
+            config: Arc::new(config),
+            inc: Incarnation(1),
+            outputs: VecDeque::new(),
+            signals: VecDeque::new(),
+            journal: VecDeque::new(),
+            peers: BTreeMap::new(),
+            next_op: 0,
+            next_event: 0,
+            persisting: 0,
+        }
+    }
+
+    /// For one call to a part.
+    pub(crate) fn ctx<'a>(&'a mut self, rng: &'a mut Rng, part: Part, now: Time) -> Ctx<'a> {
+        Ctx { now, rng, part, shared: self }
+    }
+}
+
 /// What a part is given with each call.
 pub struct Ctx<'a> {
     /// This node's clock.

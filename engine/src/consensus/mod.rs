@@ -7,6 +7,8 @@ mod membership;
 mod message;
 mod replication;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use message::{
     Append, AppendReply, Entry, Fact, Grant, Install, Membership, Message, Payload, Snapshot, TakeOver, ViewState,

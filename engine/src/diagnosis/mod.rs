@@ -6,6 +6,8 @@ mod message;
 mod probe;
 mod ring;
 mod table;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use message::{Ack, Compare, Fact, Message, News, Ping, PingReply, PingReq, Spread, Status, Superseded};

@@ -42,9 +42,7 @@ impl Views {
         if ctx.has(Mutant::DriftIgnored) {
             return self.lease;
         }
-        let rho = u64::from(views.drift_ppm);
-        let margin = self.lease.scale(2 * rho + 1, 1_000_000 - rho.min(500_000));
-        self.lease + margin + views.timer_slack
+        outlasts(self.lease, views.drift_ppm) + views.timer_slack
     }
 
     pub(super) fn on_renew(&mut self, ctx: &mut Ctx<'_>, log: &Consensus, from: NodeId, renew: &Renew) {
@@ -71,14 +69,9 @@ impl Views {
         if age >= self.lease {
             return None;
         }
-        let rho = u64::from(ctx.config().views.drift_ppm);
-        let left = if ctx.has(Mutant::LeftIsWholeLease) {
-            self.lease
-        } else if ctx.has(Mutant::DriftIgnored) {
-            self.lease - age
-        } else {
-            (self.lease - age).scale(1_000_000 - rho, 1_000_000)
-        };
+        let drift_ppm = if ctx.has(Mutant::DriftIgnored) { 0 } else { ctx.config().views.drift_ppm };
+        let whole = ctx.has(Mutant::LeftIsWholeLease);
+        let left = if whole { self.lease } else { left(self.lease, age, drift_ppm) };
         let applied_only = ctx.has(Mutant::RenewAppliedOnly);
         let is_member = log.membership().contains(from) || ctx.has(Mutant::RemovedKeepsHolding);
         let mine = |resource: &ResourceId, epoch| {
@@ -157,4 +150,15 @@ impl Views {
         }
         Ok(())
     }
+}
+
+/// How long a leader waits by its clock so that a lease has run out by its holder's: L(1 + 2ρ/(1−ρ)), rounded up (rule R3).
+pub(super) fn outlasts(lease: Micros, drift_ppm: u32) -> Micros {
+    let rho = u64::from(drift_ppm).min(500_000);
+    lease + lease.scale(2 * rho, 1_000_000 - rho) + Micros(1)
+}
+
+/// What is left of a lease whose quorum was last heard `age` ago: (L − age)(1 − ρ), rounded down (rule R1).
+pub(super) fn left(lease: Micros, age: Micros, drift_ppm: u32) -> Micros {
+    (lease - age).scale(1_000_000 - u64::from(drift_ppm).min(1_000_000), 1_000_000)
 }

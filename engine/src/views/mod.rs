@@ -5,6 +5,8 @@ mod leader;
 mod message;
 mod placement;
 mod prefer;
+#[cfg(test)]
+mod tests;
 
 pub use message::{Ask, Claim, Fact, Message, Renew, Renewed};
 

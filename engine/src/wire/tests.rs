@@ -2,6 +2,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "random bytes are cut on purpose")]
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::{Body, DecodeError, Header, Reader, decode, encode, repair_check};
@@ -58,38 +59,62 @@ fn every_kind_there_and_back_in_both_versions() {
 fn a_million_random_and_damaged_packets() {
     let config = config();
     let mut rng = Seed(8).stream("wire");
+    // Several bodies of each kind in each version.
     let mut valid: Vec<Vec<u8>> = Vec::new();
     for kind in KINDS.concat() {
-        for version in [1, 2] {
+        for version in [1, 2, 1, 2, 1, 2, 2, 2] {
             valid.push(encode(&header(version), &body(kind, version, &mut rng)));
         }
     }
-    let mut decoded = 0_u32;
-    for round in 0..1_000_000_u32 {
-        let mut packet = if round % 4 == 0 {
+    // Of each kind: damaged with a right check, and of these still understood and refused.
+    let mut seen: BTreeMap<u8, (u32, u32, u32)> = BTreeMap::new();
+    let (mut damaged, mut random) = (0_u32, 0_u32);
+    while damaged + random < 1_000_000 {
+        let noise = rng.below(4) == 0;
+        let origin = if noise {
             (0..rng.below(100)).map(|_| rng.next() as u8).collect()
         } else {
             valid[rng.below(valid.len() as u64) as usize].clone()
         };
+        let mut packet = origin.clone();
         for _ in 0..rng.below(4) {
-            let len = packet.len().max(1) as u64;
-            match rng.below(4) {
-                0 => packet.truncate(rng.below(len) as usize),
-                1 => packet.push(rng.next() as u8),
-                _ if packet.is_empty() => {}
-                _ => packet[rng.below(len) as usize] ^= 1 << rng.below(8),
-            }
+            damage(&mut packet, &mut rng);
         }
-        if round % 2 == 0 {
+        let repaired = rng.below(2) == 0;
+        if repaired {
             repair_check(&mut packet);
         }
-        if let Ok((header, body)) = decode(&config, &packet) {
-            decoded += 1;
+        let mutated = packet != origin;
+        random += u32::from(noise);
+        damaged += u32::from(mutated && !noise);
+        let decoded = decode(&config, &packet);
+        if mutated && !noise && repaired {
+            let (many, good, bad) = seen.entry(origin[4]).or_default();
+            *many += 1;
+            *if decoded.is_ok() { good } else { bad } += 1;
+        }
+        if let Ok((header, body)) = decoded {
             // One value has one encoding.
             assert_eq!(encode(&header, &body), packet);
         }
     }
-    assert!(decoded > 100_000, "only {decoded} packets made sense: the test tests little");
+    for kind in KINDS.concat() {
+        let (many, good, bad) = seen.get(&kind).copied().unwrap_or_default();
+        assert!(
+            many > 5_000 && good > 100 && bad > 100,
+            "kind {kind:#x}: {many} damaged, {good} understood, {bad} refused"
+        );
+    }
+}
+
+fn damage(packet: &mut Vec<u8>, rng: &mut Rng) {
+    let len = packet.len().max(1) as u64;
+    match rng.below(4) {
+        0 => packet.truncate(rng.below(len) as usize),
+        1 => packet.push(rng.next() as u8),
+        _ if packet.is_empty() => {}
+        _ => packet[rng.below(len) as usize] ^= 1 << rng.below(8),
+    }
 }
 
 #[test]

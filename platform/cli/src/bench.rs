@@ -21,7 +21,7 @@ pub(crate) fn bench(what: &BenchCommand, format: Format) -> Result<u8, Trouble> 
         BenchCommand::Search { states, nodes, faults, horizon, jobs, mutant } => {
             let search = Search {
                 states: *states,
-                nodes: (*nodes).clamp(1, 4),
+                nodes: *nodes,
                 faults: *faults,
                 horizon: apus_engine::Micros::from_millis(*horizon),
                 jobs: suite::jobs(*jobs),

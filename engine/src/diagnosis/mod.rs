@@ -12,7 +12,7 @@ mod verdict;
 
 pub use message::{Ack, Compare, Fact, Message, News, Ping, PingReply, PingReq, Spread, Status, Superseded};
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::config::{Config, DiagnosisRule};
@@ -60,6 +60,7 @@ pub struct Diagnosis {
     last_heard: Time,
     revisit: Time,
     revisited: usize,
+    suspects_turn: bool,
     rumor: Option<Rumor>,
 }
 
@@ -92,6 +93,7 @@ impl Diagnosis {
             last_heard: now,
             revisit: now + config.diagnosis.period,
             revisited: 0,
+            suspects_turn: false,
             rumor: None,
         };
         this.reshape(config, config.bootstrap.members(), now, rng);
@@ -154,7 +156,7 @@ impl Diagnosis {
             }
         }
         if self.revisit <= ctx.now {
-            self.revisit_down(ctx);
+            self.revisit_doubted(ctx);
         }
         let over: Vec<NodeId> = self.lone.iter().filter(|(_, at)| **at <= ctx.now).map(|(node, _)| *node).collect();
         for node in over {
@@ -223,8 +225,8 @@ impl Diagnosis {
 
     /// How many members are judged down here.
     #[must_use]
-    pub const fn down(&self) -> usize {
-        self.table.down()
+    pub fn down(&self) -> usize {
+        self.table.down.len()
     }
 
     /// How unwell this node feels; 0 is well.
@@ -268,21 +270,19 @@ impl Diagnosis {
         }
     }
 
-    /// Looks at one node that is judged down, every few periods: an isolated node finds back by it.
-    fn revisit_down(&mut self, ctx: &mut Ctx<'_>) {
+    /// Looks at one node that is judged down, or that others accuse, every few periods: an isolated node finds back by
+    /// it, and a suspicion whose end was told to others only ends here too.
+    fn revisit_doubted(&mut self, ctx: &mut Ctx<'_>) {
         self.revisit = ctx.now + ctx.config().diagnosis.period.scale(4, 1);
-        if self.table.down() == 0 || ctx.has(Mutant::DownNeverProbed) {
-            return;
-        }
-        let len = self.table.len();
-        for step in 1..=len {
-            let rank = (self.revisited + step) % len;
-            if self.table.entry(rank).down {
-                self.revisited = rank;
-                let target = self.table.node(rank);
-                self.probe(ctx, target, Purpose::Revisit);
-                break;
-            }
+        let after = self.revisited + 1;
+        let next = |ranks: &BTreeSet<usize>| ranks.range(after..).next().or_else(|| ranks.first()).copied();
+        let down = next(&self.table.down).filter(|_| !ctx.has(Mutant::DownNeverProbed));
+        let suspect = next(&self.table.suspect).filter(|_| !ctx.has(Mutant::SuspectNeverProbed));
+        self.suspects_turn = !self.suspects_turn;
+        let rank = if self.suspects_turn { suspect.or(down) } else { down.or(suspect) };
+        if let Some(rank) = rank {
+            self.revisited = rank;
+            self.probe(ctx, self.table.node(rank), Purpose::Revisit);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The state table: what is known of every member, merged as a join semilattice, with a running digest.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::{News, Status};
@@ -54,7 +55,9 @@ pub(super) struct Table {
     nodes: Vec<NodeId>,
     entries: Vec<Entry>,
     digest: u64,
-    down: u32,
+    /// Ranks judged down, and ranks that somebody accuses.
+    pub(super) down: BTreeSet<usize>,
+    pub(super) suspect: BTreeSet<usize>,
 }
 
 impl Table {
@@ -66,7 +69,9 @@ impl Table {
             .map(|node| old.rank(*node).map_or_else(Entry::default, |rank| core::mem::take(&mut old.entries[rank])))
             .collect();
         self.digest = nodes.iter().zip(&entries).fold(0, |sum, (node, entry)| sum ^ entry.digest(*node));
-        self.down = u32::try_from(entries.iter().filter(|entry| entry.down).count()).unwrap_or(u32::MAX);
+        let all = || entries.iter().map(Entry::status).enumerate();
+        self.down = all().filter(|(_, status)| *status == Status::Down).map(|(rank, _)| rank).collect();
+        self.suspect = all().filter(|(_, status)| *status == Status::Suspect).map(|(rank, _)| rank).collect();
         (self.nodes, self.entries) = (nodes, entries);
     }
 
@@ -95,18 +100,24 @@ impl Table {
         self.digest
     }
 
-    pub(super) const fn down(&self) -> usize {
-        self.down as usize
-    }
-
     /// Changes one entry and the digest with it.
     pub(super) fn change(&mut self, rank: usize, change: impl FnOnce(&mut Entry)) {
         let node = self.nodes[rank];
         let entry = &mut self.entries[rank];
-        let (digest, down) = (entry.digest(node), entry.down);
+        let (digest, status) = (entry.digest(node), entry.status());
         change(entry);
         self.digest ^= digest ^ entry.digest(node);
-        self.down = self.down + u32::from(entry.down) - u32::from(down);
+        let now = entry.status();
+        if status == now {
+            return;
+        }
+        self.down.remove(&rank);
+        self.suspect.remove(&rank);
+        match now {
+            Status::Down => self.down.insert(rank),
+            Status::Suspect => self.suspect.insert(rank),
+            Status::Up | Status::Left => false,
+        };
     }
 
     /// The entry as news.

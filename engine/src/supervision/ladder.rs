@@ -73,7 +73,8 @@ impl Supervision {
             wait = Micros::ZERO;
         }
         let failures = u8::try_from(unit.failures.len()).unwrap_or(u8::MAX);
-        unit.phase = Phase::BackingOff { until: ctx.now + wait };
+        unit.backed_off = ctx.now + wait;
+        unit.phase = Phase::BackingOff { until: unit.backed_off };
         let because = unit.evidence;
         let evidence = self.event(ctx, &[because], Fact::BackingOff { copy, wait, failures });
         if let Some(unit) = self.units.get_mut(&copy) {

@@ -229,6 +229,10 @@ impl Supervision {
             unit.phase = Phase::Blocked;
             return;
         }
+        if ctx.now < unit.backed_off && !ctx.has(Mutant::BackOffForgotten) {
+            unit.phase = Phase::BackingOff { until: unit.backed_off };
+            return;
+        }
         let because = unit.evidence;
         unit.beats.clear();
         unit.ready_since = None;

@@ -79,6 +79,8 @@ pub(super) struct Unit {
     pub(super) failures: VecDeque<Time>,
     /// Failures without a stable run between them.
     pub(super) streak: u32,
+    /// Not started before this, whatever is wanted meanwhile.
+    pub(super) backed_off: Time,
     pub(super) ready_since: Option<Time>,
     /// A failure whose program is still being stopped.
     pub(super) failing: bool,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use apus_engine::{Fact, NodeId, diagnosis, views};
+use apus_engine::{Epoch, Fact, NodeId, ResourceId, diagnosis, views};
 
 use super::{Checker, Look};
 use crate::fault::Ns;
@@ -16,13 +16,20 @@ pub(super) struct GrantEligible {
     /// Drained at the last look, and granted something since.
     drained: BTreeSet<NodeId>,
     granted: BTreeSet<NodeId>,
+    newest: BTreeMap<ResourceId, Epoch>,
 }
 
 impl GrantEligible {
     pub(super) fn new(plan: &Plan) -> Self {
         let voters = plan.scenario.voters;
         let arbiters = (voters - plan.scenario.arbiters.min(voters)..voters).map(NodeId).collect();
-        Self { arbiters, down: BTreeMap::new(), drained: BTreeSet::new(), granted: BTreeSet::new() }
+        Self {
+            arbiters,
+            down: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            granted: BTreeSet::new(),
+            newest: BTreeMap::new(),
+        }
     }
 }
 
@@ -64,8 +71,13 @@ impl Checker for GrantEligible {
                     return Err(format!("{by} grants {resource} to {holder}, which it holds for dead"));
                 }
             }
-            Fact::Views(views::Fact::Granted { holder, .. }) => {
-                self.granted.insert(holder);
+            Fact::Views(views::Fact::Granted { resource, epoch, holder }) => {
+                // A restarted node applies the old ones again.
+                let newest = self.newest.entry(resource).or_default();
+                if epoch > *newest {
+                    *newest = epoch;
+                    self.granted.insert(holder);
+                }
             }
             _ => {}
         }

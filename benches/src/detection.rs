@@ -138,7 +138,7 @@ pub fn ours(name: &'static str, script: &Script) -> Row {
     let (end, crash) = (script.end / MS, script.crash / MS);
     let text = format!(
         "name = \"detection\"\nabout = \"\"\"\nOne crash in a ring.\nFor measuring.\"\"\"\nworlds = [\"heap\"]\nnodes = {}\nvoters = {}\n\
-         duration = \"{end}ms\"\nheal = \"0s\"\n[cluster]\nperiod = \"1s\"\nheartbeat = \"250ms\"\nelection = \"1s\"\nlease = \"2s\"\n\
+         duration = \"{end}ms\"\nheal = \"1s\"\n[cluster]\nperiod = \"1s\"\nheartbeat = \"250ms\"\nelection = \"1s\"\nlease = \"2s\"\n\
          [[fault]]\nkind = \"loss\"\nat = \"0s\"\nfor = \"{end}ms\"\ntarget = \"all\"\nrate = \"1%\"\n\
          [[fault]]\nkind = \"power-off\"\nat = [\"{crash}ms\", \"{}ms\"]\nfor = \"{}ms\"\ntarget = \"n{}\"\n",
         script.nodes,

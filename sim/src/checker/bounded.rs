@@ -8,7 +8,7 @@ use crate::scenario::{Plan, Workload};
 use crate::trace::{Line, What};
 
 /// The log is compacted: it never holds more than twice what is kept, and what is in flight.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct BoundedMemory;
 
 impl Checker for BoundedMemory {
@@ -53,6 +53,7 @@ pub fn work_bound(plan: &Plan) -> u64 {
 }
 
 /// In quiet times a node sends no more than its duties.
+#[derive(Clone)]
 pub(super) struct BoundedRate {
     bound: u64,
     quiet_after: Ns,
@@ -94,6 +95,7 @@ impl Checker for BoundedRate {
 }
 
 /// Without a fault on the wire every packet is understood.
+#[derive(Clone)]
 pub(super) struct CleanWire {
     clean: bool,
 }

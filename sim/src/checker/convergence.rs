@@ -83,6 +83,7 @@ fn homeless(look: &dyn Look) -> Vec<Copy> {
 }
 
 /// Everything is well within the bound after healing.
+#[derive(Clone)]
 pub(super) struct Converges {
     bound: Ns,
     healed: Option<Ns>,
@@ -146,6 +147,7 @@ impl Checker for Converges {
 }
 
 /// After its holder fails, the dispatcher is held again within the bound.
+#[derive(Clone)]
 pub(super) struct TakeoverBound {
     bound: Option<Ns>,
     holder: Option<NodeId>,
@@ -229,7 +231,7 @@ impl Checker for TakeoverBound {
 }
 
 /// A drained node holds nothing once it had time to let go.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct DrainedEmpty {
     since: BTreeMap<NodeId, Ns>,
     disturbed: u32,

@@ -8,6 +8,7 @@ use super::Checker;
 use super::truth::Truth;
 use crate::trace::{Line, What};
 
+#[derive(Clone)]
 pub(super) struct DiagnosisAccurate {
     pub(super) truth: Truth,
 }
@@ -28,7 +29,7 @@ impl Checker for DiagnosisAccurate {
 }
 
 /// News about an earlier life never overwrites news about a later one (incarnations).
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct NoResurrection {
     born: BTreeMap<NodeId, Incarnation>,
     known: BTreeMap<(NodeId, NodeId), Incarnation>,

@@ -9,7 +9,7 @@ use crate::fault::{Kind, Ns};
 use crate::scenario::Plan;
 use crate::trace::{Line, What};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct DiagnosisComplete;
 
 impl Checker for DiagnosisComplete {
@@ -54,6 +54,7 @@ impl Checker for DiagnosisComplete {
 }
 
 /// After a lone crash, or after the first verdict on it, every live node knows within the bound.
+#[derive(Clone)]
 pub(super) struct DiagnosisBound {
     bound: Option<Ns>,
     /// Time counts from the first verdict.

@@ -7,7 +7,7 @@ use apus_engine::{Fact, NodeId, Term, consensus};
 use super::Checker;
 use crate::trace::{Line, What};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct ElectionSafety {
     leaders: BTreeMap<Term, NodeId>,
 }
@@ -34,7 +34,7 @@ impl Checker for ElectionSafety {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct VotesOnce {
     votes: BTreeMap<(NodeId, Term), NodeId>,
 }

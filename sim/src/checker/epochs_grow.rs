@@ -8,7 +8,7 @@ use apus_engine::{Epoch, ResourceId};
 use super::Checker;
 use crate::trace::{Line, What};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct EpochsGrow {
     newest: BTreeMap<ResourceId, Epoch>,
 }

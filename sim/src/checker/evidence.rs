@@ -9,6 +9,7 @@ use crate::fault::Kind;
 use crate::scenario::Plan;
 use crate::trace::{Line, What};
 
+#[derive(Clone)]
 pub(super) struct EvidenceComplete {
     /// A packet that was damaged unseen can name anything.
     forged: bool,

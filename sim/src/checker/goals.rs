@@ -8,7 +8,7 @@ use super::Checker;
 use crate::scenario::{Plan, Workload};
 use crate::trace::{Line, What};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Goals {
     reached: BTreeSet<&'static str>,
     holder: Option<NodeId>,

@@ -9,6 +9,7 @@ use crate::fault::Ns;
 use crate::scenario::Plan;
 use crate::trace::{Line, What};
 
+#[derive(Clone)]
 pub(super) struct GrantEligible {
     arbiters: BTreeSet<NodeId>,
     /// Whom each node holds for dead, and since when.

@@ -8,7 +8,7 @@ use apus_engine::{Index, NodeId, Term};
 use super::{Checker, Look};
 use crate::fault::Ns;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct JointConsensus {
     seen: BTreeSet<(Index, Term)>,
 }

@@ -15,6 +15,7 @@ const ECHO: Ns = 2 * S;
 /// An election may still be under way when a leader is this young.
 const YOUNG: Ns = 500 * MS;
 
+#[derive(Clone)]
 pub(super) struct LeaderKept {
     /// Only faults at single nodes, and those that a healthy network has every day.
     applies: bool,

@@ -11,6 +11,7 @@ use crate::scenario::Plan;
 use crate::trace::{Line, What};
 
 /// What an old instance of a node sends is refused, and counted as such.
+#[derive(Clone)]
 pub(super) struct OldLifeRefused {
     /// Nothing but an old instance disturbs the run, so that counts of every life are still there at the end.
     applies: bool,
@@ -53,7 +54,7 @@ impl Checker for OldLifeRefused {
 }
 
 /// A node that poses as one of another cluster follows nobody of this one, and nobody follows it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct ClustersApart {
     posing: BTreeSet<NodeId>,
 }
@@ -80,6 +81,7 @@ impl Checker for ClustersApart {
 }
 
 /// Who was paused himself accuses nobody by probes that he sent before.
+#[derive(Clone)]
 pub(super) struct PausedAccusesNobody {
     /// No probe that is sent after a pause can be late so soon.
     soon: Ns,

@@ -12,7 +12,7 @@ use crate::trace::{Line, What};
 /// Entries looked at in each log, from its end.
 const DEPTH: u64 = 32;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct LogMatching;
 
 impl Checker for LogMatching {
@@ -40,7 +40,7 @@ impl Checker for LogMatching {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct LeaderCompleteness {
     committed: BTreeMap<Index, Term>,
 }

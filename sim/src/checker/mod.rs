@@ -48,8 +48,26 @@ pub trait Look {
     fn active_copies(&self, copy: Copy) -> Vec<NodeId>;
 }
 
+/// A checker can be copied with the run that it watches.
+pub trait Copied {
+    /// The copy.
+    fn copied(&self) -> Box<dyn Checker>;
+}
+
+impl<C: Checker + Clone + 'static> Copied for C {
+    fn copied(&self) -> Box<dyn Checker> {
+        Box::new(self.clone())
+    }
+}
+
+impl Clone for Box<dyn Checker> {
+    fn clone(&self) -> Self {
+        (**self).copied()
+    }
+}
+
 /// One property.
-pub trait Checker {
+pub trait Checker: Copied {
     /// Its name, as in [`names`].
     fn name(&self) -> &'static str;
     /// Whether it is about liveness.
@@ -84,6 +102,7 @@ pub struct Measures {
 }
 
 /// All checkers of a run.
+#[derive(Clone)]
 pub struct Checkers {
     all: Vec<Box<dyn Checker>>,
 }

@@ -21,6 +21,7 @@ fn resources(plan: &Plan) -> Vec<ResourceConfig> {
 }
 
 /// A thread that stops beating is found out within its promise and a second.
+#[derive(Clone)]
 pub(super) struct HangFound {
     services: Vec<ServiceConfig>,
     ready: BTreeSet<(NodeId, Copy)>,
@@ -87,6 +88,7 @@ impl Checker for HangFound {
 }
 
 /// A program is given its grace, unless its lease is lost.
+#[derive(Clone)]
 pub(super) struct GraceKept {
     services: Vec<ServiceConfig>,
     slots: BTreeMap<Copy, ResourceId>,
@@ -149,6 +151,7 @@ impl Checker for GraceKept {
 }
 
 /// While enough machines are well, every copy of a hot service is active again within the bound.
+#[derive(Clone)]
 pub(super) struct DegreeHeld {
     slots: Vec<(Copy, u8)>,
     voters: usize,

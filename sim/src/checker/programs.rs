@@ -26,7 +26,7 @@ fn services(plan: &Plan) -> Vec<ServiceConfig> {
 }
 
 /// The new copy starts after the old one is gone.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct RestartAfterExit {
     running: BTreeSet<(NodeId, Copy)>,
 }
@@ -56,6 +56,7 @@ impl Checker for RestartAfterExit {
 }
 
 /// Waits between restarts are at least the configured back-off, doubled each time, and kept.
+#[derive(Clone)]
 pub(super) struct BackoffKept {
     services: Vec<ServiceConfig>,
     waits: BTreeMap<(NodeId, Copy), (Ns, Ns)>,
@@ -125,6 +126,7 @@ impl Checker for BackoffKept {
 }
 
 /// N failures within T escalate: not one fewer, not one more.
+#[derive(Clone)]
 pub(super) struct EscalationKept {
     services: Vec<ServiceConfig>,
     failures: BTreeMap<(NodeId, Copy), VecDeque<Ns>>,
@@ -178,6 +180,7 @@ impl Checker for EscalationKept {
 }
 
 /// A copy starts when what it requires is ready on its node.
+#[derive(Clone)]
 pub(super) struct DependencyOrder {
     services: Vec<ServiceConfig>,
     ready: BTreeSet<(NodeId, Copy)>,
@@ -227,6 +230,7 @@ impl Checker for DependencyOrder {
 }
 
 /// An active copy runs only under an armed guard of its own grant, and under none that is older than another's.
+#[derive(Clone)]
 pub(super) struct GuardObeyed {
     slots: BTreeMap<Copy, ResourceId>,
     armed: BTreeMap<(NodeId, ResourceId), Epoch>,
@@ -284,7 +288,7 @@ impl Checker for GuardObeyed {
 }
 
 /// The cause that is told is the true one.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct CauseTrue {
     exits: BTreeMap<(NodeId, Copy), (Ns, ExitCause)>,
     hangs: BTreeMap<u16, Vec<NodeId>>,

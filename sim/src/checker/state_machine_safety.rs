@@ -7,7 +7,7 @@ use apus_engine::{Fact, Index, NodeId, consensus};
 use super::Checker;
 use crate::trace::{Line, What};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct StateMachineSafety {
     entries: BTreeMap<Index, (u64, NodeId)>,
     last: BTreeMap<NodeId, Index>,

@@ -12,7 +12,7 @@ use crate::trace::{Line, What};
 const ECHO: Ns = 6 * S;
 
 /// Who runs, and who is disturbed until when.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Truth {
     pub(super) running: BTreeSet<NodeId>,
     pub(super) since: BTreeMap<NodeId, Ns>,

@@ -53,7 +53,49 @@ pub fn run(plan: &Plan, options: &Options) -> Run {
     World::new(plan, options).run()
 }
 
+/// A run that can be stopped at any time and forked: what comes after may then be drawn anew.
+///
+/// ```
+/// # use apus_sim::{heap::Simulation, scenario::{Plan, Scenario}, world::Options};
+/// let scenario = Scenario::parse("two.toml", "name = \"two\"\nabout = \"Two.\nThree.\"\nworlds = [\"heap\"]\nnodes = 3\nduration = \"4s\"\n").expect("sound");
+/// let mut run = Simulation::new(&Plan::draw(&scenario, 1), &Options::default());
+/// run.until(2_000_000_000);
+/// let (same, mut other) = (run.clone(), run.clone());
+/// other.reseed(7);
+/// assert_eq!(run.finish().hash, same.finish().hash);
+/// assert!(other.finish().violation.is_none());
+/// ```
+#[derive(Clone)]
+pub struct Simulation(World);
+
+impl Simulation {
+    /// Starts a run.
+    #[must_use]
+    pub fn new(plan: &Plan, options: &Options) -> Self {
+        Self(World::new(plan, options))
+    }
+
+    /// Goes on to this time; false: the run has ended, by a violation or because its time is over.
+    pub fn until(&mut self, time: Ns) -> bool {
+        let end = self.0.end();
+        self.0.go_on(time.min(end));
+        self.0.violation.is_none() && time < end
+    }
+
+    /// The delays and fates of packets and disks are drawn from other streams from now on; the plan's faults stay.
+    pub fn reseed(&mut self, salt: u64) {
+        self.0.reseed(Seed(self.0.plan.seed).derive("fork").nth(salt));
+    }
+
+    /// Goes on to the end.
+    #[must_use]
+    pub fn finish(self) -> Run {
+        self.0.run()
+    }
+}
+
 /// One run while it goes on.
+#[derive(Clone)]
 pub(crate) struct World {
     plan: Rc<Plan>,
     options: Options,
@@ -170,6 +212,24 @@ impl World {
 
     fn run(mut self) -> Run {
         let end = self.end();
+        self.go_on(end);
+        if self.violation.is_none() {
+            self.now = end;
+            self.finish();
+        }
+        self.report()
+    }
+
+    fn reseed(&mut self, seed: Seed) {
+        self.net = seed.stream("net");
+        self.os = seed.stream("os");
+        for (at, active) in self.active.iter_mut().enumerate() {
+            active.rng = seed.nth(at as u64).stream("fault");
+        }
+    }
+
+    /// Everything that happens up to and at `end`.
+    fn go_on(&mut self, end: Ns) {
         let mut steps = 0_u32;
         while self.violation.is_none() {
             steps = steps.wrapping_add(1);
@@ -178,18 +238,10 @@ impl World {
                 self.violate(TIMEOUT, true, what);
                 break;
             }
-            let Some((at, due)) = self.queue.pop() else { break };
-            if at > end {
-                break;
-            }
+            let Some((at, due)) = self.queue.pop_until(end) else { break };
             self.now = at;
             self.dispatch(due);
         }
-        if self.violation.is_none() {
-            self.now = end;
-            self.finish();
-        }
-        self.report()
     }
 
     fn dispatch(&mut self, due: Due) {

@@ -58,6 +58,13 @@ pub(crate) struct Outside {
     pub(super) broken: BTreeSet<StreamId>,
 }
 
+/// Shells cannot be copied: what is forked off a run has none.
+impl Clone for Outside {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
 impl Outside {
     pub(super) fn stop(&mut self, node: NodeId, power: bool) {
         self.actions.push(Action::Stop { node, power });
@@ -80,8 +87,8 @@ impl World {
             self.violate(TIMEOUT, true, what);
         }
         let mut stirred = false;
-        while self.violation.is_none() && self.queue.next_at().is_some_and(|at| at <= until.min(self.end())) {
-            let Some((at, due)) = self.queue.pop() else { break };
+        while self.violation.is_none() {
+            let Some((at, due)) = self.queue.pop_until(until.min(self.end())) else { break };
             self.now = self.now.max(at);
             stirred |= matches!(
                 due,

@@ -1,7 +1,7 @@
 //! One crash, who knows when: `cargo bench -p apus-benches --bench detection [-- [quiet] NODES SEEDS]`.
 //!
 //! Ours and foca on the same network (0.1 to 0.3 ms, 1 % lost) with the same crash; `quiet`: without one, for wrong verdicts.
-#![allow(missing_docs, reason = "a bench")]
+#![allow(missing_docs, clippy::cast_possible_truncation, reason = "a bench, of at most 65,536 nodes")]
 
 use apus_benches::detection::{Row, Script, lan, ours, swift, theirs};
 

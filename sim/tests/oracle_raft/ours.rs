@@ -45,7 +45,7 @@ impl Ours {
             formatted: true,
             term: Term(start.term),
             voted: start.vote.map(NodeId),
-            snapshot: Some(snapshot),
+            snapshot: Some(snapshot.into()),
             log: entries.map(|entry| (entry.index, entry)).collect::<BTreeMap<_, _>>(),
             ..Durable::default()
         };

@@ -132,7 +132,7 @@ fn draw_ask(rng: &mut Rng, history: &History, nodes: u16, ours: &Ours) -> (u16, 
             let membership = Membership { voters: (0..nodes).map(NodeId).collect(), ..Membership::default() };
             let (index, at) = (Index(index), Term(log[index as usize - 1].0));
             let snapshot = Snapshot { index, term: at, membership, ..Snapshot::default() };
-            return (leader, term, Message::Install(Install { term: Term(term), sent_at, snapshot }));
+            return (leader, term, Message::Install(Install { term: Term(term), sent_at, snapshot: snapshot.into() }));
         }
     }
     // Theirs does not look at entries that start before its commit.

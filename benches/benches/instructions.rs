@@ -1,5 +1,5 @@
 //! Instructions of the engine's hot paths under valgrind: `.ci/instructions` holds them against a baseline.
-#![allow(missing_docs, reason = "a bench")]
+#![allow(missing_docs, unused_qualifications, reason = "a bench; the macros write paths in full")]
 
 use std::hint::black_box;
 

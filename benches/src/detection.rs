@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::num::{NonZeroU8, NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
@@ -35,13 +35,21 @@ pub struct Script {
     pub crash: Ns,
     /// When the run ends.
     pub end: Ns,
+    /// Milliseconds between two tests of one node by another; for ours.
+    pub period: u64,
 }
 
 impl Script {
     /// The usual one: dead from the fifth second on, over at 25 seconds.
     #[must_use]
     pub const fn new(nodes: u16, seeds: u64) -> Self {
-        Self { nodes, seeds, crash: 5 * S, end: 25 * S }
+        Self { nodes, seeds, crash: 5 * S, end: 25 * S, period: 1_000 }
+    }
+
+    /// Nobody dies, and six seconds are all: only wrong verdicts and packets are counted.
+    #[must_use]
+    pub const fn quiet(nodes: u16, seeds: u64) -> Self {
+        Self { crash: 8 * S, end: 6 * S, ..Self::new(nodes, seeds) }
     }
 
     const fn victim(&self) -> u16 {
@@ -100,6 +108,10 @@ impl Row {
         for delay in delays.clone() {
             self.known.record(delay).expect("the histogram grows");
         }
+        if crash > script.end {
+            self.node_time += (script.end - SETTLED) * u64::from(script.nodes);
+            return;
+        }
         self.never += u64::from(script.nodes) - 1 - known.len() as u64;
         if known.len() + 1 == script.nodes as usize {
             self.last.record(delays.max().unwrap_or(0)).expect("the histogram grows");
@@ -137,18 +149,22 @@ impl fmt::Display for Row {
 /// If the scenario cannot be read.
 #[must_use]
 pub fn ours(name: &'static str, script: &Script) -> Row {
-    let (end, crash) = (script.end / MS, script.crash / MS);
-    let text = format!(
+    let (end, crash, period) = (script.end / MS, script.crash / MS, script.period);
+    let mut text = format!(
         "name = \"detection\"\nabout = \"\"\"\nOne crash in a ring.\nFor measuring.\"\"\"\nworlds = [\"heap\"]\nnodes = {}\nvoters = {}\n\
-         duration = \"{end}ms\"\nheal = \"1s\"\n[cluster]\nperiod = \"1s\"\nheartbeat = \"250ms\"\nelection = \"1s\"\nlease = \"2s\"\n\
-         [[fault]]\nkind = \"loss\"\nat = \"0s\"\nfor = \"{end}ms\"\ntarget = \"all\"\nrate = \"1%\"\n\
-         [[fault]]\nkind = \"power-off\"\nat = [\"{crash}ms\", \"{}ms\"]\nfor = \"{}ms\"\ntarget = \"n{}\"\n",
+         duration = \"{end}ms\"\nheal = \"1s\"\n[cluster]\nperiod = \"{period}ms\"\nheartbeat = \"250ms\"\nelection = \"1s\"\nlease = \"2s\"\n\
+         [[fault]]\nkind = \"loss\"\nat = \"0s\"\nfor = \"{end}ms\"\ntarget = \"all\"\nrate = \"1%\"\n",
         script.nodes,
         script.nodes.min(5),
-        crash + 1_000,
-        end - crash - 1_000,
-        script.victim(),
     );
+    if crash < end {
+        let (latest, left, victim) = (crash + 1_000, end - crash - 1_000, script.victim());
+        let power_off = "[[fault]]\nkind = \"power-off\"\n";
+        let _ = writeln!(
+            text,
+            "{power_off}at = [\"{crash}ms\", \"{latest}ms\"]\nfor = \"{left}ms\"\ntarget = \"n{victim}\""
+        );
+    }
     let scenario = Scenario::parse("detection", &text).expect("the scenario can be read");
     let mut row = Row::new(name, script);
     for seed in 0..script.seeds {
@@ -158,11 +174,14 @@ pub fn ours(name: &'static str, script: &Script) -> Row {
         let mut known = BTreeMap::new();
         for line in &run.trace {
             match (&line.what, line.node) {
-                (What::Sent { kind, .. }, _) if line.at >= SETTLED && line.at < crash => {
+                (What::Sent { kind, .. }, _) if line.at >= SETTLED && line.at < crash.min(script.end) => {
                     *if kind >> 4 == 1 { &mut row.packets } else { &mut row.others } += 1;
                 }
                 (What::Event(event), Some(at)) => {
                     let Fact::Diagnosis(diagnosis::Fact::Down { node, .. }) = event.fact else { continue };
+                    if line.at > script.end {
+                        break;
+                    }
                     if node != NodeId(script.victim()) || line.at < crash {
                         row.wrong += 1;
                     } else {
@@ -280,7 +299,7 @@ impl Network<'_> {
 
     fn take(&mut self, row: &mut Row, node: u16, now: Ns, runtime: &mut AccumulatingRuntime<Node>) {
         while let Some((to, data)) = runtime.to_send() {
-            row.packets += u64::from(now >= SETTLED && now < self.crash);
+            row.packets += u64::from(now >= SETTLED && now < self.crash.min(self.script.end));
             if !self.net.hit(LOSS) {
                 let delay = self.net.between(MS / 10, 3 * MS / 10);
                 self.push(now + delay, Due::Packet(to.number, data));

@@ -122,6 +122,16 @@ struct Progress {
     sent: Option<Time>,
     /// The lowest `next` tried since it last accepted: a refusal is answered at once only by going further back.
     refused: Option<Index>,
+    /// How far it was told of commits, and when first.
+    told: Option<(Index, Time)>,
+}
+
+impl Progress {
+    /// Whether it has all, knows how far it is committed, and has said so lately.
+    fn is_settled(&self, last: Index, commit: Index, since: Time) -> bool {
+        let answered = |told: Time| self.acked.is_some_and(|acked| acked >= told.max(since));
+        self.matched == last && self.told.is_some_and(|(upto, at)| upto == commit && answered(at))
+    }
 }
 
 impl Consensus {
@@ -206,6 +216,14 @@ impl Consensus {
             }
             // After a pause nothing that was heard before it is fresh: wait a full timeout for a leader.
             Signal::Stalled { .. } if !matches!(self.role, Role::Leader(_)) => self.reset_election(ctx),
+            Signal::NodeUp { node, .. } => {
+                // It may have started anew and know no leader.
+                if let Role::Leader(lead) = &mut self.role
+                    && let Some(progress) = lead.peers.get_mut(node)
+                {
+                    progress.told = None;
+                }
+            }
             _ => {}
         }
     }

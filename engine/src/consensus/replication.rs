@@ -12,6 +12,9 @@ use crate::io::Record;
 use crate::mutant::Mutant;
 use crate::time::Time;
 
+/// Heartbeats between two to a learner that has all.
+const LEARNER_REST: u64 = 16;
+
 impl Consensus {
     /// Puts a payload into the log if this node leads; where it stands.
     pub(super) fn propose(&mut self, ctx: &mut Ctx<'_>, payload: Payload) -> Option<Index> {
@@ -42,7 +45,8 @@ impl Consensus {
         let Role::Leader(lead) = &mut self.role else { return };
         lead.peers.retain(|node, _| members.contains(node));
         for node in members.into_iter().filter(|node| *node != me) {
-            let fresh = Progress { matched: Index(0), next, acked: None, blank: false, sent: None, refused: None };
+            let fresh =
+                Progress { matched: Index(0), next, acked: None, blank: false, sent: None, refused: None, told: None };
             lead.peers.entry(node).or_insert(fresh);
         }
     }
@@ -66,9 +70,12 @@ impl Consensus {
         self.work_on_members(ctx);
     }
 
-    /// Sends every follower what it lacks, or a heartbeat.
+    /// Sends every follower what it lacks, or a heartbeat. A learner that has all decides nothing and is left alone for
+    /// some: in a large cluster the heartbeats of learners would be most of what is sent.
     fn beat_all(&mut self, ctx: &mut Ctx<'_>) {
         let retry = ctx.config().consensus.heartbeat.scale(2, 1);
+        let rest = ctx.now - ctx.config().consensus.heartbeat.scale(LEARNER_REST, 1);
+        let (last, commit, members) = (self.log.last_index(), self.commit, self.log.membership());
         let Role::Leader(lead) = &mut self.role else { return };
         let mut peers = Vec::with_capacity(lead.peers.len());
         for (node, progress) in &mut lead.peers {
@@ -77,7 +84,9 @@ impl Consensus {
                 progress.next = progress.matched.next();
                 progress.sent = None;
             }
-            peers.push(*node);
+            if members.votes(*node) || !progress.is_settled(last, commit, rest) {
+                peers.push(*node);
+            }
         }
         for node in peers {
             self.send_append(ctx, node, true);
@@ -108,6 +117,9 @@ impl Consensus {
             let install = Install { term, sent_at: ctx.now, snapshot: self.log.snapshot.clone() };
             return self.send(ctx, to, Message::Install(install));
         };
+        if progress.told.is_none_or(|(upto, _)| upto != commit) {
+            progress.told = Some((commit, ctx.now));
+        }
         let entries = within_packet(self.log.from(prev_index.next(), batch));
         if let Some(entry) = entries.last() {
             progress.next = entry.index.next();

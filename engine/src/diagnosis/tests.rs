@@ -95,8 +95,8 @@ fn a_node_never_believes_ill_of_itself_and_contradicts_with_a_higher_counter() {
         let mut ctx = shared.ctx(&mut parts_rng, Part::Diagnosis, now);
         diagnosis.take_news(&mut ctx, alloc::vec![item.clone()]);
         let me = diagnosis.table.entry(0);
-        assert!(!me.down && me.ctr % 2 == 0 && me.accusers.is_empty());
-        assert!(item.ctr % 2 == 0 || me.ctr > item.ctr, "{item:?} is not contradicted by {}", me.ctr);
+        assert!(!me.down && me.ctr.is_multiple_of(2) && me.accusers.is_empty());
+        assert!(item.ctr.is_multiple_of(2) || me.ctr > item.ctr, "{item:?} is not contradicted by {}", me.ctr);
     }
     assert!(highest == 3);
 }

@@ -396,6 +396,8 @@ impl Engine {
                 parts.views.on_timer(ctx, &parts.consensus);
             }
         });
+        // What has run out is lost before a program is started under it.
+        self.route_signals();
         self.with(Part::Supervision, |parts, ctx| {
             if due(parts.supervision.deadline()) {
                 parts.supervision.on_timer(ctx);

@@ -53,8 +53,8 @@ pub struct Consensus {
     heard: Option<Time>,
     /// When to campaign, unless a leader is heard.
     election: Time,
-    /// Records on their way to the disk, oldest first.
-    disk: VecDeque<(OpId, Pending)>,
+    /// Records on their way to the disk, oldest first, and whether they are there.
+    disk: VecDeque<(OpId, Pending, bool)>,
     /// A record that did not fit waits until then.
     retry: Option<Time>,
     /// The disk was wiped: this node does not vote and is not counted until it is readmitted.
@@ -230,17 +230,18 @@ impl Consensus {
 
     /// A record is durable, or did not fit.
     pub(crate) fn on_done(&mut self, ctx: &mut Ctx<'_>, op: OpId, outcome: Outcome) {
-        let Some(at) = self.disk.iter().position(|(waiting, _)| *waiting == op) else { return };
+        let Some(at) = self.disk.iter().position(|(waiting, ..)| *waiting == op) else { return };
         if outcome != Outcome::Ok {
             // Order matters on the disk: everything from this record on is written again.
             self.retry.get_or_insert(ctx.now + RETRY_FULL);
             return;
         }
-        if self.retry.is_some() && at > 0 {
-            // A later record cannot count before the one that did not fit.
-            return;
+        if ctx.has(Mutant::DoneOutOfOrder) {
+            self.disk.swap(0, at);
         }
-        if let Some((_, pending)) = self.disk.remove(at) {
+        self.disk[if ctx.has(Mutant::DoneOutOfOrder) { 0 } else { at }].2 = true;
+        // A record counts only with all before it: one of those may have failed without having told so yet.
+        while let Some((_, pending, _)) = self.disk.pop_front_if(|(.., there)| *there) {
             self.on_durable(ctx, pending);
         }
     }
@@ -385,13 +386,13 @@ impl Consensus {
 
     fn persist(&mut self, ctx: &mut Ctx<'_>, record: Record, pending: Pending) {
         let op = ctx.persist(record);
-        self.disk.push_back((op, pending));
+        self.disk.push_back((op, pending, false));
     }
 
     /// Writes every record that is not durable again, in order, from what is in memory now.
     fn persist_again(&mut self, ctx: &mut Ctx<'_>) {
         let waiting = core::mem::take(&mut self.disk);
-        for (_, pending) in waiting {
+        for (_, pending, _) in waiting {
             let record = match &pending {
                 Pending::Vote { term, voted, .. } => Record::Vote { term: *term, voted: *voted },
                 Pending::Entries { first, .. } => {

@@ -204,7 +204,7 @@ impl Consensus {
     /// Entries after `upto` were taken back: that they reach the disk means nothing any more.
     fn forget_pending(&mut self, upto: Index) {
         self.durable = self.durable.min(upto);
-        for (_, pending) in &mut self.disk {
+        for (_, pending, _) in &mut self.disk {
             if let Pending::Entries { last, .. } = pending {
                 *last = upto.min(*last);
             }

@@ -315,7 +315,14 @@ impl Diagnosis {
         self.freshen(ctx, rank);
     }
 
-    fn merge(&mut self, ctx: &mut Ctx<'_>, rank: usize, item: News) {
+    fn merge(&mut self, ctx: &mut Ctx<'_>, rank: usize, mut item: News) {
+        if !item.down && item.ctr % 2 == 1 && !self.table.entry(rank).accusers.contains(&self.me) {
+            // What this node has taken back does not return as its echo.
+            item.accusers.retain(|by| *by != self.me || ctx.has(Mutant::EchoBelieved));
+            if item.accusers.is_empty() {
+                return;
+            }
+        }
         let entry = self.table.entry(rank);
         if item.inc < entry.inc && !ctx.has(Mutant::StaleIncarnationAccepted) {
             return;

@@ -357,7 +357,7 @@ impl Diagnosis {
             self.mark_down(ctx, rank);
             self.freshen(ctx, rank);
         } else if item.ctr % 2 == 1 {
-            self.heard_accusation(ctx, rank, item.evidence);
+            self.heard_accusation(ctx, rank, item.evidence, item.accusers.first().copied());
         } else {
             self.clear(ctx, rank, &old, item.evidence, first);
             self.freshen(ctx, rank);
@@ -401,17 +401,16 @@ impl Diagnosis {
             }
             self.freshen(ctx, rank);
         } else if !more.is_empty() && item.ctr % 2 == 1 {
-            self.heard_accusation(ctx, rank, item.evidence);
+            self.heard_accusation(ctx, rank, item.evidence, more.first().copied());
         } else if !told && item.ctr == 0 {
             self.queue.insert(rank, 1);
         }
     }
 
     /// An accusation by others: whoever observes the node tests it now.
-    fn heard_accusation(&mut self, ctx: &mut Ctx<'_>, rank: usize, evidence: EvidenceId) {
+    fn heard_accusation(&mut self, ctx: &mut Ctx<'_>, rank: usize, evidence: EvidenceId, by: Option<NodeId>) {
         let node = self.table.node(rank);
-        let entry = self.table.entry(rank);
-        let (inc, by) = (entry.inc, entry.accusers.first().copied().unwrap_or(node));
+        let (inc, by) = (self.table.entry(rank).inc, by.unwrap_or(node));
         let evidence = self.event(ctx, &[evidence], Fact::Suspected { node, inc, by });
         self.table.change(rank, |entry| entry.evidence = evidence);
         ctx.signal(Signal::NodeSuspect { node, evidence });

@@ -73,7 +73,7 @@ pub fn ping(news: u16) -> Body {
         down: false,
         evidence: EvidenceId::NONE,
     };
-    Body::Diagnosis(diagnosis::Message::Ping(Ping { seq: 7, digest: 9, lhm: 0, news: (1..=news).map(item).collect() }))
+    Body::Diagnosis(diagnosis::Message::Ping(Ping { seq: 7, digest: 0, lhm: 0, news: (1..=news).map(item).collect() }))
 }
 
 /// An append of node 1, leader of term 1: so many entries of 100 bytes after the first `prev`.

@@ -65,6 +65,8 @@ pub struct Consensus {
     seen_without_vote: bool,
     /// Members that were told to the other parts.
     announced: Arc<Membership>,
+    /// Index and term of the entry or snapshot that they come from: while it is the same, so are they.
+    announced_at: Option<(Index, Term)>,
     evidence: EvidenceId,
 }
 
@@ -167,6 +169,7 @@ impl Consensus {
             born_blank: !durable.formatted,
             seen_without_vote: false,
             announced: Arc::default(),
+            announced_at: None,
             evidence: EvidenceId::NONE,
             log,
         }
@@ -453,6 +456,12 @@ impl Consensus {
 
     /// Tells the members to the other parts if they changed; whether they did.
     fn announce(&mut self, ctx: &mut Ctx<'_>) -> bool {
+        let at = self.log.membership_index();
+        let at = self.log.term(at).map(|term| (at, term));
+        if at.is_some() && at == self.announced_at {
+            return false;
+        }
+        self.announced_at = at;
         let members = self.log.membership();
         if *self.announced == *members {
             return false;

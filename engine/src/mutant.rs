@@ -71,7 +71,7 @@ mutants! {
         EchoBelieved "echo-believed" "an accusation that a node has taken back returns to it from others and counts as its own",
         LoneVerdictSpread "lone-verdict-spread" "a verdict that a node reaches alone is told to the others as one of many",
         NoBuddy "no-buddy" "the suspect is not told that it is suspected",
-        AnyAckCounts "any-ack-counts" "an answer to an old probe clears a new one",
+        AnyAckCounts "any-ack-counts" "an answer of any node clears the oldest probe",
         SelfAccusation "self-accusation" "a node believes news of its own death",
         ForgedLifeKept "forged-life-kept" "a node does not contradict news of a life of its own that never was",
     }

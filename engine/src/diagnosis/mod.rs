@@ -319,8 +319,11 @@ impl Diagnosis {
     }
 
     fn on_ack(&mut self, ctx: &mut Ctx<'_>, from: NodeId, ack: Ack) {
-        let any = ctx.has(Mutant::AnyAckCounts);
-        let at = self.probes.iter().position(|probe| probe.target == from && (probe.seq == ack.seq || any));
+        let at = if ctx.has(Mutant::AnyAckCounts) {
+            (0..self.probes.len()).min_by_key(|at| self.probes[*at].seq)
+        } else {
+            self.probes.iter().position(|probe| probe.target == from && probe.seq == ack.seq)
+        };
         if let Some(at) = at {
             let probe = self.probes.swap_remove(at);
             self.answered(ctx, &probe, ack.sick);

@@ -80,15 +80,21 @@ impl Diagnosis {
         }
     }
 
-    /// Random nodes that are up, other than the target.
+    /// Random nodes that are up, other than the target: drawn ones, and where draws miss, the next ones after the last.
     fn helpers(&self, ctx: &mut Ctx<'_>, target: NodeId) -> Vec<NodeId> {
         let want = usize::from(ctx.config().diagnosis.indirect);
         let mut helpers = Vec::new();
-        for _ in 0..want * 4 {
-            let rank = usize::try_from(ctx.rng.below(self.table.len() as u64)).unwrap_or(0);
+        let len = self.table.len();
+        let mut rank = 0;
+        for draw in 0..want * 4 + len {
+            if helpers.len() >= want {
+                break;
+            }
+            let drawn = draw < want * 4;
+            rank = if drawn { usize::try_from(ctx.rng.below(len as u64)).unwrap_or(0) } else { (rank + 1) % len };
             let node = self.table.node(rank);
             let fit = self.table.entry(rank).status() == Status::Up;
-            if helpers.len() < want && fit && node != target && node != self.me && !helpers.contains(&node) {
+            if fit && node != target && node != self.me && !helpers.contains(&node) {
                 helpers.push(node);
             }
         }

@@ -40,6 +40,13 @@ impl HangFound {
         service.heartbeats.first().map(|promise| promise.0 * 1_000)
     }
 
+    fn late(&self, now: Ns) -> Result<(), String> {
+        let late = self.due.iter().find(|(_, due)| **due < now);
+        late.map_or(Ok(()), |((node, copy), _)| {
+            Err(format!("{node} has not found out that slot {} of {} hangs", copy.slot, copy.service))
+        })
+    }
+
     fn forget(&mut self, node: NodeId) {
         self.ready.retain(|(at, _)| *at != node);
         self.due.retain(|(at, _), _| *at != node);
@@ -51,6 +58,7 @@ impl Checker for HangFound {
         "hang-found"
     }
     fn see(&mut self, line: &Line) -> Result<(), String> {
+        self.late(line.at)?;
         match (&line.what, line.node) {
             (What::Boot(_) | What::Halt, Some(node)) => self.forget(node),
             (What::Gone { copy, .. }, Some(node)) => {
@@ -80,10 +88,10 @@ impl Checker for HangFound {
             },
             _ => {}
         }
-        let late = self.due.iter().find(|(_, due)| **due < line.at);
-        late.map_or(Ok(()), |((node, copy), _)| {
-            Err(format!("{node} has not found out that slot {} of {} hangs", copy.slot, copy.service))
-        })
+        Ok(())
+    }
+    fn second(&mut self, now: Ns, _sent: &[u64], _look: &dyn Look) -> Result<(), String> {
+        self.late(now)
     }
 }
 

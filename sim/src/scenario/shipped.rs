@@ -73,6 +73,7 @@ shipped! {
     "new-address"
     "news-packets-lost"
     "no-sockets"
+    "one-bad-link"
     "one-way-cut"
     "packet-flood"
     "partition-1998-rule"

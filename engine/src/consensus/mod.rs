@@ -244,7 +244,9 @@ impl Consensus {
         }
         self.disk[if ctx.has(Mutant::DoneOutOfOrder) { 0 } else { at }].2 = true;
         // A record counts only with all before it: one of those may have failed without having told so yet.
-        while let Some((_, pending, _)) = self.disk.pop_front_if(|(.., there)| *there) {
+        while self.disk.front().is_some_and(|(.., there)| *there)
+            && let Some((_, pending, _)) = self.disk.pop_front()
+        {
             self.on_durable(ctx, pending);
         }
     }

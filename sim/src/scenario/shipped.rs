@@ -88,6 +88,7 @@ shipped! {
     "program-crash"
     "program-hang"
     "programs-beside-an-arbiter"
+    "quick-verdicts"
     "rack-power-off"
     "read-only-disk"
     "removal-without-quorum"

@@ -68,6 +68,7 @@ mutants! {
         TimeoutFixed "timeout-fixed" "the deadline never adapts to measured delay",
         DownNeverProbed "down-never-probed" "a node judged down is never probed again",
         SuspectNeverProbed "suspect-never-probed" "a node that others accuse is never probed, so an accusation whose end was missed stays",
+        DeadObserversTold "dead-observers-told" "an accusation goes to the neighbours in the ring although they are dead, so accusers do not meet",
         EchoBelieved "echo-believed" "an accusation that a node has taken back returns to it from others and counts as its own",
         LoneVerdictSpread "lone-verdict-spread" "a verdict that a node reaches alone is told to the others as one of many",
         NoBuddy "no-buddy" "the suspect is not told that it is suspected",

@@ -140,7 +140,7 @@ impl Diagnosis {
             Message::PingReq(request) => self.on_ping_req(ctx, from, request),
             Message::PingReply(reply) => self.on_ping_reply(ctx, from, reply),
             Message::Compare(compare) => self.on_compare(ctx, from, &compare),
-            Message::Spread(spread) => self.take_news(ctx, spread.news),
+            Message::Spread(spread) => self.take_news(ctx, spread.news, true),
             // The engine itself answers to these.
             Message::Superseded(_) => {}
         }
@@ -311,7 +311,7 @@ impl Diagnosis {
     }
 
     fn on_ping(&mut self, ctx: &mut Ctx<'_>, from: NodeId, ping: Ping) {
-        self.take_news(ctx, ping.news);
+        self.take_news(ctx, ping.news, false);
         let sick = ctx.persisting() > SICK_QUEUE;
         let ack = Ack { seq: ping.seq, digest: self.table.digest(), sick, news: self.piggyback() };
         self.send(ctx, from, Message::Ack(ack));
@@ -328,7 +328,7 @@ impl Diagnosis {
             let probe = self.probes.swap_remove(at);
             self.answered(ctx, &probe, ack.sick);
         }
-        self.take_news(ctx, ack.news);
+        self.take_news(ctx, ack.news, false);
         self.compare_if_differs(ctx, from, ack.digest);
     }
 

@@ -52,9 +52,9 @@ impl Rings {
         (rank + self.offsets[ring] * steps) % self.len
     }
 
-    /// The rank that tests `rank` in ring `ring` if nobody is down.
-    pub(super) fn behind(&self, rank: usize, ring: usize) -> usize {
-        (rank + self.len - self.offsets[ring] % self.len) % self.len
+    /// The rank `steps` before `rank` in ring `ring`; with one step, who tests it if nobody is down.
+    pub(super) fn behind(&self, rank: usize, ring: usize, steps: usize) -> usize {
+        (rank + self.len - self.offsets[ring] * steps % self.len) % self.len
     }
 
     /// Where news goes at once: predecessors in all rings, and chords of doubling length backwards.
@@ -69,11 +69,11 @@ impl Rings {
             }
         };
         if !chords {
-            add(self.behind(rank, 0));
+            add(self.behind(rank, 0, 1));
             return to;
         }
         for ring in 0..self.offsets.len() {
-            add(self.behind(rank, ring));
+            add(self.behind(rank, ring, 1));
         }
         let mut chord = 1;
         while chord < self.len {

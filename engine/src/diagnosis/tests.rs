@@ -38,7 +38,7 @@ fn after(items: &[News]) -> (u32, u32, BTreeSet<NodeId>, bool, u64) {
     let mut diagnosis = Diagnosis::new(&config(), Incarnation(1), now, &mut rng);
     let mut ctx = shared.ctx(&mut rng, Part::Diagnosis, now);
     for item in items {
-        diagnosis.take_news(&mut ctx, alloc::vec![item.clone()]);
+        diagnosis.take_news(&mut ctx, alloc::vec![item.clone()], false);
     }
     let entry = diagnosis.table.entry(5);
     (entry.inc.0, entry.ctr, entry.accusers.iter().copied().collect(), entry.down, diagnosis.table.digest())
@@ -93,7 +93,7 @@ fn a_node_never_believes_ill_of_itself_and_contradicts_with_a_higher_counter() {
         let item = News { node: NodeId(0), inc: Incarnation(1), ..news(&mut rng) };
         highest = highest.max(item.ctr);
         let mut ctx = shared.ctx(&mut parts_rng, Part::Diagnosis, now);
-        diagnosis.take_news(&mut ctx, alloc::vec![item.clone()]);
+        diagnosis.take_news(&mut ctx, alloc::vec![item.clone()], false);
         let me = diagnosis.table.entry(0);
         assert!(!me.down && me.ctr.is_multiple_of(2) && me.accusers.is_empty());
         assert!(item.ctr.is_multiple_of(2) || me.ctr > item.ctr, "{item:?} is not contradicted by {}", me.ctr);
@@ -140,13 +140,13 @@ fn every_node_has_its_observers_and_every_ring_is_one_cycle() {
                 let mut at = 0;
                 let mut seen = BTreeSet::new();
                 while seen.insert(at) {
-                    assert_eq!(rings.behind(rings.ahead(at, ring, 1), ring), at);
+                    assert_eq!(rings.behind(rings.ahead(at, ring, 1), ring, 1), at);
                     at = rings.ahead(at, ring, 1);
                 }
                 // While there are enough numbers prime to the length, each ring visits everybody.
                 assert!(seen.len() == len || prime < 4 * many, "ring {ring} of {len} visits {}", seen.len());
             }
-            let observers: BTreeSet<usize> = (0..rings.offsets.len()).map(|ring| rings.behind(0, ring)).collect();
+            let observers: BTreeSet<usize> = (0..rings.offsets.len()).map(|ring| rings.behind(0, ring, 1)).collect();
             assert_eq!(observers.len(), rings.offsets.len(), "observers of one node are different nodes");
         }
     }

@@ -122,18 +122,27 @@ impl Diagnosis {
         self.judge(ctx, rank);
     }
 
-    /// The suspect hears it first; its other observers test it at once.
+    /// Who tests a rank in a ring now: the first node behind it that is not judged down.
+    fn observer(&self, ctx: &Ctx<'_>, rank: usize, ring: usize) -> Option<usize> {
+        let live = |behind: &usize| !self.table.entry(*behind).down || ctx.has(Mutant::DeadObserversTold);
+        (1..self.rings.len).map(|steps| self.rings.behind(rank, ring, steps)).find(live)
+    }
+
+    /// The suspect hears it first; its other observers test it at once. Where too few are left to judge it, any node may.
     fn tell_observers(&mut self, ctx: &mut Ctx<'_>, rank: usize) {
         let news = self.table.news(rank);
         let mut to = Vec::new();
-        if !ctx.has(Mutant::NoBuddy) {
-            to.push(news.node);
-        }
         for ring in 0..self.rings.offsets.len() {
-            let observer = self.table.node(self.rings.behind(rank, ring));
-            if observer != self.me && !to.contains(&observer) {
-                to.push(observer);
-            }
+            let observer = self.observer(ctx, rank, ring).map(|behind| self.table.node(behind));
+            to.extend(
+                observer.filter(|observer| *observer != self.me && *observer != news.node && !to.contains(observer)),
+            );
+        }
+        if to.len() + 1 < self.needed(ctx) && !ctx.has(Mutant::DeadObserversTold) {
+            to.extend(self.helpers(ctx, news.node));
+        }
+        if !ctx.has(Mutant::NoBuddy) {
+            to.insert(0, news.node);
         }
         for node in to {
             self.send(ctx, node, Message::Spread(Spread { news: alloc::vec![news.clone()] }));
@@ -276,14 +285,14 @@ impl Diagnosis {
         }
     }
 
-    /// Merges news into the table.
-    pub(super) fn take_news(&mut self, ctx: &mut Ctx<'_>, news: Vec<News>) {
+    /// Merges news into the table; `told`: a packet of its own brought it here, so it is meant for this node.
+    pub(super) fn take_news(&mut self, ctx: &mut Ctx<'_>, news: Vec<News>, told: bool) {
         for item in news {
             let Some(rank) = self.table.rank(item.node) else { continue };
             if item.node == self.me {
                 self.refute(ctx, rank, &item);
             } else {
-                self.merge(ctx, rank, item);
+                self.merge(ctx, rank, item, told);
             }
         }
     }
@@ -321,7 +330,7 @@ impl Diagnosis {
         self.freshen(ctx, rank);
     }
 
-    fn merge(&mut self, ctx: &mut Ctx<'_>, rank: usize, mut item: News) {
+    fn merge(&mut self, ctx: &mut Ctx<'_>, rank: usize, mut item: News, told: bool) {
         if !item.down && item.ctr % 2 == 1 && !self.table.entry(rank).accusers.contains(&self.me) {
             // What this node has taken back does not return as its echo.
             item.accusers.retain(|by| *by != self.me || ctx.has(Mutant::EchoBelieved));
@@ -337,14 +346,14 @@ impl Diagnosis {
         let lower_wins = ctx.has(Mutant::LowerCounterWins);
         let newer = newer_life || if lower_wins { item.ctr < entry.ctr } else { item.ctr > entry.ctr };
         if newer {
-            self.replace(ctx, rank, item);
+            self.replace(ctx, rank, item, told);
         } else if item.ctr == entry.ctr {
-            self.unite(ctx, rank, &item);
+            self.unite(ctx, rank, &item, told);
         }
     }
 
     /// Newer news takes the place of what was known.
-    fn replace(&mut self, ctx: &mut Ctx<'_>, rank: usize, item: News) {
+    fn replace(&mut self, ctx: &mut Ctx<'_>, rank: usize, item: News, told: bool) {
         let node = item.node;
         let old = self.table.entry(rank).clone();
         let first = old.inc.0 == 0 && item.ctr == 0 && !item.down;
@@ -363,7 +372,7 @@ impl Diagnosis {
             self.mark_down(ctx, rank);
             self.freshen(ctx, rank);
         } else if item.ctr % 2 == 1 {
-            self.heard_accusation(ctx, rank, item.evidence, item.accusers.first().copied());
+            self.heard_accusation(ctx, rank, item.evidence, item.accusers.first().copied(), told);
         } else {
             self.clear(ctx, rank, &old, item.evidence, first);
             self.freshen(ctx, rank);
@@ -385,8 +394,8 @@ impl Diagnosis {
     }
 
     /// The same state, perhaps with more accusers or a verdict.
-    fn unite(&mut self, ctx: &mut Ctx<'_>, rank: usize, item: &News) {
-        let told = self.table.entry(rank).told;
+    fn unite(&mut self, ctx: &mut Ctx<'_>, rank: usize, item: &News, told: bool) {
+        let known = self.table.entry(rank).told;
         let more: Vec<NodeId> =
             item.accusers.iter().copied().filter(|by| !self.table.entry(rank).accusers.contains(by)).take(16).collect();
         self.table.change(rank, |entry| {
@@ -407,14 +416,21 @@ impl Diagnosis {
             }
             self.freshen(ctx, rank);
         } else if !more.is_empty() && item.ctr % 2 == 1 {
-            self.heard_accusation(ctx, rank, item.evidence, more.first().copied());
-        } else if !told && item.ctr == 0 {
+            self.heard_accusation(ctx, rank, item.evidence, more.first().copied(), told);
+        } else if !known && item.ctr == 0 {
             self.queue.insert(rank, 1);
         }
     }
 
-    /// An accusation by others: whoever observes the node tests it now.
-    fn heard_accusation(&mut self, ctx: &mut Ctx<'_>, rank: usize, evidence: EvidenceId, by: Option<NodeId>) {
+    /// An accusation by others: whoever observes the node, or is asked to look by the accuser, tests it now.
+    fn heard_accusation(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        rank: usize,
+        evidence: EvidenceId,
+        by: Option<NodeId>,
+        told: bool,
+    ) {
         let node = self.table.node(rank);
         let (inc, by) = (self.table.entry(rank).inc, by.unwrap_or(node));
         let evidence = self.event(ctx, &[evidence], Fact::Suspected { node, inc, by });
@@ -422,7 +438,8 @@ impl Diagnosis {
         ctx.signal(Signal::NodeSuspect { node, evidence });
         self.judge(ctx, rank);
         let Some(me) = self.table.rank(self.me) else { return };
-        let ring = (0..self.rings.offsets.len()).find(|ring| self.rings.behind(rank, *ring) == me);
+        let mut rings = 0..self.rings.offsets.len();
+        let ring = rings.find(|ring| self.observer(ctx, rank, *ring) == Some(me)).or_else(|| told.then_some(0));
         if let Some(ring) = ring
             && !self.table.entry(rank).down
             && !self.probes.iter().any(|probe| probe.target == node)

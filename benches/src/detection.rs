@@ -74,6 +74,8 @@ pub struct Row {
     pub never: u64,
     /// Verdicts about nodes that ran.
     pub wrong: u64,
+    /// The first seed with such a verdict.
+    pub wrong_in: Option<u64>,
     /// Diagnosis packets sent, and node-seconds in which they were.
     pub packets: u64,
     /// See `packets`.
@@ -96,6 +98,7 @@ impl Row {
             last: histogram(),
             never: 0,
             wrong: 0,
+            wrong_in: None,
             packets: 0,
             node_time: 0,
             others: 0,
@@ -139,7 +142,8 @@ impl fmt::Display for Row {
             self.wrong,
             rate(self.packets),
             rate(self.others),
-        )
+        )?;
+        self.wrong_in.map_or(Ok(()), |seed| write!(f, "  (seed {seed})"))
     }
 }
 
@@ -192,6 +196,9 @@ pub fn ours(name: &'static str, script: &Script) -> Row {
             }
         }
         row.add(script, crash, &known);
+        if row.wrong > 0 {
+            row.wrong_in.get_or_insert(seed);
+        }
     }
     row
 }

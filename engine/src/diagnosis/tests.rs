@@ -102,6 +102,25 @@ fn a_node_never_believes_ill_of_itself_and_contradicts_with_a_higher_counter() {
 }
 
 #[test]
+fn an_accusation_of_an_earlier_life_is_answered_with_this_one() {
+    for (inc, ctr, answered) in [(0, 1, true), (1, 3, true), (1, 2, false), (2, 0, false)] {
+        let mut shared = Shared::of(config());
+        let mut rng = Seed(1).stream("diagnosis");
+        let now = Time(1_000_000);
+        let mut diagnosis = Diagnosis::new(&config(), Incarnation(2), now, &mut rng);
+        // A node that is back has news of itself from the start.
+        diagnosis.fresh.clear();
+        let mut ctx = shared.ctx(&mut rng, Part::Diagnosis, now);
+        let accusers = if ctr % 2 == 1 { alloc::vec![NodeId(1)] } else { Vec::new() };
+        let (node, inc) = (NodeId(0), Incarnation(inc));
+        let item = News { node, inc, ctr, accusers, down: false, evidence: EvidenceId::NONE };
+        diagnosis.take_news(&mut ctx, alloc::vec![item]);
+        let told = diagnosis.fresh.contains(&0).then(|| diagnosis.table.news(0).inc);
+        assert_eq!(told, answered.then_some(Incarnation(2)), "life {inc:?}, counter {ctr}");
+    }
+}
+
+#[test]
 fn the_deadline_is_that_of_rfc_6298() {
     let config = DiagnosisConfig::default();
     let mut rng = Seed(5).stream("rtt");

@@ -310,7 +310,12 @@ impl Diagnosis {
             rumor.inc = item.inc.max(rumor.inc);
         }
         if item.inc != self.inc || item.ctr < mine || ctx.has(Mutant::NoRefutation) {
-            if item.inc == self.inc && item.ctr < mine {
+            let accused_before = item.inc < self.inc && item.ctr % 2 == 1 && !ctx.has(Mutant::NoRefutation);
+            if accused_before {
+                // Who accuses an earlier life, or knows of none, has not heard of this one: a counter says nothing to him.
+                self.table.change(rank, |entry| entry.told = true);
+            }
+            if accused_before || item.inc == self.inc && item.ctr < mine {
                 self.freshen(ctx, rank);
             }
             return;

@@ -93,34 +93,57 @@ fn the_search_finds_nothing_in_the_engine_and_something_in_a_broken_one() {
     }
 }
 
+/// The cells of a page's tables, rows of planted bugs or kinds of faults only.
+fn rows(page: &str) -> Vec<Vec<&str>> {
+    let lines = page.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    lines.map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect()).collect()
+}
+
 /// docs/mutants.md is made by `apus mutants`: each row's lowest seed is run again.
 #[test]
 fn every_claimed_kill_is_a_kill() {
-    let table = include_str!("../../docs/mutants.md");
-    let mut rows = 0;
-    for line in table.lines().filter(|line| line.starts_with("| ") && line.contains('`')) {
-        let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-        let mutant = Mutant::named(cells[2]).unwrap_or_else(|| panic!("stale: there is no mutant {}", cells[2]));
-        rows += 1;
+    let stale = "stale: run `apus mutants --table docs/mutants.md`";
+    let page = include_str!("../../docs/mutants.md");
+    let rows = rows(page);
+    assert_eq!(rows.len(), Mutant::ALL.len(), "{stale}");
+    let (mut killed, mut real) = (0, 0);
+    for (cells, mutant) in rows.iter().zip(Mutant::ALL) {
+        let name = mutant.name();
+        assert_eq!(cells[1..4], [mutant.part(), name, mutant.about()], "{stale}");
+        if let Some(why) = mutant.equivalent() {
+            assert_eq!(cells[4], format!("equivalent: {why}"), "{stale}");
+            continue;
+        }
+        real += 1;
         let Ok(seed) = cells[6].parse::<u64>() else { continue };
         let mut scenario = scenario(cells[4]);
-        scenario.mutant = Some(mutant);
+        scenario.mutant = Some(*mutant);
         let summary = seeds(&scenario, seed, seed + 1);
-        let violation =
-            summary.failures.get(&seed).unwrap_or_else(|| panic!("stale: {} lives in {}", cells[2], cells[4]));
-        assert_eq!(violation.checker, cells[5], "stale: {}", cells[2]);
+        let violation = summary.failures.get(&seed).unwrap_or_else(|| panic!("{name} lives in {}; {stale}", cells[4]));
+        assert_eq!(violation.checker, cells[5], "{name}; {stale}");
+        killed += 1;
     }
-    assert_eq!(rows, Mutant::ALL.len(), "stale: run `apus mutants --table docs/mutants.md`");
+    assert!(killed * 100 >= 95 * real, "only {killed} of {real} planted bugs are killed");
+    assert!(page.contains(&format!("{killed} of {real} planted bugs killed")), "{stale}");
 }
 
-/// docs/faults.md has a line for every kind, with the shipped scenarios that use it.
+/// docs/faults.md has a line for every kind, with its effects in each world that carries it, and scenarios in which it acts.
 #[test]
-fn every_fault_kind_is_documented() {
-    let page = include_str!("../../docs/faults.md");
-    for kind in Kind::ALL {
+fn every_fault_kind_acts() {
+    let stale = "stale: run `apus list faults --table docs/faults.md`";
+    let rows = rows(include_str!("../../docs/faults.md"));
+    assert_eq!(rows.len(), Kind::ALL.len(), "{stale}");
+    for (cells, kind) in rows.iter().zip(Kind::ALL) {
         let spec = kind.spec();
-        let row = format!("| {} | `{}` |", spec.code, spec.name);
-        assert!(page.contains(&row), "docs/faults.md lacks {row}: run `apus list faults --table docs/faults.md`");
+        assert_eq!(cells[1..4], [spec.code, spec.name, spec.about], "{stale}");
+        for (world, effects) in ["heap", "turmoil"].into_iter().zip(&cells[4..6]) {
+            let acts = effects.parse::<u64>().is_ok_and(|effects| effects > 0);
+            assert_eq!(acts, spec.worlds.contains(&world), "`{}` in {world}: {effects} effects; {stale}", spec.name);
+        }
+        let shown =
+            cells[6].split(", ").map(scenario).filter(|scenario| scenario.worlds.iter().any(|world| world == "heap"));
+        let acts = |scenario: Scenario| seeds(&scenario, 0, 3).kinds.get(kind).is_some_and(|(_, had)| *had > 0);
+        assert!(!spec.worlds.contains(&"heap") || shown.into_iter().any(acts), "`{}` does nothing; {stale}", spec.name);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use apus_engine::NodeId;
 
-use crate::fault::{Aim, Kind, MS, Ns, S};
+use crate::fault::{Aim, Fault, Kind, MS, Ns, S};
 use crate::scenario::Plan;
 use crate::trace::{Line, What};
 
@@ -26,13 +26,11 @@ pub(super) struct Truth {
 
 impl Truth {
     pub(super) fn new(plan: &Plan) -> Self {
-        // Among three machines a bridge is one bad link, and indirect probes see around that.
-        let bad_link = |kind| kind == Kind::Bridge && plan.scenario.nodes == 3;
-        let light = plan
-            .faults
-            .iter()
-            .enumerate()
-            .filter(|(_, fault)| is_light(fault.kind, fault.rate_ppm, fault.size) || bad_link(fault.kind));
+        let light = |fault: &Fault| is_light(fault.kind, fault.rate_ppm, fault.size);
+        // Among three machines a bridge is one bad link; if nothing else is wrong, indirect probes see around that.
+        let alone = plan.scenario.nodes == 3 && plan.faults.iter().filter(|fault| !light(fault)).count() == 1;
+        let bad_link = |fault: &Fault| alone && fault.kind == Kind::Bridge;
+        let light = plan.faults.iter().enumerate().filter(|(_, fault)| light(fault) || bad_link(fault));
         Self { light: light.map(|(at, _)| at as u16).collect(), ..Self::default() }
     }
 

@@ -102,6 +102,8 @@ pub(super) struct GraceKept {
     slots: BTreeMap<Copy, ResourceId>,
     armed: BTreeMap<(NodeId, ResourceId), Epoch>,
     newest: BTreeMap<ResourceId, Epoch>,
+    /// When a lease was lost last: renewed in the same instant, it is lost all the same for what ran.
+    lost: BTreeMap<(NodeId, ResourceId), Ns>,
 }
 
 impl GraceKept {
@@ -110,7 +112,13 @@ impl GraceKept {
             Role::Slot { service, slot } => Some((Copy { service, slot }, resource.id)),
             Role::Dispatcher => None,
         });
-        Self { services: services(plan), slots: slots.collect(), armed: BTreeMap::new(), newest: BTreeMap::new() }
+        Self {
+            services: services(plan),
+            slots: slots.collect(),
+            armed: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            lost: BTreeMap::new(),
+        }
     }
 }
 
@@ -136,6 +144,7 @@ impl Checker for GraceKept {
                 // The guard may close a moment later in the same instant.
                 Fact::Views(views::Fact::Expired { resource, .. } | views::Fact::Refused { resource, .. }) => {
                     self.armed.remove(&(node, resource));
+                    self.lost.insert((node, resource), line.at);
                 }
                 _ => {}
             },
@@ -145,6 +154,9 @@ impl Checker for GraceKept {
                     return Ok(());
                 };
                 let held = self.armed.get(&(node, *resource));
+                if self.lost.get(&(node, *resource)) == Some(&line.at) {
+                    return Ok(());
+                }
                 if held.is_some() && held == self.newest.get(resource) && *grace < service.grace {
                     return Err(format!(
                         "{node} ends {} within {} us, {} are promised",

@@ -114,7 +114,7 @@ fn an_accusation_of_an_earlier_life_is_answered_with_this_one() {
         let accusers = if ctr % 2 == 1 { alloc::vec![NodeId(1)] } else { Vec::new() };
         let (node, inc) = (NodeId(0), Incarnation(inc));
         let item = News { node, inc, ctr, accusers, down: false, evidence: EvidenceId::NONE };
-        diagnosis.take_news(&mut ctx, alloc::vec![item]);
+        diagnosis.take_news(&mut ctx, NodeId(1), alloc::vec![item]);
         let told = diagnosis.fresh.contains(&0).then(|| diagnosis.table.news(0).inc);
         assert_eq!(told, answered.then_some(Incarnation(2)), "life {inc:?}, counter {ctr}");
     }

@@ -55,7 +55,7 @@ pub(super) enum Purpose {
         /// Its number.
         seq: u32,
     },
-    /// Whether a node judged down is back.
+    /// Whether a node that is accused, or judged down, is there after all.
     Revisit,
 }
 

@@ -120,6 +120,10 @@ impl Diagnosis {
             self.tell_observers(ctx, rank);
         }
         self.judge(ctx, rank);
+        if !self.table.entry(rank).down && !ctx.has(Mutant::NoBuddy) {
+            // What tells the suspect can be lost: it is asked as well, before this node judges alone.
+            self.probe(ctx, node, Purpose::Revisit);
+        }
     }
 
     /// Who tests a rank in a ring now: the first node behind it that is not judged down.

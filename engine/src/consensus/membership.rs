@@ -127,23 +127,22 @@ impl Consensus {
             return;
         }
         let last = self.log.last_index();
-        let members = self.log.membership().clone();
-        let bootstrap: BTreeSet<NodeId> = ctx.config().bootstrap.voters.iter().copied().collect();
-        let arbiters: BTreeSet<NodeId> = ctx.config().bootstrap.arbiters.iter().copied().collect();
+        let members = self.log.membership();
         let Role::Leader(lead) = &mut self.role else { return };
         // A voter of the first hour that is a learner now was wiped under an earlier leader.
-        let wanted = |node: &NodeId| lead.promote.contains(node) || bootstrap.contains(node);
-        let ready = members.learners.iter().copied().find(|node| {
-            wanted(node)
+        let bootstrap = &ctx.config().bootstrap;
+        let wanted = lead.promote.iter().chain(&bootstrap.voters).copied();
+        let ready = wanted.filter(|node| {
+            members.learners.contains(node)
                 && lead.peers.get(node).is_some_and(|progress| {
                     progress.acked.is_some() && progress.matched.0 + CAUGHT_UP >= last.0 && progress.matched > Index(0)
                 })
         });
-        let Some(node) = ready else { return };
+        let Some(node) = ready.min() else { return };
         lead.promote.remove(&node);
-        let mut members = members;
+        let mut members = members.clone();
         members.learners.remove(&node);
-        if arbiters.contains(&node) {
+        if bootstrap.arbiters.contains(&node) {
             members.arbiters.insert(node);
         }
         let mut voters = members.voters.clone();

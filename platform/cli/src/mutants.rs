@@ -21,6 +21,8 @@ const FIRST_ROUND: u64 = 3;
 const COUNTED: u64 = 100;
 /// Larger clusters are tried on the seeds of the first round only.
 const LARGE: u16 = 20;
+/// A scenario that catches a bug in so many of [`COUNTED`] seeds is good enough.
+const OFTEN: u64 = 20;
 /// Of the scenarios that catch a bug in a round, so many are counted on all [`COUNTED`] seeds.
 const COMPARED: usize = 3;
 
@@ -94,17 +96,23 @@ pub(crate) fn mutants(args: &MutantArgs, format: Format) -> Result<u8, Trouble> 
 }
 
 impl Hunt<'_> {
-    /// Rounds of more and more seeds until a scenario catches the bug; of those that do, the one that does most often.
+    /// What caught it before, if that still does and often; else rounds of more and more seeds until a scenario catches
+    /// the bug, and of those that do the one that does most often.
     fn fate(&mut self, mutant: Mutant, known: Option<&str>, timeout: Duration) -> Fate {
         if let Some(why) = mutant.equivalent() {
             return Fate::Equivalent(why);
         }
         let began = Instant::now();
+        let known = self.items.iter().position(|item| Some(item.scenario.name.as_str()) == known);
+        let known = known.and_then(|at| self.best(mutant, &[(0, at)], timeout));
+        if let Some(kill) = known.as_ref().filter(|kill| kill.of_hundred >= OFTEN) {
+            return Fate::Killed(kill.clone());
+        }
         let mut order: Vec<usize> = (0..self.items.len()).collect();
         order.sort_by_key(|at| {
             let item = &self.items[*at].scenario;
             let unlikely = item.services.is_empty() == (mutant.part() == "supervision");
-            (known != Some(item.name.as_str()), item.nodes > LARGE, unlikely, *at)
+            (item.nodes > LARGE, unlikely, *at)
         });
         let (mut from, mut to) = (0, FIRST_ROUND.min(self.args.seeds));
         while from < to {
@@ -126,7 +134,10 @@ impl Hunt<'_> {
                 }
             }
             caught.sort_by_key(|(many, at)| (std::cmp::Reverse(*many), self.items[*at].scenario.nodes, *at));
-            if let Some(kill) = self.best(mutant, &caught, timeout) {
+            let found = self.best(mutant, &caught, timeout);
+            let settled = found.is_some() || from > 0;
+            let best = found.into_iter().chain(known.clone()).max_by_key(|kill| kill.of_hundred);
+            if let Some(kill) = best.filter(|_| settled) {
                 return Fate::Killed(kill);
             }
             (from, to) = (to, (to * 8).min(self.args.seeds));

@@ -357,7 +357,10 @@ impl World {
 
     fn persist(&mut self, node: NodeId, op: OpId, record: apus_engine::Record) {
         if self.hits(Kind::DiskFull, node) || self.hits(Kind::ReadOnly, node) {
-            return self.done(node, op, Outcome::DiskFull, MS / 10);
+            // A refusal takes as long as a write may, so that it can come after the success of a later one.
+            let slow = self.size_of(Kind::SlowDisk, node).unwrap_or(0);
+            let after = MS / 10 + self.os.below(2 * (self.disk_delay + slow) + 1);
+            return self.done(node, op, Outcome::DiskFull, after);
         }
         if let Some(index) = self.find(Kind::DiskError, node) {
             let rate = self.plan.faults[index as usize].rate_ppm;

@@ -56,8 +56,9 @@ pub fn run(plan: &Plan, options: &Options) -> Run {
 /// A run that can be stopped at any time and forked: what comes after may then be drawn anew.
 ///
 /// ```
-/// # use apus_sim::{heap::Simulation, scenario::{Plan, Scenario}, world::Options};
-/// let scenario = Scenario::parse("two.toml", "name = \"two\"\nabout = \"Two.\nThree.\"\nworlds = [\"heap\"]\nnodes = 3\nduration = \"4s\"\n").expect("sound");
+/// # use apus_sim::{heap::Simulation, scenario::{Plan, Scenario, shipped}, world::Options};
+/// let (name, text) = shipped()[0];
+/// let scenario = Scenario::parse(name, text).expect("what is shipped is sound");
 /// let mut run = Simulation::new(&Plan::draw(&scenario, 1), &Options::default());
 /// run.until(2_000_000_000);
 /// let (same, mut other) = (run.clone(), run.clone());

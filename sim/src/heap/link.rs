@@ -114,18 +114,11 @@ impl World {
             return arrive(self, Arriving { at, from, to, id, datagram });
         }
         let mut packet = Packet { datagram, delay, not_before: 0, again: Vec::new(), from };
-        for at in 0..self.on_links.len() {
-            let index = self.on_links[at];
-            if stream && is_cut(self.plan.faults[index as usize].kind) {
-                continue;
+        if let Some(index) = self.strike((from, to, kind, stream), &mut packet) {
+            if self.options.keep_trace {
+                self.line(Some(from), What::Lost { to, id, fault: Some(index) });
             }
-            if !self.pass(index, from, to, kind, &mut packet) {
-                self.active[index as usize].effects += 1;
-                if self.options.keep_trace {
-                    self.line(Some(from), What::Lost { to, id, fault: Some(index) });
-                }
-                return;
-            }
+            return;
         }
         let Packet { datagram, delay, not_before, again, from } = packet;
         let at = (self.now + delay).max(not_before);
@@ -134,6 +127,21 @@ impl World {
             arrive(self, Arriving { at: at + later, from, to, id, datagram });
         }
         arrive(self, Arriving { at, from, to, id, datagram });
+    }
+
+    /// Lets the active faults work on a packet, one after the other; the one that loses it. Cuts of a stream are made below it.
+    fn strike(&mut self, (from, to, kind, stream): (NodeId, NodeId, u8, bool), packet: &mut Packet) -> Option<u16> {
+        for at in 0..self.on_links.len() {
+            let index = self.on_links[at];
+            if stream && is_cut(self.plan.faults[index as usize].kind) {
+                continue;
+            }
+            if !self.pass(index, from, to, kind, packet) {
+                self.active[index as usize].effects += 1;
+                return Some(index);
+            }
+        }
+        None
     }
 
     /// Does with a packet what is known to become of it. The faults are asked all the same: they count their effects, and
@@ -147,18 +155,7 @@ impl World {
         mut arrive: impl FnMut(&mut Self, Arriving),
     ) {
         let mut packet = Packet { datagram: datagram.clone(), delay, not_before: 0, again: Vec::new(), from };
-        let mut lost = None;
-        for at in 0..self.on_links.len() {
-            let index = self.on_links[at];
-            if stream && is_cut(self.plan.faults[index as usize].kind) {
-                continue;
-            }
-            if !self.pass(index, from, to, kind, &mut packet) {
-                self.active[index as usize].effects += 1;
-                lost = Some(index);
-                break;
-            }
-        }
+        let lost = self.strike((from, to, kind, stream), &mut packet);
         if fate.is_empty() && self.options.keep_trace {
             self.line(Some(from), What::Lost { to, id, fault: Some(lost.unwrap_or(u16::MAX)) });
         }

@@ -273,10 +273,14 @@ fn resize(scenario: &mut Scenario, size: &Value) -> Result<(), String> {
 }
 
 fn fault_json(fault: &Fault) -> Value {
-    json!({
+    let mut value = json!({
         "kind": fault.kind.spec().name, "at_ns": fault.at, "for_ns": fault.lasts, "target": target_json(&fault.target),
-        "rate_ppm": fault.rate_ppm, "size": fault.size, "scripted": fault.scripted,
-    })
+        "rate_ppm": fault.rate_ppm, "size": fault.size,
+    });
+    if let Some(place) = fault.scripted {
+        value["scripted"] = place.into();
+    }
+    value
 }
 
 fn fault_from(value: &Value) -> Result<Fault, String> {
@@ -288,7 +292,7 @@ fn fault_from(value: &Value) -> Result<Fault, String> {
         target: target_from(&value["target"])?,
         rate_ppm: u32::try_from(number(value, "rate_ppm")?).map_err(|_| "`rate_ppm` is too large")?,
         size: number(value, "size")?,
-        scripted: value["scripted"].as_bool().unwrap_or_default(),
+        scripted: value["scripted"].as_u64().and_then(|place| u16::try_from(place).ok()),
     })
 }
 

@@ -256,6 +256,6 @@ pub struct Fault {
     pub rate_ppm: u32,
     /// See [`Spec::size`].
     pub size: u64,
-    /// Whether it came from the scenario's script rather than from the swarm.
-    pub scripted: bool,
+    /// Which `[[fault]]` of the scenario's script it is, counted from 0; none if the swarm drew it.
+    pub scripted: Option<u16>,
 }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use apus_engine::hash::mix;
@@ -71,8 +71,8 @@ pub struct Summary {
     pub node_time: u128,
     /// How often faults of each kind were in a plan, and how often they had an effect.
     pub kinds: BTreeMap<Kind, (u64, u64)>,
-    /// Scripted faults without any effect, by index in the scenario, and in how many seeds.
-    pub inert: BTreeMap<String, u64>,
+    /// In how many seeds without a violation each `[[fault]]` of the script was, and in how many it had an effect.
+    pub scripted: BTreeMap<u16, (u64, u64)>,
     /// Goals reached, and in how many seeds.
     pub goals: BTreeMap<&'static str, u64>,
     /// Worst measured value and its seed.
@@ -92,12 +92,12 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Adds one run.
-    pub fn add(&mut self, plan: &Plan, run: Run) {
+    /// Adds one run of this many nodes.
+    pub fn add(&mut self, run: Run, nodes: usize) {
         self.seeds += 1;
         self.events += run.events;
         self.simulated += u128::from(run.simulated);
-        self.node_time += u128::from(run.simulated) * plan.configs.len() as u128;
+        self.node_time += u128::from(run.simulated) * nodes as u128;
         #[allow(clippy::cast_possible_truncation, reason = "halves of a hash")]
         let (low, high) = (run.hash as u64, (run.hash >> 64) as u64);
         self.digest ^= u128::from(mix(run.seed ^ low)) << 64 | u128::from(mix(run.seed ^ high));
@@ -105,8 +105,10 @@ impl Summary {
             let (planned, had) = self.kinds.entry(fault.kind).or_default();
             *planned += 1;
             *had += u64::from(*effects > 0);
-            if fault.scripted && *effects == 0 && run.violation.is_none() {
-                *self.inert.entry(fault.kind.spec().name.into()).or_default() += 1;
+            if let Some(place) = fault.scripted.filter(|_| run.violation.is_none()) {
+                let (planned, had) = self.scripted.entry(place).or_default();
+                *planned += 1;
+                *had += u64::from(*effects > 0);
             }
         }
         for goal in run.goals {
@@ -123,41 +125,19 @@ impl Summary {
         }
     }
 
-    fn merge(&mut self, other: Self) {
-        self.seeds += other.seeds;
-        self.events += other.events;
-        self.simulated += other.simulated;
-        self.node_time += other.node_time;
-        self.digest ^= other.digest;
-        for (kind, (planned, had)) in other.kinds {
-            let sum = self.kinds.entry(kind).or_default();
-            *sum = (sum.0 + planned, sum.1 + had);
-        }
-        for (name, many) in other.inert {
-            *self.inert.entry(name).or_default() += many;
-        }
-        for (goal, many) in other.goals {
-            *self.goals.entry(goal).or_default() += many;
-        }
-        for (name, value) in other.measures {
-            let worst = self.measures.entry(name).or_insert(value);
-            *worst = (*worst).max(value);
-        }
-        for (name, values) in other.values {
-            self.values.entry(name).or_default().extend(values);
-        }
-        self.failures.extend(other.failures);
-        self.hashes.extend(other.hashes);
-        self.differing.extend(other.differing);
-    }
-
     /// Why the scenario shows nothing, if so. With few seeds only what every seed has counts.
     #[must_use]
     pub fn vacuous(&self, scenario: &Scenario) -> Vec<String> {
         let mut why = Vec::new();
-        for (kind, many) in &self.inert {
-            if *many == self.seeds {
-                why.push(format!("the scripted fault `{kind}` had no effect in any seed"));
+        let kind_of = |place: &u16| scenario.faults.get(usize::from(*place)).map(|fault| fault.kind);
+        let acting: BTreeSet<_> =
+            self.scripted.iter().filter(|(_, (_, had))| *had > 0).map(|(place, _)| kind_of(place)).collect();
+        for (place, (planned, had)) in &self.scripted {
+            let Some(kind) = kind_of(place).filter(|_| *had == 0) else { continue };
+            // Of several faults of one kind each must act, once there were seeds enough for each to meet its moment.
+            if *planned >= 20 || !acting.contains(&Some(kind)) {
+                let (nth, kind) = (place + 1, kind.spec().name);
+                why.push(format!("the scripted fault `{kind}`, `[[fault]]` number {nth}, had no effect in any seed"));
             }
         }
         if self.seeds >= 50 {
@@ -245,17 +225,75 @@ impl Progress {
     }
 }
 
-/// Runs a batch. Seeds are handed out in order; after a failure no later seed is started, so that the lowest failing
-/// seed is the same whatever the number of threads.
+/// Runs put back into the order of their seeds, up to the first failing one.
+struct InOrder<'b> {
+    batch: &'b Batch,
+    scenario: &'b Scenario,
+    /// All seeds before this one are in the total.
+    next: u64,
+    waiting: BTreeMap<u64, Done>,
+    total: Summary,
+    failed: bool,
+}
+
+/// A run that is over, with what the total needs besides.
+struct Done {
+    run: Run,
+    nodes: usize,
+    differs: bool,
+}
+
+impl InOrder<'_> {
+    fn add(&mut self, done: Done) {
+        self.waiting.insert(done.run.seed, done);
+        loop {
+            while self.next < self.batch.to && !self.batch.has(self.scenario, self.next) {
+                self.next += 1;
+            }
+            let Some(done) = self.waiting.remove(&self.next) else { return };
+            self.next += 1;
+            self.count(done);
+        }
+    }
+
+    fn count(&mut self, done: Done) {
+        if self.failed && !self.batch.keep_going {
+            return;
+        }
+        self.failed |= done.run.violation.is_some();
+        if done.differs {
+            self.total.differing.insert(done.run.seed);
+        }
+        self.total.add(done.run, done.nodes);
+    }
+
+    /// Where a budget left gaps, what came after them counts as well.
+    fn finish(mut self) -> Summary {
+        for done in std::mem::take(&mut self.waiting).into_values() {
+            self.count(done);
+        }
+        self.total
+    }
+}
+
+/// Runs a batch. Seeds are handed out in order; after a failure no later seed is started, and none counts: the summary
+/// is the same whatever the number of threads.
 #[must_use]
 pub fn run_batch(world: &(dyn World + Sync), scenario: &Scenario, batch: &Batch, progress: &Progress) -> Summary {
     let began = Instant::now();
     let next = AtomicU64::new(batch.from);
     let stop = AtomicBool::new(false);
-    let total = Mutex::new(Summary::default());
+    let all = InOrder {
+        batch,
+        scenario,
+        next: batch.from,
+        waiting: BTreeMap::new(),
+        total: Summary::default(),
+        failed: false,
+    };
+    let all = Mutex::new(all);
     let options = options(scenario);
     let work = || {
-        let mut own = Summary::default();
         while !stop.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= batch.to || batch.budget.is_some_and(|budget| began.elapsed() >= budget) {
@@ -265,31 +303,12 @@ pub fn run_batch(world: &(dyn World + Sync), scenario: &Scenario, batch: &Batch,
                 continue;
             }
             let plan = Plan::draw(scenario, seed);
-            let started = Instant::now();
-            let options = Options { deadline: batch.timeout.map(|timeout| started + timeout), ..options.clone() };
-            let mut run = run_guarded(world, &plan, &options);
-            let late = batch.timeout.filter(|timeout| started.elapsed() > *timeout);
-            if let Some(timeout) = late {
-                // A world that cannot be cut short is told afterwards.
-                let what = format!("the seed took longer than {timeout:?}");
-                run.violation.get_or_insert(Violation { checker: TIMEOUT, liveness: true, at: run.simulated, what });
-            }
-            let twice = mix(seed) % 100 < u64::from(batch.check_determinism);
-            if twice && late.is_none() {
-                let options = Options { deadline: None, ..options };
-                let again = run_guarded(world, &plan, &options);
-                if again.hash != run.hash || again.events != run.events {
-                    own.differing.insert(seed);
-                }
-            }
-            progress.add(&plan, &run);
-            if run.violation.is_some() && !batch.keep_going {
+            let done = run_one(world, &plan, &options, batch);
+            progress.add(&plan, &done.run);
+            if done.run.violation.is_some() && !batch.keep_going {
                 stop.store(true, Ordering::Relaxed);
             }
-            own.add(&plan, run);
-        }
-        if let Ok(mut total) = total.lock() {
-            total.merge(own);
+            all.lock().unwrap_or_else(PoisonError::into_inner).add(done);
         }
     };
     std::thread::scope(|scope| {
@@ -297,7 +316,26 @@ pub fn run_batch(world: &(dyn World + Sync), scenario: &Scenario, batch: &Batch,
             scope.spawn(work);
         }
     });
-    let mut summary = total.into_inner().unwrap_or_default();
+    let mut summary = all.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     summary.took = began.elapsed();
     summary
+}
+
+/// One seed of a batch, twice where determinism is checked.
+fn run_one(world: &dyn World, plan: &Plan, options: &Options, batch: &Batch) -> Done {
+    let started = Instant::now();
+    let options = Options { deadline: batch.timeout.map(|timeout| started + timeout), ..options.clone() };
+    let mut run = run_guarded(world, plan, &options);
+    let late = batch.timeout.filter(|timeout| started.elapsed() > *timeout);
+    if let Some(timeout) = late {
+        // A world that cannot be cut short is told afterwards.
+        let what = format!("the seed took longer than {timeout:?}");
+        run.violation.get_or_insert(Violation { checker: TIMEOUT, liveness: true, at: run.simulated, what });
+    }
+    let twice = late.is_none() && mix(plan.seed) % 100 < u64::from(batch.check_determinism);
+    let differs = twice && {
+        let again = run_guarded(world, plan, &Options { deadline: None, ..options });
+        again.hash != run.hash || again.events != run.events
+    };
+    Done { run, nodes: plan.configs.len(), differs }
 }

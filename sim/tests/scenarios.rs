@@ -264,7 +264,7 @@ fn check_plan(plan: &Plan) {
         }
     }
     assert!(disks.len() <= minority, "{name}, seed {seed}: the disks of {disks:?}");
-    for moment in plan.faults.iter().filter(|fault| !fault.scripted).map(|fault| fault.at) {
+    for moment in plan.faults.iter().filter(|fault| fault.scripted.is_none()).map(|fault| fault.at) {
         let down = plan.faults.iter().filter(|fault| {
             fault.kind.spec().cost != Cost::Free && fault.at <= moment && moment < fault.at + fault.lasts
         });
@@ -275,7 +275,7 @@ fn check_plan(plan: &Plan) {
                 voters.extend(nodes.iter().filter(|node| node.0 < scenario.voters));
             }
         }
-        let swarm_only = down.iter().all(|fault| !fault.scripted);
+        let swarm_only = down.iter().all(|fault| fault.scripted.is_none());
         assert!(!swarm_only || voters.len() <= minority, "{name}, seed {seed} at {moment}: {down:?}");
     }
 }

@@ -229,3 +229,36 @@ fn a_seed_ends_at_its_deadline() {
     assert_eq!(run.violation.map(|violation| violation.checker), Some(apus_sim::world::TIMEOUT));
     assert!(run.events > 0 && run.simulated < plan.scenario.duration, "cut on the way");
 }
+
+#[test]
+fn each_scripted_fault_must_act_once_there_were_seeds_enough() {
+    let fault = |at: &str, lasts: &str, rate: &str| {
+        format!("[[fault]]\nkind = \"loss\"\nat = \"{at}\"\nfor = \"{lasts}\"\nrate = \"{rate}\"\ntarget = \"all\"\n")
+    };
+    let text = format!(
+        "name = \"two\"\nabout = \"\"\"\nOne.\nTwo.\"\"\"\nnodes = 3\nduration = \"5s\"\n{}{}",
+        fault("2s", "1s", "20%"),
+        fault("3500ms", "1ms", "0.0001%")
+    );
+    let scenario = Scenario::parse("two.toml", &text).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(seeds(&scenario, 0, 19).vacuous(&scenario), Vec::<String>::new());
+    let why = seeds(&scenario, 0, 20).vacuous(&scenario);
+    assert_eq!(why, ["the scripted fault `loss`, `[[fault]]` number 2, had no effect in any seed"]);
+}
+
+/// Also where a failing seed ends it.
+#[test]
+fn a_summary_is_the_same_whatever_the_number_of_threads() {
+    for name in ["canary-votes-twice", "dispatcher-crash"] {
+        let scenario = scenario(name);
+        let told = |jobs| {
+            let batch = Batch { to: 40, jobs, ..Batch::default() };
+            let summary = run_batch(&Heap, &scenario, &batch, &Progress::default());
+            (summary.seeds, summary.events, summary.digest, format!("{:?}", summary.failures))
+        };
+        let one = told(1);
+        for jobs in [2, 3, 8] {
+            assert_eq!(told(jobs), one, "{name} with {jobs} threads");
+        }
+    }
+}

@@ -431,7 +431,7 @@ fn scripted_budget(r: &mut Reader<'_>, parts: &Parts<'_>) {
             target: f.target.clone(),
             rate_ppm: 0,
             size: 0,
-            scripted: true,
+            scripted: None,
         });
         let hit = budget::together(s, gone.iter()).max(least);
         if hit > budget::minority(s) {

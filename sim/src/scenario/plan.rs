@@ -28,11 +28,12 @@ impl Plan {
         let root = Seed(seed).derive("faults");
         let mut nth = std::collections::BTreeMap::<Kind, u64>::new();
         let mut faults: Vec<Fault> = Vec::new();
-        for scripted in &scenario.faults {
-            let number = nth.entry(scripted.kind).or_default();
-            let mut rng = root.derive(scripted.kind.spec().name).nth(*number).stream("scripted");
-            *number += 1;
-            faults.push(draw_scripted(scenario, scripted, &mut rng));
+        for (place, scripted) in scenario.faults.iter().enumerate() {
+            let nth = nth.entry(scripted.kind).or_default();
+            let mut rng = root.derive(scripted.kind.spec().name).nth(*nth).stream("scripted");
+            *nth += 1;
+            let drawn = draw_scripted(scenario, scripted, &mut rng);
+            faults.push(Fault { scripted: Some(number(place)), ..drawn });
         }
         let mut swarm = Vec::new();
         for kind in &scenario.swarm {
@@ -62,7 +63,7 @@ fn draw_scripted(scenario: &Scenario, fault: &ScriptedFault, rng: &mut Rng) -> F
         target: draw_target(scenario, fault.kind, &fault.target, rng),
         rate_ppm: small(log_uniform(rng, fault.rate_ppm.0.into(), fault.rate_ppm.1.into())),
         size: log_uniform(rng, fault.size.0, fault.size.1),
-        scripted: true,
+        scripted: None,
     }
 }
 
@@ -89,7 +90,7 @@ fn draw_swarm(scenario: &Scenario, fault: &SwarmFault, seed: Seed, into: &mut Ve
             target: draw_target(scenario, fault.kind, &fault.target, &mut rng),
             rate_ppm: small(log_uniform(&mut rng, fault.rate_ppm.0.into(), fault.rate_ppm.1.into())),
             size: log_uniform(&mut rng, fault.size.0, fault.size.1),
-            scripted: false,
+            scripted: None,
         });
     }
 }

@@ -1,6 +1,7 @@
-//! One crash, who knows when: `cargo bench -p apus-benches --bench detection [-- [quiet] NODES SEEDS]`.
+//! One crash, who knows when: `cargo bench -p apus-benches --bench detection [-- [quiet] [NAME…] NODES SEEDS]`.
 //!
 //! Ours and foca on the same network (0.1 to 0.3 ms, 1 % lost) with the same crash; `quiet`: without one, for wrong verdicts.
+//! Names choose contenders: `apus-1s`, `apus-1.3s`, `foca-lan`, `foca-swift`.
 #![allow(missing_docs, clippy::cast_possible_truncation, reason = "a bench, of at most 65,536 nodes")]
 
 use apus_benches::detection::{Row, Script, lan, ours, swift, theirs};
@@ -14,14 +15,21 @@ fn main() {
         [] => vec![(10, 200), (100, 40), (1_000, 5)],
     };
     let quiet = words.iter().any(|word| word == "quiet");
+    let known = ["apus-1s", "apus-1.3s", "foca-lan", "foca-swift"];
+    let named = known.iter().any(|name| words.iter().any(|word| word == name));
     println!("{}", Row::HEAD);
     for (nodes, seeds) in sizes {
         let script = if quiet { Script::quiet(nodes, seeds) } else { Script::new(nodes, seeds) };
-        println!("{}", ours("apus, 1 s", &script));
-        println!("{}", ours("apus, 1.3 s", &Script { period: 1_300, ..script }));
-        if !quiet {
-            println!("{}", theirs("foca, LAN", &script, &lan(nodes)));
-            println!("{}", theirs("foca, swift", &script, &swift(nodes)));
+        for name in known.into_iter().filter(|name| !named || words.iter().any(|word| word == name)) {
+            let row = match name {
+                "apus-1s" => ours(name, &script),
+                "apus-1.3s" => ours(name, &Script { period: 1_300, ..script }),
+                // Without a crash there is nothing to compare.
+                _ if quiet => continue,
+                "foca-lan" => theirs(name, &script, &lan(nodes)),
+                _ => theirs(name, &script, &swift(nodes)),
+            };
+            println!("{row}");
         }
     }
 }

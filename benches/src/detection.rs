@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt::{self, Write as _};
 use std::num::{NonZeroU8, NonZeroU32, NonZeroUsize};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use apus_engine::{Fact, NodeId, Ratio, Rng, Seed, diagnosis};
@@ -121,6 +122,43 @@ impl Row {
         }
         self.node_time += (crash - SETTLED) * u64::from(script.nodes);
     }
+
+    fn merge(mut self, other: &Self) -> Self {
+        self.known.add(&other.known).expect("the histogram grows");
+        self.last.add(&other.last).expect("the histogram grows");
+        self.never += other.never;
+        self.wrong += other.wrong;
+        self.wrong_in = self.wrong_in.into_iter().chain(other.wrong_in).min();
+        self.packets += other.packets;
+        self.node_time += other.node_time;
+        self.others += other.others;
+        self
+    }
+}
+
+/// Runs all seeds of a script, on every core; the sum is the same however they are spread.
+fn over_seeds(name: &'static str, script: &Script, one: impl Fn(&mut Row, u64) + Sync) -> Row {
+    let next = AtomicU64::new(0);
+    let work = || {
+        let mut row = Row::new(name, script);
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= script.seeds {
+                return row;
+            }
+            let before = row.wrong;
+            one(&mut row, seed);
+            if row.wrong > before {
+                row.wrong_in.get_or_insert(seed);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let rows = workers.into_iter().map(|worker| worker.join().expect("a run does not panic"));
+        rows.fold(Row::new(name, script), |sum, row| sum.merge(&row))
+    })
 }
 
 impl fmt::Display for Row {
@@ -170,8 +208,7 @@ pub fn ours(name: &'static str, script: &Script) -> Row {
         );
     }
     let scenario = Scenario::parse("detection", &text).expect("the scenario can be read");
-    let mut row = Row::new(name, script);
-    for seed in 0..script.seeds {
+    over_seeds(name, script, |row, seed| {
         let options = Options { keep_trace: true, ..Options::default() };
         let run = Heap.run(&Plan::draw(&scenario, seed), &options);
         let crash = run.faults.iter().find(|fault| fault.kind == Kind::PowerOff).map_or(script.crash, |fault| fault.at);
@@ -196,11 +233,7 @@ pub fn ours(name: &'static str, script: &Script) -> Row {
             }
         }
         row.add(script, crash, &known);
-        if row.wrong > 0 {
-            row.wrong_in.get_or_insert(seed);
-        }
-    }
-    row
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -330,8 +363,7 @@ impl Network<'_> {
 /// Foca under the same script. Every node knows all others from its start, somewhere in the first second.
 #[must_use]
 pub fn theirs(name: &'static str, script: &Script, config: &foca::Config) -> Row {
-    let mut row = Row::new(name, script);
-    for seed in 0..script.seeds {
+    over_seeds(name, script, |row, seed| {
         let seed = Seed(seed);
         let peer = |number: u16| {
             let rng = seed.derive("peer").nth(u64::from(number)).stream("foca");
@@ -352,10 +384,9 @@ pub fn theirs(name: &'static str, script: &Script, config: &foca::Config) -> Row
         for node in 0..script.nodes {
             network.push(boot.below(S), Due::Start(node));
         }
-        network.run(&mut row);
+        network.run(row);
         row.add(script, network.crash, &network.known);
-    }
-    row
+    })
 }
 
 #[cfg(test)]

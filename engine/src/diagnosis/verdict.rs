@@ -381,7 +381,8 @@ impl Diagnosis {
             self.mark_down(ctx, rank);
             self.freshen(ctx, rank);
         } else if item.ctr % 2 == 1 {
-            self.heard_accusation(ctx, rank, item.evidence, item.accusers.first().copied(), told);
+            let by = item.accusers.iter().copied().find(|by| *by != self.me || ctx.has(Mutant::EchoBelieved));
+            self.heard_accusation(ctx, rank, item.evidence, by, told);
         } else {
             self.clear(ctx, rank, &old, item.evidence, first);
             self.freshen(ctx, rank);
@@ -424,8 +425,10 @@ impl Diagnosis {
                 self.mark_down(ctx, rank);
             }
             self.freshen(ctx, rank);
-        } else if !more.is_empty() && item.ctr % 2 == 1 {
-            self.heard_accusation(ctx, rank, item.evidence, more.first().copied(), told);
+        } else if let Some(by) = more.iter().find(|by| **by != self.me || ctx.has(Mutant::EchoBelieved))
+            && item.ctr % 2 == 1
+        {
+            self.heard_accusation(ctx, rank, item.evidence, Some(*by), told);
         } else if !known && item.ctr == 0 {
             self.queue.insert(rank, 1);
         }

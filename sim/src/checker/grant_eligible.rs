@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use apus_engine::{Epoch, Fact, NodeId, ResourceId, diagnosis, views};
 
 use super::{Checker, Look};
-use crate::fault::Ns;
+use crate::fault::{Kind, Ns};
 use crate::scenario::Plan;
 use crate::trace::{Line, What};
 
@@ -17,6 +17,10 @@ pub(super) struct GrantEligible {
     /// Drained at the last look, and granted something since.
     drained: BTreeSet<NodeId>,
     granted: BTreeSet<NodeId>,
+    /// Whose drain was ended, and not asked for again since: the log may still have to follow.
+    lifted: BTreeMap<NodeId, bool>,
+    /// Whom each running drain is about.
+    drains: BTreeMap<u16, Vec<NodeId>>,
     newest: BTreeMap<ResourceId, Epoch>,
 }
 
@@ -29,6 +33,8 @@ impl GrantEligible {
             down: BTreeMap::new(),
             drained: BTreeSet::new(),
             granted: BTreeSet::new(),
+            lifted: BTreeMap::new(),
+            drains: BTreeMap::new(),
             newest: BTreeMap::new(),
         }
     }
@@ -47,6 +53,19 @@ impl Checker for GrantEligible {
         "grant-eligible"
     }
     fn see(&mut self, line: &Line) -> Result<(), String> {
+        match &line.what {
+            What::FaultStart { fault, kind: Kind::Drain, nodes } => {
+                for node in nodes {
+                    self.lifted.entry(*node).and_modify(|again| *again = true);
+                }
+                self.drains.insert(*fault, nodes.clone());
+            }
+            What::FaultStop { fault, kind: Kind::Drain, .. } => {
+                let nodes = self.drains.remove(fault).unwrap_or_default();
+                self.lifted.extend(nodes.into_iter().map(|node| (node, false)));
+            }
+            _ => {}
+        }
         let Some(by) = line.node else { return Ok(()) };
         let event = match &line.what {
             What::Boot(_) => {
@@ -87,7 +106,10 @@ impl Checker for GrantEligible {
     fn second(&mut self, _now: Ns, _sent: &[u64], look: &dyn Look) -> Result<(), String> {
         let now = drained(look);
         let granted = std::mem::take(&mut self.granted);
-        let wrong = granted.into_iter().find(|node| self.drained.contains(node) && now.contains(node));
+        let all_along =
+            |node: &NodeId| self.drained.contains(node) && now.contains(node) && !self.lifted.contains_key(node);
+        let wrong = granted.into_iter().find(all_along);
+        self.lifted.retain(|node, again| now.contains(node) && !*again);
         self.drained = now;
         wrong.map_or(Ok(()), |node| Err(format!("{node} is drained and was granted something")))
     }

@@ -61,11 +61,13 @@ pub(super) struct BackoffKept {
     services: Vec<ServiceConfig>,
     waits: BTreeMap<(NodeId, Copy), (Ns, Ns)>,
     streak: BTreeMap<(NodeId, Copy), (u32, Ns)>,
+    /// Whose last run was about as long as a stable one.
+    unsure: BTreeSet<(NodeId, Copy)>,
 }
 
 impl BackoffKept {
     pub(super) fn new(plan: &Plan) -> Self {
-        Self { services: services(plan), waits: BTreeMap::new(), streak: BTreeMap::new() }
+        Self { services: services(plan), waits: BTreeMap::new(), streak: BTreeMap::new(), unsure: BTreeSet::new() }
     }
 }
 
@@ -91,9 +93,14 @@ impl Checker for BackoffKept {
                     return Ok(());
                 };
                 let (streak, ready) = self.streak.entry((node, copy)).or_default();
-                // Clocks differ by the drift bound: a run is only called short when it clearly was.
-                let stable = *ready > 0 && line.at.saturating_sub(*ready) > service.stable_after.0 * 990;
-                *streak = if stable { 1 } else { *streak + 1 };
+                let ran = if *ready > 0 { line.at.saturating_sub(*ready) } else { 0 };
+                let (clearly, perhaps) = (service.stable_after.0 * 1_010, service.stable_after.0 * 990);
+                // Clocks differ by the drift bound: between the two the node may take the run for short or for stable.
+                self.unsure.remove(&(node, copy));
+                if ran > perhaps && ran < clearly {
+                    self.unsure.insert((node, copy));
+                }
+                *streak = if ran >= clearly { 1 } else { *streak + 1 };
                 *ready = 0;
                 self.waits.insert((node, copy), (line.at, 0));
             }
@@ -101,10 +108,15 @@ impl Checker for BackoffKept {
                 let Some(service) = self.services.iter().find(|service| service.id == copy.service) else {
                     return Ok(());
                 };
-                let (streak, _) = self.streak.get(&(node, copy)).copied().unwrap_or((1, 0));
-                let full =
-                    service.backoff.0.saturating_mul(1 << (streak.max(1) - 1).min(20)).min(service.backoff_max.0);
-                if wait.0 < full * 8 / 10 || wait.0 > full * 12 / 10 {
+                let full = |streak: u32| {
+                    service.backoff.0.saturating_mul(1 << (streak.max(1) - 1).min(20)).min(service.backoff_max.0)
+                };
+                let fits = |streak: u32| wait.0 >= full(streak) * 8 / 10 && wait.0 <= full(streak) * 12 / 10;
+                let (streak, ready) = self.streak.get(&(node, copy)).copied().unwrap_or((1, 0));
+                if self.unsure.remove(&(node, copy)) && fits(1) {
+                    self.streak.insert((node, copy), (1, ready));
+                } else if !fits(streak) {
+                    let full = full(streak);
                     return Err(format!(
                         "{node} waits {} us before restart {streak} of {}, not about {full}",
                         wait.0, copy.service

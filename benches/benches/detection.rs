@@ -1,4 +1,4 @@
-//! One crash, who knows when: `cargo bench -p apus-benches --bench detection [-- [quiet] [NAME…] NODES SEEDS]`.
+//! One crash, who knows when: `cargo bench -p apus-benches --bench detection [-- [quiet] [NAME…] NODES SEEDS [FIRST]]`.
 //!
 //! Ours and foca on the same network (0.1 to 0.3 ms, 1 % lost) with the same crash; `quiet`: without one, for wrong verdicts.
 //! Names choose contenders: `apus-1s`, `apus-1.3s`, `foca-lan`, `foca-swift`.
@@ -20,6 +20,7 @@ fn main() {
     println!("{}", Row::HEAD);
     for (nodes, seeds) in sizes {
         let script = if quiet { Script::quiet(nodes, seeds) } else { Script::new(nodes, seeds) };
+        let script = Script { first: numbers.get(2).copied().unwrap_or(0), ..script };
         for name in known.into_iter().filter(|name| !named || words.iter().any(|word| word == name)) {
             let row = match name {
                 "apus-1s" => ours(name, &script),

@@ -30,8 +30,10 @@ const SETTLED: Ns = 2 * S;
 pub struct Script {
     /// Nodes.
     pub nodes: u16,
-    /// Seeds 0 to this one.
+    /// How many seeds.
     pub seeds: u64,
+    /// The first of them.
+    pub first: u64,
     /// When the node in the middle dies; a random part of a second is added.
     pub crash: Ns,
     /// When the run ends.
@@ -44,7 +46,7 @@ impl Script {
     /// The usual one: dead from the fifth second on, over at 25 seconds.
     #[must_use]
     pub const fn new(nodes: u16, seeds: u64) -> Self {
-        Self { nodes, seeds, crash: 5 * S, end: 25 * S, period: 1_000 }
+        Self { nodes, seeds, first: 0, crash: 5 * S, end: 25 * S, period: 1_000 }
     }
 
     /// Nobody dies, and six seconds are all: only wrong verdicts and packets are counted.
@@ -138,12 +140,12 @@ impl Row {
 
 /// Runs all seeds of a script, on every core; the sum is the same however they are spread.
 fn over_seeds(name: &'static str, script: &Script, one: impl Fn(&mut Row, u64) + Sync) -> Row {
-    let next = AtomicU64::new(0);
+    let next = AtomicU64::new(script.first);
     let work = || {
         let mut row = Row::new(name, script);
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= script.seeds {
+            if seed >= script.first + script.seeds {
                 return row;
             }
             let before = row.wrong;

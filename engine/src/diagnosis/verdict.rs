@@ -339,10 +339,15 @@ impl Diagnosis {
         self.freshen(ctx, rank);
     }
 
+    /// Whether an accusation that others tell of counts: this node's own is only its echo.
+    fn of_another(&self, ctx: &Ctx<'_>, by: NodeId) -> bool {
+        by != self.me || ctx.has(Mutant::EchoBelieved)
+    }
+
     fn merge(&mut self, ctx: &mut Ctx<'_>, rank: usize, mut item: News, told: bool) {
         if !item.down && item.ctr % 2 == 1 && !self.table.entry(rank).accusers.contains(&self.me) {
             // What this node has taken back does not return as its echo.
-            item.accusers.retain(|by| *by != self.me || ctx.has(Mutant::EchoBelieved));
+            item.accusers.retain(|by| self.of_another(ctx, *by));
             if item.accusers.is_empty() {
                 return;
             }
@@ -381,7 +386,7 @@ impl Diagnosis {
             self.mark_down(ctx, rank);
             self.freshen(ctx, rank);
         } else if item.ctr % 2 == 1 {
-            let by = item.accusers.iter().copied().find(|by| *by != self.me || ctx.has(Mutant::EchoBelieved));
+            let by = item.accusers.iter().copied().find(|by| self.of_another(ctx, *by));
             self.heard_accusation(ctx, rank, item.evidence, by, told);
         } else {
             self.clear(ctx, rank, &old, item.evidence, first);
@@ -425,7 +430,7 @@ impl Diagnosis {
                 self.mark_down(ctx, rank);
             }
             self.freshen(ctx, rank);
-        } else if let Some(by) = more.iter().find(|by| **by != self.me || ctx.has(Mutant::EchoBelieved))
+        } else if let Some(by) = more.iter().find(|by| self.of_another(ctx, **by))
             && item.ctr % 2 == 1
         {
             self.heard_accusation(ctx, rank, item.evidence, Some(*by), told);

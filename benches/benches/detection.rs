@@ -14,14 +14,15 @@ fn main() {
         [nodes] => vec![(nodes as u16, 5)],
         [] => vec![(10, 200), (100, 40), (1_000, 5)],
     };
-    let quiet = words.iter().any(|word| word == "quiet");
+    let asked = |name: &str| words.iter().any(|word| word == name);
+    let quiet = asked("quiet");
     let known = ["apus-1s", "apus-1.3s", "foca-lan", "foca-swift"];
-    let named = known.iter().any(|name| words.iter().any(|word| word == name));
+    let named = known.into_iter().any(asked);
     println!("{}", Row::HEAD);
     for (nodes, seeds) in sizes {
         let script = if quiet { Script::quiet(nodes, seeds) } else { Script::new(nodes, seeds) };
         let script = Script { first: numbers.get(2).copied().unwrap_or(0), ..script };
-        for name in known.into_iter().filter(|name| !named || words.iter().any(|word| word == name)) {
+        for name in known.into_iter().filter(|name| !named || asked(name)) {
             let row = match name {
                 "apus-1s" => ours(name, &script),
                 "apus-1.3s" => ours(name, &Script { period: 1_300, ..script }),

@@ -233,7 +233,6 @@ struct InOrder<'b> {
     next: u64,
     waiting: BTreeMap<u64, Done>,
     total: Summary,
-    failed: bool,
 }
 
 /// A run that is over, with what the total needs besides.
@@ -257,10 +256,9 @@ impl InOrder<'_> {
     }
 
     fn count(&mut self, done: Done) {
-        if self.failed && !self.batch.keep_going {
+        if !self.total.failures.is_empty() && !self.batch.keep_going {
             return;
         }
-        self.failed |= done.run.violation.is_some();
         if done.differs {
             self.total.differing.insert(done.run.seed);
         }
@@ -283,14 +281,7 @@ pub fn run_batch(world: &(dyn World + Sync), scenario: &Scenario, batch: &Batch,
     let began = Instant::now();
     let next = AtomicU64::new(batch.from);
     let stop = AtomicBool::new(false);
-    let all = InOrder {
-        batch,
-        scenario,
-        next: batch.from,
-        waiting: BTreeMap::new(),
-        total: Summary::default(),
-        failed: false,
-    };
+    let all = InOrder { batch, scenario, next: batch.from, waiting: BTreeMap::new(), total: Summary::default() };
     let all = Mutex::new(all);
     let options = options(scenario);
     let work = || {

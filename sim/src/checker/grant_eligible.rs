@@ -17,7 +17,7 @@ pub(super) struct GrantEligible {
     /// Drained at the last look, and granted something since.
     drained: BTreeSet<NodeId>,
     granted: BTreeSet<NodeId>,
-    /// Whose drain was ended, and not asked for again since: the log may still have to follow.
+    /// Whose drain was ended, and whether it was asked for again since: the log may still have to follow.
     lifted: BTreeMap<NodeId, bool>,
     /// Whom each running drain is about.
     drains: BTreeMap<u16, Vec<NodeId>>,

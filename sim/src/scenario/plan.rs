@@ -32,8 +32,7 @@ impl Plan {
             let nth = nth.entry(scripted.kind).or_default();
             let mut rng = root.derive(scripted.kind.spec().name).nth(*nth).stream("scripted");
             *nth += 1;
-            let drawn = draw_scripted(scenario, scripted, &mut rng);
-            faults.push(Fault { scripted: Some(number(place)), ..drawn });
+            faults.push(draw_scripted(scenario, place, scripted, &mut rng));
         }
         let mut swarm = Vec::new();
         for kind in &scenario.swarm {
@@ -53,7 +52,7 @@ impl Plan {
     }
 }
 
-fn draw_scripted(scenario: &Scenario, fault: &ScriptedFault, rng: &mut Rng) -> Fault {
+fn draw_scripted(scenario: &Scenario, place: usize, fault: &ScriptedFault, rng: &mut Rng) -> Fault {
     let at = rng.between(fault.at.0, fault.at.1);
     let lasts = log_uniform(rng, fault.lasts.0, fault.lasts.1);
     Fault {
@@ -63,7 +62,7 @@ fn draw_scripted(scenario: &Scenario, fault: &ScriptedFault, rng: &mut Rng) -> F
         target: draw_target(scenario, fault.kind, &fault.target, rng),
         rate_ppm: small(log_uniform(rng, fault.rate_ppm.0.into(), fault.rate_ppm.1.into())),
         size: log_uniform(rng, fault.size.0, fault.size.1),
-        scripted: None,
+        scripted: Some(number(place)),
     }
 }
 

@@ -19,7 +19,7 @@
 //! ```
 //! Numbers are little-endian, addresses as on the wire.
 
-use crate::{Head, Key, MAX_SERVERS, Mac, NOBODY, Slot, Table};
+use crate::{Frame, Head, Key, MAX_SERVERS, Mac, NOBODY, Slot, Table};
 
 /// Bytes before the first slot.
 pub const HEAD_BYTES: usize = 64;
@@ -105,7 +105,7 @@ impl core::fmt::Display for BlockError {
 
 impl core::error::Error for BlockError {}
 
-/// Checksum of a block's bytes after the checksum itself; 0 for what is shorter than a head.
+/// Checksum of a block: of its length and of the bytes after the checksum itself.
 #[must_use]
 pub fn checksum(block: &[u8]) -> u64 {
     let mut sum = 0x9e37_79b9_7f4a_7c15_u64;
@@ -127,24 +127,20 @@ pub struct Block<'b> {
     macs: &'b [[u8; 8]],
 }
 
-fn at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
 impl<'b> Block<'b> {
     /// Checks everything: shape, checksum, and that each slot's servers exist.
     ///
     /// # Errors
     /// What is wrong; nothing of a wrong block is used.
     pub fn new(bytes: &'b [u8]) -> Result<Self, BlockError> {
-        if at(bytes, 0) != Some(MAGIC) {
+        if bytes.read(0) != Some(MAGIC) {
             return Err(BlockError::Magic);
         }
         let short = BlockError::Size { needed: HEAD_BYTES, there: bytes.len() };
-        let fixed: [u8; HEAD_BYTES] = at(bytes, 0).ok_or(short)?;
-        let word = |from: usize| at(&fixed, from).map_or(0, u64::from_le_bytes);
-        let [log2, key] = at(&fixed, 32).unwrap_or_default();
-        let servers = at(&fixed, 34).map_or(0, u16::from_le_bytes);
+        let fixed = bytes.get(..HEAD_BYTES).ok_or(short)?;
+        let word = |from: usize| fixed.read(from).map_or(0, u64::from_le_bytes);
+        let [log2, key] = fixed.read(32).unwrap_or_default();
+        let servers = fixed.read(34).map_or(0, u16::from_le_bytes);
         let key = match key {
             0 => Key::Source,
             1 => Key::Ports,
@@ -163,9 +159,9 @@ impl<'b> Block<'b> {
             seed: word(24),
             log2_slots: log2,
             key,
-            v4: at(&fixed, 36).unwrap_or_default(),
-            v6: at(&fixed, 40).unwrap_or_default(),
-            claim: at(&fixed, 56).unwrap_or_default(),
+            v4: fixed.read(36).unwrap_or_default(),
+            v6: fixed.read(40).unwrap_or_default(),
+            claim: fixed.read(56).unwrap_or_default(),
         };
         let part = |from: usize, to: usize| bytes.get(from..to).unwrap_or_default();
         let (slots, _) = part(layout.servers_at, layout.formers_at).as_chunks();

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 
 use crate::block::{CHECKSUM_AT, HEAD_BYTES, Layout, MAGIC, checksum};
 use crate::hash::mix;
-use crate::{Block, Head, MAX_SERVERS, Mac, NOBODY, Table as _, slot_of};
+use crate::{Block, Frame as _, Head, MAX_SERVERS, Mac, NOBODY, Table as _, slot_of};
 
 /// The size to use where nothing else is asked for: a table of 1 MiB, in which each of up to 256 servers of weights 1 to
 /// 100 has 10 slots or more, and so its share within 5 %. Another size gives every client another slot.
@@ -128,9 +128,7 @@ impl Members {
 /// # Errors
 /// If `log2_slots` is not 4 to 20.
 pub fn primaries(seed: u64, log2_slots: u8, members: &Members) -> Result<Vec<u16>, BuildError> {
-    if !(4..=20).contains(&log2_slots) {
-        return Err(BuildError::Slots(log2_slots));
-    }
+    Layout::new(log2_slots, 0).ok_or(BuildError::Slots(log2_slots))?;
     Ok(Race::new(seed, log2_slots, members).run())
 }
 
@@ -164,10 +162,8 @@ pub fn build(head: &Head, members: &Members, previous: Option<&Block<'_>>) -> Re
         bytes.extend(member.mac);
         bytes.extend([0; 2]);
     }
-    let sum = checksum(&bytes).to_le_bytes();
-    if let Some(at) = bytes.get_mut(CHECKSUM_AT..CHECKSUM_AT + 8) {
-        at.copy_from_slice(&sum);
-    }
+    let sum = checksum(&bytes);
+    bytes.as_mut_slice().write(CHECKSUM_AT, sum.to_le_bytes());
     Ok(bytes)
 }
 

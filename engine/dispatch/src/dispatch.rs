@@ -37,6 +37,14 @@ impl Here {
             Ok(())
         }
     }
+
+    /// What this node signs a frame with that it sends on from a client.
+    #[inline]
+    const fn tag(&self) -> Tag {
+        #[allow(clippy::cast_possible_truncation, reason = "a tag has the low bits")]
+        let epoch = self.epoch as u16;
+        Tag { sender: self.id, epoch, hop: 0 }
+    }
 }
 
 /// A client's connection or exchange with the cluster's address.
@@ -98,7 +106,7 @@ where
     if plain_v4(here, table, frame).is_some() {
         return Verdict::Transmit;
     }
-    unusual(here, table, hooks, frame)
+    any(here, table, hooks, frame)
 }
 
 /// The usual case by itself: a whole IPv4 packet without options, from a client, for another server than this node. None,
@@ -150,39 +158,18 @@ where
     if server == here.server {
         return None;
     }
-    let [a, b, c, d, e, f] = table.server(server)?;
-    #[allow(clippy::cast_possible_truncation, reason = "a tag has the low bits")]
-    let [g, h, i, j, k, l] = Tag { sender: here.id, epoch: here.epoch as u16, hop: 0 }.mac();
-    (frame.write(0, [a, b, c, d, e, f, g, h]) && frame.write(8, [i, j, k, l])).then_some(())
+    address(frame, table.server(server)?, here.tag()).then_some(())
 }
 
-/// The same as [`dispatch`], for targets that want no call: it is all in one place, and twice as large.
+/// Rewrites both addresses, a word and a half.
 #[inline]
-pub fn dispatch_flat<F, T, H>(here: &Here, table: &T, hooks: &H, frame: &mut F) -> Verdict
-where
-    F: Frame + ?Sized,
-    T: Table + ?Sized,
-    H: Hooks + ?Sized,
-{
-    if plain_v4(here, table, frame).is_some() {
-        return Verdict::Transmit;
-    }
-    any(here, table, hooks, frame)
+fn address<F: Frame + ?Sized>(frame: &mut F, to: Mac, tag: Tag) -> bool {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (to, tag.mac());
+    frame.write(0, [a, b, c, d, e, f, g, h]) && frame.write(8, [i, j, k, l])
 }
 
-/// Out of the way of the usual case, which then needs no stack.
+/// Any frame at all. Out of the way of the usual one, which then needs no stack.
 #[inline(never)]
-fn unusual<F, T, H>(here: &Here, table: &T, hooks: &H, frame: &mut F) -> Verdict
-where
-    F: Frame + ?Sized,
-    T: Table + ?Sized,
-    H: Hooks + ?Sized,
-{
-    any(here, table, hooks, frame)
-}
-
-/// Any frame at all.
-#[inline]
 fn any<F, T, H>(here: &Here, table: &T, hooks: &H, frame: &mut F) -> Verdict
 where
     F: Frame + ?Sized,
@@ -406,9 +393,7 @@ where
     };
     // A node that serves nothing has no place either: a slot without a server is not its own.
     if tag.is_none() && (slot.server != here.server || slot.server == NOBODY) {
-        #[allow(clippy::cast_possible_truncation, reason = "a tag has the low bits")]
-        let tag = Tag { sender: here.id, epoch: here.epoch as u16, hop: 0 };
-        return send(table, frame, slot.server, tag);
+        return send(table, frame, slot.server, here.tag());
     }
     // It is for this node, unless it belongs to a connection that another server has.
     if tag.is_none_or(|tag| tag.hop == 0)
@@ -416,9 +401,8 @@ where
         && let Some(flow) = connection(frame, packet)
         && !hooks.has_socket(&flow)
     {
-        #[allow(clippy::cast_possible_truncation, reason = "a tag has the low bits")]
-        let epoch = tag.map_or(here.epoch as u16, |tag| tag.epoch);
-        return send(table, frame, other, Tag { sender: here.id, epoch, hop: 1 });
+        let first = tag.unwrap_or(here.tag());
+        return send(table, frame, other, Tag { sender: here.id, hop: 1, ..first });
     }
     Ok(Verdict::Local)
 }
@@ -436,13 +420,8 @@ where
     F: Frame + ?Sized,
     T: Table + ?Sized,
 {
-    let [t0, t1, t2, t3, t4, t5] = table.server(server).ok_or(Reason::NoServer)?;
-    let [f0, f1, f2, f3, f4, f5] = tag.mac();
-    if frame.write(0, [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5]) {
-        Ok(Verdict::Transmit)
-    } else {
-        Err(Reason::Runt)
-    }
+    let to = table.server(server).ok_or(Reason::NoServer)?;
+    if address(frame, to, tag) { Ok(Verdict::Transmit) } else { Err(Reason::Runt) }
 }
 
 /// Whether a port could be in it.

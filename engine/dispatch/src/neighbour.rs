@@ -156,26 +156,24 @@ fn solicited<F: Frame + ?Sized>(
     let [m, n, o, p, q, r] = own;
     let with_option = length >= 32;
     let [high, low] = if with_option { [0, 32] } else { [0, 24] };
-    // Solicited, override; this is no router. The checksum is put in below.
-    let header = [136, 0, 0, 0, 0x60, 0, 0, 0];
     let option = [2, 1, m, n, o, p, q, r];
-    let sum = checksum(head.v6, source, header, if with_option { Some(option) } else { None });
-    let [x, y] = sum.to_be_bytes();
+    // Solicited, override; this is no router.
+    let header = advertisement(0x60, head.v6, source, if with_option { Some(option) } else { None });
     let [a, b, c, d, e, f] = asker;
     let done = frame.write(l3 + 4, [high, low])
         && frame.write(l3 + 8, head.v6)
         && frame.write(l3 + 24, source)
-        && frame.write(l4, [136, 0, x, y, 0x60, 0, 0, 0])
+        && frame.write(l4, header)
         && (!with_option || frame.write(l4 + 24, option))
         && frame.write(0, [a, b, c, d, e, f, m, n, o, p, q, r]);
     if done { Ok(Verdict::Transmit) } else { Err(Reason::Truncated) }
 }
 
-/// Of an advertisement about `from` (also its sender) to `to` (RFC 4443, section 2.3).
+/// The first eight bytes of an advertisement about `from`, also its sender, to `to`, with its checksum (RFC 4443, section 2.3).
 #[inline]
-fn checksum(from: [u8; 16], to: [u8; 16], header: [u8; 8], option: Option<[u8; 8]>) -> u16 {
+fn advertisement(flags: u8, from: [u8; 16], to: [u8; 16], option: Option<[u8; 8]>) -> [u8; 8] {
     // The address is in the sum twice: as the sender and as what it is about.
-    let mut sum = 2 * words(from) + words(to) + eight(header) + ICMPV6 as u64;
+    let mut sum = 2 * words(from) + words(to) + eight([136, 0, 0, 0, flags, 0, 0, 0]) + ICMPV6 as u64;
     sum += match option {
         Some(option) => 32 + eight(option),
         None => 24,
@@ -184,8 +182,8 @@ fn checksum(from: [u8; 16], to: [u8; 16], header: [u8; 8], option: Option<[u8; 8
         sum = (sum & 0xffff) + (sum >> 16);
     }
     #[allow(clippy::cast_possible_truncation, reason = "it was folded to 16 bits")]
-    let folded = sum as u16;
-    !folded
+    let [high, low] = (!(sum as u16)).to_be_bytes();
+    [136, 0, high, low, flags, 0, 0, 0]
 }
 
 /// Sixteen-bit words summed pairwise: congruent modulo 65,535.
@@ -239,14 +237,12 @@ pub fn announcement(
         }
         let all_nodes = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
         let [kind_high, kind_low] = IPV6.to_be_bytes();
-        let header = [136, 0, 0, 0, 0x20, 0, 0, 0];
         let option = [2, 1, m, n, o, p, q, r];
-        let [x, y] = checksum(head.v6, all_nodes, header, Some(option)).to_be_bytes();
         let done = frame.write(0, [0x33, 0x33, 0, 0, 0, 1, m, n, o, p, q, r, kind_high, kind_low])
             && frame.write(14, [0x60, 0, 0, 0, 0, 32, ICMPV6, 255])
             && frame.write(22, head.v6)
             && frame.write(38, all_nodes)
-            && frame.write(54, [136, 0, x, y, 0x20, 0, 0, 0])
+            && frame.write(54, advertisement(0x20, head.v6, all_nodes, Some(option)))
             && frame.write(62, head.v6)
             && frame.write(78, option)
             && frame.write(86, trailer);

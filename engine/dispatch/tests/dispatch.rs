@@ -25,6 +25,11 @@ fn run(key: Key, here: &Here, hooks: &impl Hooks, frame: &[u8]) -> (Verdict, Vec
     (verdict, after)
 }
 
+/// An IPv4 packet as the dispatcher, or another server, sends it on to a server.
+fn sent_on(to: u16, epoch: u16, hop: u8, packet: &[u8]) -> Vec<u8> {
+    ethernet(mac(to), Tag { sender: 0, epoch, hop }.mac(), 0x0800, packet)
+}
+
 fn verdict(frame: &[u8]) -> Verdict {
     run(Key::Source, &here(0), &NoHooks, frame).0
 }
@@ -165,7 +170,7 @@ fn a_server_takes_what_it_is_sent_and_refuses_an_earlier_epoch() {
     let client = client_of(1, 0..64);
     let from = |epoch, hop| {
         let packet = ipv4(client, V4, 6, 0, &[], &tcp(1, 80, ACK));
-        ethernet(mac(1), Tag { sender: 0, epoch, hop }.mac(), 0x0800, &packet)
+        sent_on(1, epoch, hop, &packet)
     };
     let at = |fence, epoch| run(Key::Source, &Here { fence, ..here(1) }, &NoHooks, &from(epoch, 0)).0;
     assert_eq!(at(7, 7), Verdict::Local);
@@ -195,7 +200,7 @@ fn a_segment_without_a_socket_gets_a_second_chance_once() {
     let sockets = Sockets { own: &[1000], asked: RefCell::new(Vec::new()) };
     let sent = |port, flags, hop| {
         let packet = ipv4(client, V4, 6, 0, &[], &tcp(port, 80, flags));
-        let frame = ethernet(mac(1), Tag { sender: 0, epoch: 7, hop }.mac(), 0x0800, &packet);
+        let frame = sent_on(1, 7, hop, &packet);
         run(Key::Source, &here(1), &sockets, &frame)
     };
     assert_eq!(sent(1000, ACK, 0).0, Verdict::Local);
@@ -211,26 +216,15 @@ fn a_segment_without_a_socket_gets_a_second_chance_once() {
 
     // An error about such a connection follows it.
     let error = icmp_error(3, &ipv4(V4, client, 6, 0, &[], &tcp(80, 2000, ACK)));
-    let frame =
-        ethernet(mac(1), Tag { sender: 0, epoch: 7, hop: 0 }.mac(), 0x0800, &ipv4([9; 4], V4, 1, 0, &[], &error));
+    let frame = sent_on(1, 7, 0, &ipv4([9; 4], V4, 1, 0, &[], &error));
     assert_eq!(run(Key::Source, &here(1), &sockets, &frame).0, Verdict::Transmit);
     // Without a former server there is nobody else.
     let client = client_of(1, 32..64);
-    let frame = ethernet(
-        mac(1),
-        Tag { sender: 0, epoch: 7, hop: 0 }.mac(),
-        0x0800,
-        &ipv4(client, V4, 6, 0, &[], &tcp(2000, 80, ACK)),
-    );
+    let frame = sent_on(1, 7, 0, &ipv4(client, V4, 6, 0, &[], &tcp(2000, 80, ACK)));
     assert_eq!(run(Key::Source, &here(1), &sockets, &frame).0, Verdict::Local);
     // A former server that is sent it by an older table sends it on to the one that has it now.
     let client = client_of(1, 0..32);
-    let frame = ethernet(
-        mac(2),
-        Tag { sender: 0, epoch: 7, hop: 0 }.mac(),
-        0x0800,
-        &ipv4(client, V4, 6, 0, &[], &tcp(2000, 80, ACK)),
-    );
+    let frame = sent_on(2, 7, 0, &ipv4(client, V4, 6, 0, &[], &tcp(2000, 80, ACK)));
     let (verdict, after) = run(Key::Source, &here(2), &sockets, &frame);
     assert_eq!((verdict, &after[..6]), (Verdict::Transmit, &mac(1)[..]));
     // The dispatcher is a server as well.

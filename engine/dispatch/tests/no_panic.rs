@@ -57,9 +57,9 @@ fn the_core_cannot_panic_or_allocate() {
     compile(&rustc, &out, "apus_dispatch", "link", &core, &[]);
     let user: PathBuf = out.join("user.rs");
     std::fs::write(&user, USER).expect("a source can be written");
-    let with = format!("apus_dispatch={}", out.join("libapus_dispatch.rlib").display());
-    compile(&rustc, &out, "user", "obj", &user, &["--extern", &with]);
     let library = out.join("libapus_dispatch.rlib");
+    let with = format!("apus_dispatch={}", library.display());
+    compile(&rustc, &out, "user", "obj", &user, &["--extern", &with]);
     let own = run(Command::new("nm").arg("--defined-only").arg(&library));
     // To print an error is the caller's wish, not the core's.
     let allowed = |symbol: &str| {

@@ -2,25 +2,15 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
+mod bed;
+
 use std::collections::BTreeMap;
 
 use apus_dispatch::{
     Block, BuildError, DEFAULT_LOG2_SLOTS, Head, Key, MAX_WEIGHT, Mac, Member, Members, NOBODY, Table as _, build,
     checksum, primaries,
 };
-
-/// A generator of test cases.
-struct Draw(u64);
-
-impl Draw {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % below
-    }
-}
+use bed::Random;
 
 fn mac(id: u64) -> Mac {
     let [_, _, _, a, b, c, d, e] = (id + 1).to_be_bytes();
@@ -65,12 +55,12 @@ fn balance(slots: &[u64], all: &[Member]) -> (u64, u64) {
 }
 
 /// Changes one member; tells whose slots may go, and whose may come.
-fn change(all: &mut Vec<Member>, what: u64, draw: &mut Draw) -> (Option<u64>, Option<u64>) {
-    let at = draw.next(all.len() as u64) as usize;
+fn change(all: &mut Vec<Member>, what: u64, draw: &mut Random) -> (Option<u64>, Option<u64>) {
+    let at = draw.below(all.len() as u64) as usize;
     let id = all[at].id;
     match what {
         0 => {
-            let new = member(1_000_000 + draw.next(1_000), all[at].weight);
+            let new = member(1_000_000 + draw.below(1_000), all[at].weight);
             all.push(new);
             (None, Some(new.id))
         }
@@ -97,23 +87,23 @@ fn change(all: &mut Vec<Member>, what: u64, draw: &mut Draw) -> (Option<u64>, Op
 /// 0.1 % of all slots move that need not.
 #[test]
 fn shares_are_even_and_little_moves() {
-    let mut draw = Draw(1);
+    let mut draw = Random(1);
     for many in [3, 16, 256] {
         for weights in 0..3 {
-            let weight = |draw: &mut Draw, id: u64| match weights {
+            let weight = |draw: &mut Random, id: u64| match weights {
                 0 => 10,
-                1 => 1 + draw.next(100),
+                1 => 1 + draw.below(100),
                 _ => [1, 100][id as usize % 2],
             };
             let all: Vec<Member> = (0..many)
                 .map(|id| {
                     let weight = weight(&mut draw, id);
-                    member(id * 1_000 + draw.next(1_000), weight as u32)
+                    member(id * 1_000 + draw.below(1_000), weight as u32)
                 })
                 .collect();
-            let seed = draw.next(u64::MAX);
+            let seed = draw.below(u64::MAX);
             let before = ids(seed, DEFAULT_LOG2_SLOTS, &all);
-            let what = draw.next(5);
+            let what = draw.below(5);
             let mut changed = all.clone();
             let (from, to) = change(&mut changed, what, &mut draw);
             let after = ids(seed, DEFAULT_LOG2_SLOTS, &changed);
@@ -140,13 +130,13 @@ fn the_lightest_server_gets_its_share() {
 /// Small tables cannot be even, but nobody is more than a slot beyond the limits.
 #[test]
 fn odd_tables_are_full_and_nobody_has_too_much() {
-    let mut draw = Draw(5);
+    let mut draw = Random(5);
     for round in 0..150 {
-        let many = 1 + draw.next(if round % 10 == 0 { 700 } else { 20 });
-        let log2 = 4 + draw.next(8) as u8;
-        let top = [1, 5, 100, u64::from(MAX_WEIGHT)][draw.next(4) as usize];
-        let all: Vec<Member> = (0..many).map(|id| member(id, 1 + draw.next(top) as u32)).collect();
-        let slots = ids(draw.next(u64::MAX), log2, &all);
+        let many = 1 + draw.below(if round % 10 == 0 { 700 } else { 20 });
+        let log2 = 4 + draw.below(8) as u8;
+        let top = [1, 5, 100, u64::from(MAX_WEIGHT)][draw.below(4) as usize];
+        let all: Vec<Member> = (0..many).map(|id| member(id, 1 + draw.below(top) as u32)).collect();
+        let slots = ids(draw.below(u64::MAX), log2, &all);
         assert_eq!(slots.len(), 1 << log2);
         let total: u64 = all.iter().map(|member| u64::from(member.weight)).sum();
         for member in &all {
@@ -160,18 +150,18 @@ fn odd_tables_are_full_and_nobody_has_too_much() {
 
 #[test]
 fn order_does_not_matter_and_two_builds_are_the_same() {
-    let mut draw = Draw(9);
+    let mut draw = Random(9);
     for round in 0..40 {
-        let many = 1 + draw.next(60);
+        let many = 1 + draw.below(60);
         let mut all: Vec<Member> = (0..many)
-            .map(|id| Member { draining: draw.next(9) == 0, ..member(id * 13, draw.next(101) as u32) })
+            .map(|id| Member { draining: draw.below(9) == 0, ..member(id * 13, draw.below(101) as u32) })
             .collect();
-        let head = head(4 + draw.next(9) as u8, round);
+        let head = head(4 + draw.below(9) as u8, round);
         let old = build(&head, &set(&all[..all.len().div_ceil(2)]), None).expect("a size that exists");
         let old = Block::new(&old).expect("it is a table");
         let one = build(&head, &set(&all), Some(&old)).expect("a size that exists");
         for at in 0..all.len() {
-            all.swap(at, draw.next(many) as usize);
+            all.swap(at, draw.below(many) as usize);
         }
         let other = build(&head, &set(&all), Some(&old)).expect("a size that exists");
         assert!(one == other, "round {round}");
@@ -220,22 +210,22 @@ fn who_drains_or_weighs_nothing_is_known_but_gets_nothing() {
 /// A history of member sets against the rule, told with numbers instead of places.
 #[test]
 fn former_servers_follow_the_rule() {
-    let mut draw = Draw(11);
+    let mut draw = Random(11);
     let mut all: Vec<Member> = (0..8).map(|id| member(id, 10)).collect();
     let mut bytes = build(&head(8, 0), &set(&all), None).expect("a size that exists");
     let mut known = vec![(None, None); 256];
     let (mut kept, mut gone) = (0, 0);
     for epoch in 1..80 {
-        match draw.next(5) {
-            0 if all.len() > 2 => drop(all.remove(draw.next(all.len() as u64) as usize)),
-            1 => all.push(member(100 + epoch, 1 + draw.next(20) as u32)),
+        match draw.below(5) {
+            0 if all.len() > 2 => drop(all.remove(draw.below(all.len() as u64) as usize)),
+            1 => all.push(member(100 + epoch, 1 + draw.below(20) as u32)),
             2 => {
-                let at = draw.next(all.len() as u64) as usize;
+                let at = draw.below(all.len() as u64) as usize;
                 all[at].draining = !all[at].draining;
             }
             3 => {
-                let at = draw.next(all.len() as u64) as usize;
-                all[at].weight = draw.next(30) as u32;
+                let at = draw.below(all.len() as u64) as usize;
+                all[at].weight = draw.below(30) as u32;
             }
             _ => {}
         }

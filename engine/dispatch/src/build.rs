@@ -42,7 +42,7 @@ pub struct Member {
 }
 
 impl Member {
-    const fn effective(&self) -> u32 {
+    pub(crate) const fn effective(&self) -> u32 {
         if self.draining { 0 } else { self.weight }
     }
 }
@@ -82,7 +82,7 @@ impl core::error::Error for BuildError {}
 
 /// A set of servers: by number, whatever the order they were given in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Members(Vec<Member>);
+pub struct Members(pub(crate) Vec<Member>);
 
 impl Members {
     /// Puts them in order, which is that of their places in the table.

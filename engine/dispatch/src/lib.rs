@@ -25,6 +25,8 @@ mod frame;
 mod hash;
 mod header;
 mod neighbour;
+#[cfg(feature = "alloc")]
+mod station;
 mod tag;
 mod verdict;
 
@@ -35,6 +37,8 @@ pub use dispatch::{Flow, Here, Hooks, NoHooks, dispatch, slot_of};
 pub use frame::Frame;
 pub use hash::{hash_v4, hash_v6, with_ports};
 pub use neighbour::{ANNOUNCEMENT_BYTES, Announcement, Claim, announcement};
+#[cfg(feature = "alloc")]
+pub use station::{ANNOUNCED_AT, Act, Notice, QUIET, SERIES_APART, Station, StationConfig};
 pub use tag::Tag;
 pub use verdict::{Reason, Verdict};
 

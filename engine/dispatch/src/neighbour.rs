@@ -1,6 +1,6 @@
 //! Who has the cluster's address: ARP (RFC 826, 5227) and neighbour discovery (RFC 4861).
 
-use crate::header::{ARP, Ethernet, ICMPV6, IPV6, be16};
+use crate::header::{self, ARP, Ethernet, ICMPV6, IPV6, be16};
 use crate::{Frame, Head, Here, Mac, Reason, Verdict};
 
 /// Follows each announcement of ours in the frame's padding: which dispatcher, by which grant. Eighteen bytes:
@@ -37,6 +37,18 @@ impl Claim {
         let [m, n, o, p, q, id, a, b, c, d, e, f, g, h, s, t, u, v] = bytes;
         let claim = Self { id, epoch: u64::from_be_bytes([a, b, c, d, e, f, g, h]) };
         if [m, n, o, p, q] == Self::MARK && [s, t, u, v] == claim.sum() { Some(claim) } else { None }
+    }
+
+    /// The trailer of an announcement, for a frame that was dropped as a foreign claim.
+    #[must_use]
+    pub fn heard<F: Frame + ?Sized>(frame: &F) -> Option<Self> {
+        let ethernet = header::ethernet(frame).ok()?;
+        let packet = match ethernet.kind {
+            ARP => 28,
+            IPV6 => frame.read::<2>(ethernet.l3 + 4).map(|[high, low]| 40 + be16(high, low) as usize)?,
+            _ => return None,
+        };
+        Self::of(frame.read(ethernet.l3 + packet)?)
     }
 }
 

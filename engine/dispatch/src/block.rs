@@ -219,4 +219,10 @@ impl Table for Block<'_> {
         let [a, b, c, d, e, f, _, _] = *self.macs.get(usize::from(place))?;
         Some([a, b, c, d, e, f])
     }
+
+    #[inline]
+    fn port(&self, number: usize) -> Option<(u16, [u8; 8])> {
+        let server = u16::from_le_bytes(*self.servers.get(number)?);
+        Some((server, *self.macs.get(usize::from(server))?))
+    }
 }

@@ -10,7 +10,7 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 /// IPv6 extension headers that are followed.
-const EXTENSIONS: usize = 6;
+pub(crate) const EXTENSIONS: usize = 6;
 /// No header that a port could be in.
 pub(crate) const NO_PROTOCOL: u8 = 59;
 

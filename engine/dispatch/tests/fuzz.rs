@@ -4,7 +4,8 @@
 mod bed;
 
 use apus_dispatch::{
-    Block, Flow, Here, Hooks, Key, NOBODY, Reason, Table, Tag, Verdict, dispatch, hash_v4, hash_v6, slot_of, with_ports,
+    Block, Flow, Here, Hooks, Key, NOBODY, Ready, Reason, Table, Tag, Verdict, dispatch, hash_v4, hash_v6, slot_of,
+    with_ports,
 };
 use bed::*;
 
@@ -169,6 +170,9 @@ fn damaged_frames_change_nothing_but_what_may_change() {
         let mut after = before.clone();
         let verdict = dispatch(&here, &block, &Odd, &mut after[..]);
         *seen.entry(verdict).or_default() += 1;
+        let mut again = before.clone();
+        let ready = Ready::new(&Here { now: 0, ..here }, block).dispatch(here.now, &Odd, &mut again[..]);
+        assert_eq!((ready, &again), (verdict, &after), "{here:?} {before:x?}");
         let (wanted, changed) = model(&here, &block, &before);
         assert_eq!(verdict, wanted, "{here:?} {before:x?}");
         if verdict != Verdict::Transmit {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use apus_dispatch::Here;
+use apus_dispatch::{Claim, Here};
 
 /// Frames by what became of them: `pass`, `local`, `transmit`, or the reason of a drop.
 pub type Counters = BTreeMap<String, u64>;
@@ -36,4 +36,10 @@ pub trait Plane {
     /// # Errors
     /// If the system cannot be asked.
     fn counters(&mut self) -> io::Result<Counters>;
+
+    /// Claims by others to the cluster's address since the last question, with what was found in them. A plane in the kernel may
+    /// only count them.
+    fn claims(&mut self) -> Vec<Option<Claim>> {
+        Vec::new()
+    }
 }

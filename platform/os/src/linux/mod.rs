@@ -1,1 +1,16 @@
 //! Linux.
+
+mod choose;
+pub mod clock;
+mod guard;
+mod packet;
+mod ring;
+mod sockets;
+mod system;
+mod tap;
+mod vip;
+
+pub use choose::{Choice, Port, choose};
+pub use guard::Guard;
+pub use packet::PacketPlane;
+pub use vip::Vip;

@@ -1,0 +1,344 @@
+//! What a node is told in a file.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use apus_dispatch::{DEFAULT_LOG2_SLOTS, Key, MAX_WEIGHT, Mac};
+use apus_engine::NodeId;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A node's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Number of the cluster; packets of another one are dropped.
+    pub cluster: u32,
+    /// This node.
+    pub me: NodeId,
+    /// UDP and TCP port of the nodes among themselves.
+    pub port: u16,
+    /// Folder of the store.
+    pub folder: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// All nodes, this one too.
+    pub nodes: Vec<Member>,
+    /// The cluster's address.
+    pub vip: Vip,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its number, 0 to 255.
+    pub id: NodeId,
+    /// Where its peers reach it.
+    pub address: IpAddr,
+    /// The hardware address of the port with the cluster's address.
+    pub mac: Mac,
+    /// Its share of the clients, relative to that of the others.
+    pub weight: u32,
+}
+
+/// The cluster's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// Its IPv4 form.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 form.
+    pub v6: Option<Ipv6Addr>,
+    /// The port that clients come to, such as `eth0`.
+    pub interface: String,
+    /// What of a packet decides its server.
+    pub key: Key,
+    /// A table has 2 to this power slots.
+    pub log2_slots: u8,
+    /// Key of the hash, the same on all nodes, known to nobody else.
+    pub seed: u64,
+    /// The data plane, if not the best that runs.
+    pub plane: Option<String>,
+}
+
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// What, and how to mend it.
+    pub what: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.file, self.line, self.what)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What is wrong, and in which bytes.
+type Wrong = (Range<usize>, String);
+type Value<'t> = Spanned<DeValue<'t>>;
+
+impl Config {
+    /// Reads the text of a file, whose name is for errors.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line.
+    pub fn read(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let read = || {
+            let table = DeTable::parse(text).map_err(|error| {
+                let what = error.message().trim().to_owned();
+                (error.span().unwrap_or_default(), what)
+            })?;
+            config(&Section { table: table.get_ref(), span: 0..0, name: "the file" })
+        };
+        read().map_err(|(span, what)| {
+            let before = text.get(..span.start).unwrap_or(text);
+            ConfigError { file: file.into(), line: before.matches('\n').count() + 1, what }
+        })
+    }
+
+    /// This node among the nodes.
+    ///
+    /// # Panics
+    /// Never: a configuration without itself is refused.
+    #[must_use]
+    pub fn own(&self) -> &Member {
+        self.nodes.iter().find(|node| node.id == self.me).expect("it was checked")
+    }
+
+    /// Where a node's peers reach it.
+    #[must_use]
+    pub const fn reach(&self, node: &Member) -> SocketAddr {
+        SocketAddr::new(node.address, self.port)
+    }
+}
+
+struct Section<'t> {
+    table: &'t DeTable<'t>,
+    span: Range<usize>,
+    name: &'static str,
+}
+
+impl<'t> Section<'t> {
+    fn known(&self, keys: &[&str]) -> Result<(), Wrong> {
+        match self.table.iter().find(|(key, _)| !keys.contains(&key.get_ref().as_ref())) {
+            Some((key, _)) => {
+                let what = format!("`{}` is not known in {}; known are {}", key.get_ref(), self.name, keys.join(", "));
+                Err((key.span(), what))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&'t Value<'t>> {
+        self.table.get(key)
+    }
+
+    fn need(&self, key: &str, such: &str) -> Result<&'t Value<'t>, Wrong> {
+        self.get(key)
+            .ok_or_else(|| (self.span.clone(), format!("{} lacks `{key}`; write such as `{key} = {such}`", self.name)))
+    }
+}
+
+fn number<T: TryFrom<u64>>(value: &Value<'_>, key: &str, range: &str) -> Result<T, Wrong> {
+    let integer =
+        value.get_ref().as_integer().and_then(|i| u64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok());
+    integer
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| (value.span(), format!("`{key}` must be {range}")))
+}
+
+fn text<'t>(value: &'t Value<'t>, key: &str) -> Result<&'t str, Wrong> {
+    value.get_ref().as_str().ok_or_else(|| (value.span(), format!("`{key}` must be a text, in quotation marks")))
+}
+
+fn parsed<T: FromStr>(value: &Value<'_>, key: &str, such: &str) -> Result<T, Wrong> {
+    let word = text(value, key)?;
+    word.parse().map_err(|_| (value.span(), format!("`{key}` is `{word}`, and must be such as `{such}`")))
+}
+
+fn mac(value: &Value<'_>) -> Result<Mac, Wrong> {
+    let word = text(value, "mac")?;
+    let bytes: Vec<u8> = word.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
+    let mac: Option<Mac> = bytes.try_into().ok().filter(|mac: &Mac| mac[0] & 1 == 0 && *mac != [0; 6]);
+    mac.ok_or_else(|| {
+        (
+            value.span(),
+            format!("`mac` is `{word}`, and must be that of the port, such as `02:00:00:00:00:01`; see `ip link`"),
+        )
+    })
+}
+
+fn config(file: &Section<'_>) -> Result<Config, Wrong> {
+    file.known(&["cluster", "node", "port", "folder", "control", "nodes", "vip"])?;
+    let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
+    let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
+    let me = NodeId(me.into());
+    if !nodes.iter().any(|node| node.id == me) {
+        let what = format!("`node` is {me}, which is not among `nodes`: add it there");
+        return Err((file.need("node", "0")?.span(), what));
+    }
+    let value = file.need("vip", "{ v4 = \"10.0.0.100\", interface = \"eth0\" }")?;
+    let path = |key, or: &str| match file.get(key) {
+        Some(value) => Ok(PathBuf::from(text(value, key)?)),
+        None => Ok(or.into()),
+    };
+    Ok(Config {
+        cluster: number(file.need("cluster", "1")?, "cluster", "a number up to 4294967295")?,
+        me,
+        port: file.get("port").map_or(Ok(7_400), |value| number(value, "port", "1 to 65535"))?,
+        folder: path("folder", "/var/lib/apus")?,
+        control: path("control", "/run/apus/control")?,
+        nodes,
+        vip: vip(value)?,
+    })
+}
+
+fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
+    let wrong = || (value.span(), "`nodes` must be a list of tables: write a `[[nodes]]` for each".to_owned());
+    let mut all = Vec::new();
+    let (mut ids, mut macs, mut addresses) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for entry in value.get_ref().as_array().ok_or_else(wrong)? {
+        let table = entry.get_ref().as_table().ok_or_else(wrong)?;
+        let section = Section { table, span: entry.span(), name: "a node" };
+        section.known(&["id", "address", "mac", "weight"])?;
+        let id: u8 = number(section.need("id", "0")?, "id", "the node's number, 0 to 255")?;
+        let node = Member {
+            id: NodeId(id.into()),
+            address: parsed(section.need("address", "\"10.0.0.1\"")?, "address", "10.0.0.1")?,
+            mac: mac(section.need("mac", "\"02:00:00:00:00:01\"")?)?,
+            weight: section.get("weight").map_or(Ok(1), |value| number(value, "weight", "0 to 65535"))?,
+        };
+        if node.weight > MAX_WEIGHT {
+            return Err((entry.span(), format!("`weight` must be 0 to {MAX_WEIGHT}")));
+        }
+        if !(ids.insert(id) && macs.insert(node.mac) && addresses.insert(node.address)) {
+            let what = "this node has the number, address or mac of an earlier one; each needs its own";
+            return Err((entry.span(), what.into()));
+        }
+        all.push(node);
+    }
+    if all.is_empty() {
+        return Err(wrong());
+    }
+    Ok(all)
+}
+
+/// A key's name, as in files and on the command line.
+pub(crate) fn key_of(name: &str) -> Option<Key> {
+    match name {
+        "source" => Some(Key::Source),
+        "ports" => Some(Key::Ports),
+        "quic" => Some(Key::Quic),
+        _ => None,
+    }
+}
+
+fn vip(value: &Value<'_>) -> Result<Vip, Wrong> {
+    let table =
+        value.get_ref().as_table().ok_or_else(|| (value.span(), "`vip` must be a table: write `[vip]`".to_owned()))?;
+    let section = Section { table, span: value.span(), name: "`vip`" };
+    section.known(&["v4", "v6", "interface", "key", "log2_slots", "seed", "plane"])?;
+    let v4 = section.get("v4").map(|value| parsed(value, "v4", "10.0.0.100")).transpose()?;
+    let v6 = section.get("v6").map(|value| parsed(value, "v6", "fd00::100")).transpose()?;
+    if v4.is_none() && v6.is_none() {
+        return Err((value.span(), "`vip` has no address; write `v4 = \"10.0.0.100\"`, `v6`, or both".into()));
+    }
+    let key = match section.get("key") {
+        None => Key::Source,
+        Some(value) => {
+            let name = text(value, "key")?;
+            key_of(name)
+                .ok_or_else(|| (value.span(), format!("`key` is `{name}`, and must be source, ports or quic")))?
+        }
+    };
+    let log2_slots = match section.get("log2_slots") {
+        None => DEFAULT_LOG2_SLOTS,
+        Some(value) => {
+            let slots = number(value, "log2_slots", "4 to 20")?;
+            if !(4..=20).contains(&slots) {
+                return Err((value.span(), "`log2_slots` must be 4 to 20".into()));
+            }
+            slots
+        }
+    };
+    let interface = section.need("interface", "\"eth0\"")?;
+    let name = text(interface, "interface")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if name.is_empty() || name.len() > 15 || !name.chars().all(plain) {
+        return Err((
+            interface.span(),
+            format!("`interface` is `{name}`, and must be the name of a port; see `ip link`"),
+        ));
+    }
+    Ok(Vip {
+        v4,
+        v6,
+        interface: name.into(),
+        key,
+        log2_slots,
+        seed: section
+            .get("seed")
+            .map_or(Ok(0), |value| number(value, "seed", "a number, secret and the same on all nodes"))?,
+        plane: section.get("plane").map(|value| text(value, "plane").map(Into::into)).transpose()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    const GOOD: &str = r#"cluster = 7
+node = 1
+[[nodes]]
+id = 0
+address = "10.0.0.1"
+mac = "02:00:00:00:00:01"
+[[nodes]]
+id = 1
+address = "10.0.0.2"
+mac = "02:00:00:00:00:02"
+weight = 3
+[vip]
+v4 = "10.0.0.100"
+interface = "eth0"
+"#;
+
+    #[test]
+    fn a_good_file_is_read_and_what_it_leaves_out_has_a_default() {
+        let config = Config::read("good.toml", GOOD).expect("it is good");
+        assert_eq!((config.own().weight, config.port, config.vip.log2_slots), (3, 7_400, 18));
+        assert_eq!(config.reach(config.own()).to_string(), "10.0.0.2:7400");
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_with_its_line_and_what_to_write() {
+        for (from, to, said) in [
+            ("cluster = 7", "cluster = -7", "x:1: `cluster` must be a number up to 4294967295"),
+            ("node = 1", "node = 9", "x:2: `node` is 9, which is not among `nodes`: add it there"),
+            ("node = 1", "nodd = 1", "x:2: `nodd` is not known in the file; known are "),
+            ("id = 1", "id = 0", "x:7: this node has the number, address or mac of an earlier one"),
+            (
+                "02:00:00:00:00:02",
+                "03:00:00:00:00:02",
+                "x:10: `mac` is `03:00:00:00:00:02`, and must be that of the port",
+            ),
+            ("v4 = \"10.0.0.100\"\n", "", "x:12: `vip` has no address; write"),
+            ("interface = \"eth0\"", "", "x:12: `vip` lacks `interface`; write such as `interface = \"eth0\"`"),
+            ("interface = \"eth0\"", "interface = \"e\\\"0\"", "x:14: `interface` is"),
+            ("cluster = 7", "cluster = ", "x:1: "),
+            ("weight = 3", "weight = 65536", "`weight` must be 0 to 65535"),
+        ] {
+            let error = Config::read("x", &GOOD.replace(from, to)).expect_err(to).to_string();
+            assert!(error.contains(said), "{to}: {error}");
+        }
+    }
+}

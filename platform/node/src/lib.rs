@@ -1,0 +1,80 @@
+//! A node on a real machine: the engine on real sockets, a real disk and the boot clock, and ONE-IP on a port.
+//!
+//! ```text
+//!   control socket ──▶ engine (apus_host::run) ── grants, members ──▶ Address: station, plane, guard, loopback
+//!                          sockets, store                              a thread of its own
+//! ```
+//! Only Linux runs nodes; elsewhere [`run`] says so.
+#![forbid(unsafe_code)]
+
+mod config;
+mod control;
+#[cfg(target_os = "linux")]
+mod linux;
+
+use std::fmt;
+
+pub use config::{Config, ConfigError, Member, Vip};
+pub use control::ask;
+
+/// Why a node does not run.
+#[derive(Debug)]
+pub enum Error {
+    /// The operator's to mend: what, and how.
+    Usage(String),
+    /// Something outside failed.
+    Failed(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(what) | Self::Failed(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// Runs a node until a signal ends it. `say` is given a line for each thing that an operator may want to know.
+///
+/// # Errors
+/// If it cannot start or go on.
+#[cfg(target_os = "linux")]
+pub fn run(config: &Config, say: impl Fn(&str) + Send + Sync + 'static) -> Result<(), Error> {
+    linux::run(config, std::sync::Arc::new(say))
+}
+
+/// Runs a node until a signal ends it.
+///
+/// # Errors
+/// Always: only Linux has the data planes.
+#[cfg(not(target_os = "linux"))]
+pub fn run(_: &Config, _: impl Fn(&str) + Send + Sync + 'static) -> Result<(), Error> {
+    Err(Error::Usage("a node runs on Linux only so far: its data planes are Linux's; run it there".into()))
+}
+
+/// Formats the disk of a node of a new cluster, once.
+///
+/// # Errors
+/// If the folder has a store already, or cannot be written.
+pub fn init(config: &Config) -> Result<(), Error> {
+    use apus_host::store::{STATE_FILE, empty};
+    let place = config.folder.display();
+    let failed = |error: std::io::Error| Error::Failed(format!("{place}: {error}"));
+    std::fs::create_dir_all(&config.folder).map_err(failed)?;
+    if config.folder.join(STATE_FILE).exists() {
+        let mend = "a node keeps its store for life; remove the folder only if the whole cluster begins anew";
+        return Err(Error::Usage(format!("{place}: there is a store already; {mend}")));
+    }
+    for (name, bytes) in empty(true) {
+        std::fs::write(config.folder.join(name), bytes).map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! A node on Linux.
+
+mod address;
+mod control;
+mod machine;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use apus_engine::{Availability, Bootstrap, ClusterId, Engine, NodeId, ResourceConfig, ResourceId, Role, Seed, Time};
+use apus_host::Shell;
+use apus_host::store::{Folder, OpenError, Settings, Store};
+use apus_host::transport::{self, Identity, Tokio, Transport};
+use apus_os::linux::clock;
+use tokio::sync::{Notify, mpsc};
+
+use crate::{Config, Error};
+use address::Address;
+use machine::{Live, LiveMachine};
+
+/// Whoever owns it answers for the cluster's address.
+pub(crate) const DISPATCHER: ResourceId = ResourceId(1);
+
+/// Tells the operator.
+pub(crate) type Say = Arc<dyn Fn(&str) + Send + Sync>;
+
+fn now() -> Time {
+    Time(clock::boot() / 1_000)
+}
+
+/// Runs a node until a signal ends it.
+pub(crate) fn run(config: &Config, say: Say) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Failed(format!("starting: {error}")))?;
+    tokio::task::LocalSet::new().block_on(&runtime, node(config, say))
+}
+
+fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
+    let voters: Vec<NodeId> = config.nodes.iter().map(|node| node.id).collect();
+    let mut engine = apus_engine::Config::new(config.me, Bootstrap { voters, ..Bootstrap::default() });
+    engine.cluster = ClusterId(config.cluster);
+    engine.resources.push(ResourceConfig {
+        id: DISPATCHER,
+        role: Role::Dispatcher,
+        availability: Availability::Safe,
+        candidates: Vec::new(),
+    });
+    engine.check().map_err(|error| Error::Usage(error.to_string()))?;
+    Ok(engine)
+}
+
+async fn node(config: &Config, say: Say) -> Result<(), Error> {
+    let listener = control::listen(&config.control).await?;
+    let place = config.folder.display();
+    let failed = |error: std::io::Error| Error::Failed(format!("{place}: {error}"));
+    let (store, durable) = match Store::open(Folder::new(&config.folder).map_err(failed)?, Settings::default()).await {
+        Ok(opened) => opened,
+        Err(OpenError::Disk(error)) => return Err(failed(error)),
+        Err(error) => {
+            let mend = "remove the folder: the node's peers take it in again";
+            return Err(Error::Failed(format!("{place}: {error}; {mend}")));
+        }
+    };
+    if !durable.formatted {
+        say(&format!(
+            "{place}: a blank store; this node votes once its peers have taken it in (`apus node init` formats one)"
+        ));
+    }
+    let seed = Seed(RandomState::new().build_hasher().finish());
+    let engine = Engine::new(engine_config(config)?, durable, seed, now());
+    let identity = Identity { cluster: ClusterId(config.cluster), me: config.me, incarnation: engine.incarnation() };
+    let book: BTreeMap<_, _> = config.nodes.iter().map(|node| (node.id, config.reach(node))).collect();
+    let at = config.reach(config.own());
+    let transport = Transport::start(Tokio, identity, at, book, transport::Settings::default())
+        .await
+        .map_err(|error| Error::Failed(format!("{at}: {error}; `nodes` must give this machine's own address")))?;
+    let (answers, done) = mpsc::unbounded_channel();
+    let address = Address::start(config, answers, say.clone()).map_err(|error| Error::Failed(error.to_string()))?;
+    let engine = Rc::new(RefCell::new(engine));
+    let nudge = Rc::new(Notify::new());
+    let serving = control::Serving {
+        engine: engine.clone(),
+        nudge: nudge.clone(),
+        address: address.orders(),
+        nodes: config.nodes.clone(),
+        me: config.me,
+    };
+    let control = tokio::task::spawn_local(control::serve(listener, serving));
+    let machine = LiveMachine::new(address.orders(), done, nudge, say.clone())
+        .map_err(|error| Error::Failed(format!("signals: {error}")))?;
+    say(&format!("node {} runs on {at}", config.me));
+    let shell = Shell::new(machine, transport, store.spawn());
+    let live = Live::new(engine, address.orders(), config.nodes.clone(), config.me);
+    let ended: Result<(), std::convert::Infallible> = apus_host::run(live, shell).await;
+    control.abort();
+    drop(address);
+    let _ = std::fs::remove_file(&config.control);
+    say("ended");
+    match ended {
+        Ok(()) => Ok(()),
+        Err(never) => match never {},
+    }
+}

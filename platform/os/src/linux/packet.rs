@@ -1,0 +1,270 @@
+//! The plane that runs everywhere: a packet socket, and the dispatch core in a thread of this process.
+//!
+//! A packet socket sees copies. What the system itself may see of them is the [`Guard`](super::Guard)'s: what a dispatcher sent to
+//! this server, and nothing else. What the dispatcher serves itself, from a client, comes to its system by a port of its own.
+
+use std::collections::VecDeque;
+use std::io;
+use std::io::Write as _;
+use std::net::Ipv6Addr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Table, Tag, Verdict, dispatch};
+
+use super::choose::Port;
+use super::clock;
+use super::ring::{BEFORE, Ring, send};
+use super::sockets::{Connections, Sockets};
+use super::system::at;
+use super::tap::Tap;
+use crate::plane::{Counters, Plane};
+
+/// Foreign claims that wait to be asked for.
+const CLAIMS: usize = 64;
+
+/// What both threads see.
+struct Shared {
+    here: Mutex<Here>,
+    block: Mutex<Arc<Vec<u8>>>,
+    /// How many tables there have been.
+    tables: AtomicU64,
+    claims: Mutex<VecDeque<Option<Claim>>>,
+    pass: AtomicU64,
+    local: AtomicU64,
+    transmit: AtomicU64,
+    unsent: AtomicU64,
+    lost: AtomicU64,
+    dropped: [AtomicU64; Reason::ALL.len()],
+    ended: AtomicU64,
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A packet socket with a ring, a thread, and a TAP device.
+pub struct PacketPlane {
+    shared: Arc<Shared>,
+    socket: OwnedFd,
+    tap: String,
+    wake: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for PacketPlane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PacketPlane").field("tap", &self.tap).finish_non_exhaustive()
+    }
+}
+
+impl PacketPlane {
+    /// Takes a port.
+    ///
+    /// # Errors
+    /// If the system refuses a packet socket or a TAP device: without the right `CAP_NET_ADMIN` and `CAP_NET_RAW`.
+    pub fn new(port: &Port) -> io::Result<Self> {
+        let v4 = port.v4.map_or([0; 4], |v4| v4.octets());
+        let place = format!("packet socket on {}", port.name);
+        let ring = Ring::new(&port.name, v4, port.v6.map(solicited)).map_err(at(&place))?;
+        let socket = ring.sender()?;
+        let tap = Tap::new(port.mac)?;
+        let name = tap.name().to_owned();
+        let (wake, woken) = UnixStream::pair()?;
+        let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: port.mac };
+        let shared = Arc::new(Shared {
+            here: Mutex::new(here),
+            block: Mutex::default(),
+            tables: AtomicU64::new(0),
+            claims: Mutex::default(),
+            pass: AtomicU64::new(0),
+            local: AtomicU64::new(0),
+            transmit: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            dropped: std::array::from_fn(|_| AtomicU64::new(0)),
+            ended: AtomicU64::new(0),
+        });
+        let sockets = Sockets::new().map_err(at("asking the kernel for its sockets"))?;
+        let v6 = port.v6.map_or([0; 16], |v6| v6.octets());
+        let mut worker = Worker { shared: shared.clone(), ring, tap, sockets, woken, v4, v6 };
+        let thread = std::thread::Builder::new().name("af-packet".into()).spawn(move || worker.work())?;
+        Ok(Self { shared, socket, tap: name, wake, thread: Some(thread) })
+    }
+}
+
+impl Plane for PacketPlane {
+    fn name(&self) -> &'static str {
+        "af-packet"
+    }
+
+    fn publish(&mut self, block: &[u8]) -> io::Result<()> {
+        Block::new(block).map_err(io::Error::other)?;
+        *lock(&self.shared.block) = Arc::new(block.to_vec());
+        self.shared.tables.fetch_add(1, Ordering::Release);
+        (&self.wake).write_all(&[0])
+    }
+
+    fn stand(&mut self, here: &Here) -> io::Result<()> {
+        *lock(&self.shared.here) = *here;
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &[u8]) -> io::Result<()> {
+        let mut whole = vec![0; BEFORE];
+        whole.extend_from_slice(frame);
+        send(self.socket.as_raw_fd(), &whole)
+    }
+
+    fn counters(&mut self) -> io::Result<Counters> {
+        let shared = &self.shared;
+        shared.lost.fetch_add(Ring::lost(self.socket.as_raw_fd()), Ordering::Relaxed);
+        let plain = [
+            ("pass", &shared.pass),
+            ("local", &shared.local),
+            ("transmit", &shared.transmit),
+            ("not-sent", &shared.unsent),
+            ("ring-full", &shared.lost),
+        ];
+        let reasons = Reason::ALL.iter().map(|reason| reason.name()).zip(&shared.dropped);
+        Ok(plain.into_iter().chain(reasons).map(|(name, count)| (name.into(), count.load(Ordering::Relaxed))).collect())
+    }
+
+    fn claims(&mut self) -> Vec<Option<Claim>> {
+        lock(&self.shared.claims).drain(..).collect()
+    }
+}
+
+impl Drop for PacketPlane {
+    fn drop(&mut self) {
+        self.shared.ended.store(1, Ordering::Release);
+        let _ = (&self.wake).write_all(&[0]);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The group's hardware address by which an IPv6 address is asked for (RFC 4291, section 2.7.1; RFC 2464, section 7).
+fn solicited(v6: Ipv6Addr) -> Mac {
+    let [.., a, b, c] = v6.octets();
+    [0x33, 0x33, 0xff, a, b, c]
+}
+
+/// Before the first table: the addresses alone, so that nobody else answers for them.
+struct NoTable([u8; 4], [u8; 16]);
+
+impl Table for NoTable {
+    fn head(&self) -> Head {
+        let Self(v4, v6) = *self;
+        Head { epoch: 0, seed: 0, log2_slots: 4, key: Key::Source, v4, v6, claim: [0; 6] }
+    }
+    fn slot(&self, _: u32) -> Slot {
+        Slot { server: NOBODY, former: NOBODY }
+    }
+    fn server(&self, _: u16) -> Option<Mac> {
+        None
+    }
+}
+
+/// The thread that has the frames.
+struct Worker {
+    shared: Arc<Shared>,
+    ring: Ring,
+    tap: Tap,
+    sockets: Sockets,
+    woken: UnixStream,
+    v4: [u8; 4],
+    v6: [u8; 16],
+}
+
+impl Worker {
+    fn work(&mut self) {
+        let _ = self.woken.set_nonblocking(true);
+        while self.shared.ended.load(Ordering::Acquire) == 0 {
+            let tables = self.shared.tables.load(Ordering::Acquire);
+            let bytes = lock(&self.shared.block).clone();
+            match Block::new(&bytes) {
+                Ok(block) => self.under(&block, tables),
+                Err(_) => self.under(&NoTable(self.v4, self.v6), tables),
+            }
+        }
+    }
+
+    /// Until there is another table.
+    fn under<T: Table>(&mut self, table: &T, tables: u64) {
+        let Self { shared, ring, tap, sockets, woken, v4, v6 } = self;
+        let head = table.head();
+        let hooks = Connections { sockets, v4: *v4, v6: *v6 };
+        let socket = ring.fd();
+        loop {
+            if shared.tables.load(Ordering::Acquire) != tables || shared.ended.load(Ordering::Acquire) != 0 {
+                return;
+            }
+            let more = ring.take(|bytes| shared.frame(table, &head, &hooks, tap, socket, bytes));
+            if !more {
+                if !ring.wait(woken.as_raw_fd()) {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                let _ = io::Read::read(woken, &mut [0; 64]);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn frame<T: Table>(
+        &self,
+        table: &T,
+        head: &Head,
+        hooks: &Connections<'_>,
+        tap: &Tap,
+        socket: i32,
+        bytes: &mut [u8],
+    ) {
+        let Some((_, frame)) = bytes.split_at_mut_checked(BEFORE) else { return };
+        let one = |count: &AtomicU64| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let from = frame.get(6..12).and_then(|from| from.first_chunk::<6>()).copied().unwrap_or_default();
+        // The clock is read last: whatever held this thread up before has counted.
+        let mut here = *lock(&self.here);
+        here.now = clock::boot();
+        match dispatch(&here, table, hooks, frame) {
+            Verdict::Pass => one(&self.pass),
+            Verdict::Local => {
+                one(&self.local);
+                // What a dispatcher sent, the system has seen already.
+                if Tag::of(from).is_none() {
+                    if head.claim != [0; 6] {
+                        frame[..6].copy_from_slice(&here.mac);
+                    }
+                    if tap.put(bytes).is_err() {
+                        one(&self.unsent);
+                    }
+                }
+            }
+            Verdict::Transmit => {
+                if send(socket, bytes).is_ok() {
+                    one(&self.transmit);
+                } else {
+                    one(&self.unsent);
+                }
+            }
+            Verdict::Drop(reason) => {
+                if let Some(count) = self.dropped.get(reason as usize) {
+                    one(count);
+                }
+                if reason == Reason::ForeignClaim {
+                    let mut claims = lock(&self.claims);
+                    if claims.len() < CLAIMS {
+                        claims.push_back(Claim::heard(&*frame));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -105,7 +105,7 @@ where
 {
     let head = table.head();
     let usual = Usual::new(here, &head);
-    let sent = usual.from_client(here.now, frame).and_then(|()| match head.key {
+    let sent = usual.by_client(here.now, frame).and_then(|()| match head.key {
         Key::Source => usual.v4::<false, _, _>(table, frame),
         Key::Ports => usual.v4::<true, _, _>(table, frame),
         Key::Quic => None,
@@ -145,7 +145,7 @@ impl<T: Table> Ready<T> {
         F: Frame + ?Sized,
         H: Hooks + ?Sized,
     {
-        if self.by_source.from_client(now, frame).is_none() {
+        if self.by_source.by_client(now, frame).is_none() {
             return self.third(now, hooks, frame);
         }
         match self.by_source.v4::<false, _, _>(&self.table, frame) {
@@ -174,7 +174,7 @@ impl<T: Table> Ready<T> {
     {
         let (ports, table) = (&self.by_ports, &self.table);
         let sent = ports
-            .from_client(now, frame)
+            .by_client(now, frame)
             .and_then(|()| ports.v4::<true, _, _>(table, frame).or_else(|| ports.v6::<true, _, _>(table, frame)));
         match sent {
             Some(()) => Verdict::Transmit,
@@ -234,7 +234,7 @@ impl Usual {
 
     /// Whether it is from a client, to this node, and this node may send it on.
     #[inline(always)]
-    fn from_client<F: Frame + ?Sized>(&self, now: u64, frame: &F) -> Option<()> {
+    fn by_client<F: Frame + ?Sized>(&self, now: u64, frame: &F) -> Option<()> {
         frame.size().checked_sub(34)?;
         let other = (u64::from_le_bytes(frame.read(0)?) ^ self.own).rotate_left(16);
         (1..=0xffff).contains(&other).then_some(())?;
@@ -304,6 +304,7 @@ impl Usual {
         F: Frame + ?Sized,
         T: Table + ?Sized,
     {
+        #[allow(clippy::cast_possible_truncation, reason = "the highest bits, 20 at most")]
         let (server, mac) = table.port(hash.wrapping_shr(self.below) as usize)?;
         if u32::from(server) == self.server {
             return None;

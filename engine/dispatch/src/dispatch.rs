@@ -1,8 +1,9 @@
 //! From a frame to its verdict.
 
 use crate::header::{self, ARP, EXTENSIONS, Ethernet, ICMP, ICMPV6, IPV4, IPV6, Inner, NO_PROTOCOL, TCP, UDP, be16};
+use crate::mutant::planted;
 use crate::{
-    Frame, Head, Key, Mac, NOBODY, Reason, Slot, Table, Tag, Verdict, hash_v4, hash_v6, neighbour, with_ports,
+    Frame, Head, Key, Mac, Mutant, NOBODY, Reason, Slot, Table, Tag, Verdict, hash_v4, hash_v6, neighbour, with_ports,
 };
 
 /// What a node is at the moment: all that may change while the table stays.
@@ -28,10 +29,10 @@ pub struct Here {
 impl Here {
     /// Whether this node may act as the dispatcher now.
     #[inline]
-    pub(crate) const fn may(&self) -> Result<(), Reason> {
+    pub(crate) fn may(&self) -> Result<(), Reason> {
         if self.lease == 0 {
             Err(Reason::NotDispatcher)
-        } else if self.now >= self.lease {
+        } else if self.now >= self.lease && !planted(Mutant::LeaseIgnored) {
             Err(Reason::LeaseExpired)
         } else {
             Ok(())
@@ -40,9 +41,10 @@ impl Here {
 
     /// What this node signs a frame with that it sends on from a client.
     #[inline]
-    const fn tag(&self) -> Tag {
+    fn tag(&self) -> Tag {
         #[allow(clippy::cast_possible_truncation, reason = "a tag has the low bits")]
         let epoch = self.epoch as u16;
+        let epoch = if planted(Mutant::TagTurned) { epoch.swap_bytes() } else { epoch };
         Tag { sender: self.id, epoch, hop: 0 }
     }
 }
@@ -105,7 +107,7 @@ where
 {
     let head = table.head();
     let usual = Usual::new(here, &head);
-    let sent = usual.from_client(here.now, frame).and_then(|()| match head.key {
+    let sent = usual.by_client(here.now, frame).and_then(|()| match head.key {
         Key::Source => usual.v4::<false, _, _>(table, frame),
         Key::Ports => usual.v4::<true, _, _>(table, frame),
         Key::Quic => None,
@@ -145,7 +147,7 @@ impl<T: Table> Ready<T> {
         F: Frame + ?Sized,
         H: Hooks + ?Sized,
     {
-        if self.by_source.from_client(now, frame).is_none() {
+        if self.by_source.by_client(now, frame).is_none() {
             return self.third(now, hooks, frame);
         }
         match self.by_source.v4::<false, _, _>(&self.table, frame) {
@@ -174,7 +176,7 @@ impl<T: Table> Ready<T> {
     {
         let (ports, table) = (&self.by_ports, &self.table);
         let sent = ports
-            .from_client(now, frame)
+            .by_client(now, frame)
             .and_then(|()| ports.v4::<true, _, _>(table, frame).or_else(|| ports.v6::<true, _, _>(table, frame)));
         match sent {
             Some(()) => Verdict::Transmit,
@@ -234,7 +236,7 @@ impl Usual {
 
     /// Whether it is from a client, to this node, and this node may send it on.
     #[inline(always)]
-    fn from_client<F: Frame + ?Sized>(&self, now: u64, frame: &F) -> Option<()> {
+    fn by_client<F: Frame + ?Sized>(&self, now: u64, frame: &F) -> Option<()> {
         frame.size().checked_sub(34)?;
         let other = (u64::from_le_bytes(frame.read(0)?) ^ self.own).rotate_left(16);
         (1..=0xffff).contains(&other).then_some(())?;
@@ -304,6 +306,7 @@ impl Usual {
         F: Frame + ?Sized,
         T: Table + ?Sized,
     {
+        #[allow(clippy::cast_possible_truncation, reason = "the highest bits, 20 at most")]
         let (server, mac) = table.port(hash.wrapping_shr(self.below) as usize)?;
         if u32::from(server) == self.server {
             return None;
@@ -450,7 +453,9 @@ fn told_by_v4<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, head: &Head) {
     }
     let fragment = be16(high, low) & 0x3fff != 0;
     packet.inner = Inner { protocol, l4: l4 + 8 + (first & 15) as usize * 4, fragment };
-    packet.client = halves_v4([d0, d1, d2, d3]);
+    if !planted(Mutant::ErrorByRouter) {
+        packet.client = halves_v4([d0, d1, d2, d3]);
+    }
     packet.reverse = true;
 }
 
@@ -476,7 +481,7 @@ where
     if head.v6 == [0; 16] {
         return Ok(Verdict::Pass);
     }
-    if next == ICMPV6 && hops == 255 {
+    if next == ICMPV6 && (hops == 255 || planted(Mutant::FarNeighbour)) {
         // Who has the address, and who claims it; sent to groups.
         if let Some(verdict) = neighbour::discovery(here, head, frame, ethernet, length) {
             return verdict;
@@ -540,7 +545,7 @@ where
     }
     let tag = Tag::of(ethernet.from);
     match tag {
-        Some(tag) if tag.before(here.fence) => return Err(Reason::StaleEpoch),
+        Some(tag) if tag.before(here.fence) && !planted(Mutant::StaleObeyed) => return Err(Reason::StaleEpoch),
         Some(_) => {}
         None => here.may()?,
     }
@@ -554,13 +559,13 @@ where
         return send(table, frame, slot.server, here.tag());
     }
     // It is for this node, unless it belongs to a connection that another server has.
-    if tag.is_none_or(|tag| tag.hop == 0)
+    if tag.is_none_or(|tag| tag.hop == 0 || planted(Mutant::ThirdChance))
         && let Some(other) = elsewhere(here, slot)
         && let Some(flow) = connection(frame, packet)
         && !hooks.has_socket(&flow)
     {
         let first = tag.unwrap_or(here.tag());
-        return send(table, frame, other, Tag { sender: here.id, hop: 1, ..first });
+        return send(table, frame, other, Tag { sender: here.id, hop: u8::from(!planted(Mutant::HopKept)), ..first });
     }
     Ok(Verdict::Local)
 }
@@ -584,8 +589,8 @@ where
 
 /// Whether a port could be in it.
 #[inline]
-const fn has_ports(packet: &Packet) -> bool {
-    !packet.inner.fragment && matches!(packet.inner.protocol, TCP | UDP)
+fn has_ports(packet: &Packet) -> bool {
+    (!packet.inner.fragment || planted(Mutant::FragmentPorts)) && matches!(packet.inner.protocol, TCP | UDP)
 }
 
 /// Client's and cluster's port of a packet that has ports, if they are not cut off.
@@ -593,7 +598,7 @@ const fn has_ports(packet: &Packet) -> bool {
 fn ports<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<(u16, u16)> {
     let [a, b, c, d] = frame.read::<4>(packet.inner.l4)?;
     let (from, to) = (be16(a, b), be16(c, d));
-    Some(if packet.reverse { (to, from) } else { (from, to) })
+    Some(if packet.reverse && !planted(Mutant::ErrorNotReversed) { (to, from) } else { (from, to) })
 }
 
 #[inline]
@@ -618,7 +623,7 @@ fn connection<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<Flow> {
     if !packet.reverse {
         let [flags] = frame.read::<1>(packet.inner.l4 + 13)?;
         // SYN without ACK begins one.
-        if flags & 0x12 == 0x02 {
+        if flags & 0x12 == 0x02 && !planted(Mutant::SynMoved) {
             return None;
         }
     }

@@ -24,6 +24,7 @@ mod dispatch;
 mod frame;
 mod hash;
 mod header;
+mod mutant;
 mod neighbour;
 #[cfg(feature = "alloc")]
 mod station;
@@ -36,6 +37,9 @@ pub use build::{BuildError, DEFAULT_LOG2_SLOTS, MAX_WEIGHT, Member, Members, bui
 pub use dispatch::{Flow, Here, Hooks, NoHooks, Ready, dispatch, slot_of};
 pub use frame::Frame;
 pub use hash::{hash_v4, hash_v6, with_ports};
+pub use mutant::Mutant;
+#[cfg(feature = "mutants")]
+pub use mutant::plant;
 pub use neighbour::{ANNOUNCEMENT_BYTES, Announcement, Claim, announcement};
 #[cfg(feature = "alloc")]
 pub use station::{ANNOUNCED_AT, Act, Notice, QUIET, SERIES_APART, Station, StationConfig};

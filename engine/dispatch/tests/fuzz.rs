@@ -149,7 +149,7 @@ fn situation(random: &mut Random) -> Here {
 }
 
 #[test]
-fn damaged_frames_change_nothing_but_what_may_change() {
+pub(crate) fn damaged_frames_change_nothing_but_what_may_change() {
     let tables: Vec<_> = [Key::Source, Key::Ports, Key::Quic]
         .into_iter()
         .flat_map(|key| [table(key, [0; 6]), table(key, CLAIM)])
@@ -194,7 +194,7 @@ fn damaged_frames_change_nothing_but_what_may_change() {
 
 /// All lengths of a frame from 0 to 128 bytes, with every byte of its headers taking every value.
 #[test]
-fn every_short_frame_and_every_byte_of_a_header() {
+pub(crate) fn every_short_frame_and_every_byte_of_a_header() {
     let bytes = table(Key::Ports, [0; 6]);
     let block = Block::new(&bytes).expect("a good table");
     let client = [192, 0, 2, 9];

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use apus_engine::Mutant;
+use apus_hashes::measure::Change;
 use apus_sim::scenario::nearest;
 use clap::builder::Styles;
 use clap::builder::styling::{AnsiColor, Style};
@@ -111,9 +112,12 @@ pub(crate) enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people
+    #[value(alias = "table")]
     Text,
     /// One JSON document, for programs
     Json,
+    /// Lines of comma-separated values: `bench dispatch` alone has them
+    Csv,
 }
 
 /// A world to run in.
@@ -288,6 +292,52 @@ pub(crate) enum BenchCommand {
         #[arg(long, value_name = "N", value_parser = jobs)]
         jobs: Option<NonZeroUsize>,
     },
+    /// Ways to choose a server for a client: loads, clients moved, time, memory, and which to take
+    #[command(after_help = DISPATCH_EXAMPLES)]
+    Dispatch(DispatchArgs),
+}
+
+const DISPATCH_EXAMPLES: &str = "\
+Examples:
+  apus bench dispatch --servers 16 --change remove
+  apus bench dispatch --servers 3 --weights 1,1,4 --clients access.txt --change drain --format csv
+  apus bench dispatch --servers 256 --weights 1..100 --clients zipf --change roll --plots out
+
+--format may also be csv, or table (text). docs/dispatch-table.md tells of the columns.";
+
+#[derive(Debug, Args)]
+pub(crate) struct DispatchArgs {
+    /// Servers
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=i64::from(apus_hashes::MAX_SERVERS)))]
+    pub servers: u16,
+    /// A weight for each server, such as 1,1,4; or a range that they go through again and again, such as 1..100
+    #[arg(long, value_name = "W,W,…|A..B", value_parser = weights, default_value = "1..1")]
+    pub weights: Weights,
+    /// uniform, zipf, nat, or a file with a line for each client: an address and, if wanted, its packets
+    #[arg(long, value_name = "SHAPE|FILE", default_value = "uniform")]
+    pub clients: String,
+    /// Clients that are drawn where no file is given
+    #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1_000..=20_000_000))]
+    pub many: u32,
+    /// What happens to the servers: add, remove, drain, reweight, roll
+    #[arg(long, value_name = "CHANGE", default_value = "remove", value_parser = change)]
+    pub change: Change,
+    /// Write plots into a folder, each as PNG and SVG
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
+    /// Do not count instructions; they are counted where valgrind is present
+    #[arg(long)]
+    pub no_instructions: bool,
+    /// Looks up with this contender and does nothing else: what is run in valgrind
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub count: Option<String>,
+}
+
+/// Weights as they were given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Weights {
+    Each(Vec<u32>),
+    Range(u32, u32),
 }
 
 #[derive(Debug, Args)]
@@ -336,6 +386,33 @@ fn commit(text: &str) -> Result<u64, String> {
         return Err(wrong());
     }
     u64::from_str_radix(&text[..7], 16).map_err(|_| wrong())
+}
+
+/// `1,1,4` or `1..100`.
+fn weights(text: &str) -> Result<Weights, String> {
+    let one = |word: &str| match word.trim().parse() {
+        Ok(weight @ 1..=65_535) => Ok(weight),
+        _ => Err(format!(
+            "`{word}` is no weight: want 1 to 65535 for each server, such as 1,1,4, or a range such as 1..100"
+        )),
+    };
+    if let Some((from, to)) = text.split_once("..") {
+        let (from, to) = (one(from)?, one(to)?);
+        return if from <= to {
+            Ok(Weights::Range(from, to))
+        } else {
+            Err(format!("want {to}..{from}, the smaller first"))
+        };
+    }
+    text.split(',').map(one).collect::<Result<_, _>>().map(Weights::Each)
+}
+
+fn change(name: &str) -> Result<Change, String> {
+    Change::ALL.iter().copied().find(|change| change.name() == name).ok_or_else(|| {
+        let near = nearest(name, Change::ALL.iter().map(|change| change.name()));
+        let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+        format!("{near}want add, remove, drain, reweight or roll")
+    })
 }
 
 /// `20m`, `60s`, `1.5s`, `500ms`.
@@ -399,6 +476,12 @@ mod tests {
             assert!(time(text).is_err(), "{text}");
         }
         assert_eq!(time("1.5s"), Ok(Duration::from_millis(1_500)));
+        for text in ["", "0", "1,,2", "1,x", "65536", "5..1", "0..3", "-1", "1..2..3"] {
+            assert!(weights(text).is_err(), "{text}");
+        }
+        assert_eq!(weights("1, 2,65535"), Ok(Weights::Each(vec![1, 2, 65_535])));
+        assert_eq!(weights("1..100"), Ok(Weights::Range(1, 100)));
+        assert!(change("remvoe").is_err_and(|what| what.contains("`remove`")));
         assert!(node("m3").is_err() && node("n70000").is_err());
         assert!(mutant("no-such").is_err_and(|what| what.contains("apus list mutants")));
         assert!(mutant("grant-without-wiat").is_err_and(|what| what.contains("grant-without-wait")));

@@ -11,6 +11,7 @@ use apus_sim::world::World;
 use serde_json::json;
 
 use crate::args::{BenchCommand, Format};
+use crate::dispatch;
 use crate::print::{self, say};
 use crate::suite;
 use crate::{Trouble, VERSION};
@@ -55,6 +56,7 @@ pub(crate) fn bench(what: &BenchCommand, format: Format) -> Result<u8, Trouble> 
             Ok(code)
         }
         BenchCommand::Diagnosis { nodes, seeds, jobs } => diagnosis(*nodes, *seeds, suite::jobs(*jobs), format),
+        BenchCommand::Dispatch(args) => dispatch::dispatch(args, format),
     }
 }
 

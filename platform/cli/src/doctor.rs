@@ -25,7 +25,7 @@ fn check(name: &'static str, found: impl Into<String>, good: bool, costs: &'stat
 }
 
 /// Where a program of the search path is.
-fn which(program: &str) -> Option<PathBuf> {
+pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let name = if cfg!(windows) { format!("{program}.exe") } else { program.to_owned() };
     std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(&name)).find(|path| path.is_file())
 }

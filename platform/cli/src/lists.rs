@@ -23,7 +23,7 @@ pub(crate) fn list(what: Option<Things>, format: Format) -> u8 {
     };
     let rows = rows(what);
     match format {
-        Format::Text => {
+        Format::Text | Format::Csv => {
             let wide = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
             rows.iter().for_each(|(name, about)| say!("{BOLD}{name:<wide$}{BOLD:#}  {about}"));
         }

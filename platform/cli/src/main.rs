@@ -4,11 +4,13 @@ mod args;
 mod artifacts;
 mod bench;
 mod corpus;
+mod dispatch;
 mod doctor;
 mod judge;
 mod junit;
 mod lists;
 mod mutants;
+mod plots;
 mod print;
 mod progress;
 mod report;
@@ -23,7 +25,7 @@ use apus_sim::scenario::Problems;
 use clap::{CommandFactory as _, Parser};
 use serde_json::json;
 
-use args::{Cli, Command, Format};
+use args::{BenchCommand, Cli, Command, Format};
 
 /// Usage errors, as in `sysexits.h`.
 const USAGE: u8 = 64;
@@ -102,6 +104,10 @@ fn main() -> ExitCode {
 
 fn act(cli: Cli) -> u8 {
     let format = cli.format;
+    if format == Format::Csv && !matches!(cli.command, Command::Bench(BenchCommand::Dispatch(_))) {
+        print::error("only `apus bench dispatch` writes CSV; want --format text or json");
+        return USAGE;
+    }
     let result = match cli.command {
         Command::Run(args) => run::run(&args, format),
         Command::Replay { artifact } => artifacts::replay(&artifact, format),

@@ -89,7 +89,7 @@ pub(crate) fn mutants(args: &MutantArgs, format: Format) -> Result<u8, Trouble> 
     let tried: Vec<(Mutant, &Fate)> = wanted.iter().filter_map(|mutant| Some((*mutant, fates.get(mutant)?))).collect();
     let code = u8::from(tried.iter().any(|(_, fate)| **fate == Fate::Alive)) * 3;
     match format {
-        Format::Text => say!("{}", score(tried.iter().map(|(_, fate)| *fate))),
+        Format::Text | Format::Csv => say!("{}", score(tried.iter().map(|(_, fate)| *fate))),
         Format::Json => print::json(&report(&tried, code)),
     }
     Ok(code)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::{apus, apus_with, corpus, root, snapshot, temp};
 use serde_json::Value;
 
-const HELP: [&[&str]; 18] = [
+const HELP: [&[&str]; 19] = [
     &[],
     &["run"],
     &["replay"],
@@ -25,6 +25,7 @@ const HELP: [&[&str]; 18] = [
     &["bench"],
     &["bench", "sim"],
     &["bench", "diagnosis"],
+    &["bench", "dispatch"],
     &["mutants"],
 ];
 
@@ -42,7 +43,7 @@ fn every_command_has_a_help_text() {
 
 #[test]
 fn wrong_usage_is_told_with_a_mend() {
-    let wrong: [&[&str]; 21] = [
+    let wrong: [&[&str]; 31] = [
         &["rnu"],
         &["run", "helthy"],
         &["run", "--seeds", "5"],
@@ -64,6 +65,16 @@ fn wrong_usage_is_told_with_a_mend() {
         &["why", "scenarios/corpus/lease-from-receive-time--dispatcher-power-off.json", "n9", "5s"],
         &["explain"],
         &["corpus", "run", "no-such-folder"],
+        &["bench", "dispatch", "--servers", "0"],
+        &["bench", "dispatch", "--servers", "4095"],
+        &["bench", "dispatch", "--servers", "1"],
+        &["bench", "dispatch", "--servers", "3", "--weights", "1,2"],
+        &["bench", "dispatch", "--weights", "1,0"],
+        &["bench", "dispatch", "--change", "remvoe"],
+        &["bench", "dispatch", "--clients", "zpif"],
+        &["bench", "dispatch", "--clients", "LICENSE-MIT"],
+        &["bench", "dispatch", "--many", "5"],
+        &["list", "--format", "csv"],
     ];
     let mut all = String::new();
     for args in wrong {
@@ -158,7 +169,7 @@ fn a_commit_names_a_seed() {
 fn every_printed_result_is_there_as_json() {
     let artifact = corpus("lease-from-receive-time--dispatcher-power-off");
     let copy = temp("json").join("copy.json").display().to_string();
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 15] = [
         &["run", "healthy", "--seed", "1"],
         &["run", "--list"],
         &["replay", &artifact],
@@ -172,6 +183,7 @@ fn every_printed_result_is_there_as_json() {
         &["schema"],
         &["bench", "diagnosis", "--nodes", "16", "--seeds", "1", "--jobs", "1"],
         &["bench", "search", "--states", "2000", "--jobs", "1"],
+        &["bench", "dispatch", "--servers", "3", "--many", "1000"],
         &["mutants", "grant-without-wait", "--seeds", "1", "--jobs", "1"],
     ];
     for command in commands {

@@ -208,6 +208,8 @@ pub struct Outcome {
     pub load: Load,
     /// On average over the steps.
     pub moves: Moves,
+    /// Most bytes it had.
+    pub bytes: usize,
     /// Part of clients whose server depends on the order of two changes; `None` if there are not two to make.
     pub order: Option<f64>,
 }
@@ -239,8 +241,10 @@ pub fn outcome(
     let mut load = Load::of(servers, &old, traffic);
     let mut sum = Moves::default();
     let mut before = servers;
+    let mut bytes = contender.bytes();
     for after in &steps {
         contender.change(after);
+        bytes = bytes.max(contender.bytes());
         contender.servers_of(addresses, &mut new);
         load = load.worse(Load::of(after, &new, traffic));
         let step = moves(before, after, &old, &new);
@@ -260,7 +264,7 @@ pub fn outcome(
         old.iter().zip(&new).filter(|(a, b)| a != b).count() as f64 / clients.max(1) as f64
     });
     let moves = Moves { moved: sum.moved / many, needless: sum.needless / many };
-    Some(Outcome { clients, load, moves, order })
+    Some(Outcome { clients, load, moves, bytes, order })
 }
 
 #[cfg(test)]

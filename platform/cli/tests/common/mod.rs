@@ -49,6 +49,7 @@ pub(crate) fn temp(name: &str) -> PathBuf {
 
 /// Compares with a stored text; `INSTA_UPDATE=always` writes it anew. Hashes change with every change of the engine: they
 /// are left out.
+#[allow(dead_code, reason = "not every test file needs one")]
 pub(crate) fn snapshot(name: &str, text: &str) {
     let plain: Vec<String> = text.lines().map(|line| without_hashes(line.trim_end())).collect();
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true, snapshot_path => "../snapshots" }, {
@@ -56,6 +57,7 @@ pub(crate) fn snapshot(name: &str, text: &str) {
     });
 }
 
+#[allow(dead_code, reason = "not every test file needs one")]
 fn without_hashes(line: &str) -> String {
     let mut out = String::new();
     for word in line.split_inclusive([' ', '(', ')']) {

@@ -9,6 +9,7 @@ mod judge;
 mod junit;
 mod lists;
 mod mutants;
+mod node;
 mod print;
 mod progress;
 mod report;
@@ -124,6 +125,8 @@ fn act(cli: Cli) -> u8 {
         }
         Command::Bench(what) => bench::bench(&what, format),
         Command::Mutants(args) => mutants::mutants(&args, format),
+        Command::Node(what) => node::node(&what, format),
+        Command::Vip(args) => node::vip(&args, format),
     };
     result.unwrap_or_else(|trouble| {
         trouble.tell(format);

@@ -210,6 +210,11 @@ impl Row {
         self.blackout.value_at_quantile(quantile) as f64 / 1_000.0
     }
 
+    fn head() {
+        println!("| event | trials | blackout p50 ms | p99 | max | connections of others lost | of the one struck |");
+        println!("|---|---|---|---|---|---|---|");
+    }
+
     fn print(&self) {
         println!(
             "| {} | {} | {:.1} | {:.1} | {:.1} | {} | {} |",
@@ -304,6 +309,7 @@ pub(crate) fn experiment(trials: u64, connections: usize, table: bool) -> Result
     clients.settle()?;
     let watch = Watch::start(&cluster.net)?;
     let mut rows = Vec::new();
+    Row::head();
     for (what, name) in Strike::ALL {
         let mut row = Row::new(name);
         for _ in 0..trials {
@@ -319,11 +325,89 @@ pub(crate) fn experiment(trials: u64, connections: usize, table: bool) -> Result
     row.print();
     rows.push(row);
     let seen: Seen = watch.end();
+    drop(clients);
+    drop(cluster);
+    if table {
+        match keepalived(trials) {
+            Ok(rows) => rows.iter().for_each(Row::print),
+            Err(why) => println!("keepalived: SKIPPED: {why}"),
+        }
+    }
     println!("{connections} connections; on the bridge: {seen:?}");
-    judge(&rows, &seen, table)
+    judge(&rows, &seen)
 }
 
-fn judge(rows: &[Row], seen: &Seen, _table: bool) -> Result<(), String> {
+/// VRRP between two nodes, for the same clients: the address moves with everything behind it.
+fn keepalived(trials: u64) -> Result<Vec<Row>, String> {
+    sh("keepalived --version")?;
+    let net = Net::new(2)?;
+    let exe = std::env::current_exe().map_err(|error| error.to_string())?.display().to_string();
+    let folder = net.folder.display().to_string();
+    let mut children = Children(Vec::new());
+    let start = |node: usize| {
+        let file = format!("{folder}/keepalived{node}.conf");
+        let (state, priority) = if node == 0 { ("MASTER", 150) } else { ("BACKUP", 100) };
+        let text = format!(
+            "global_defs {{ vrrp_garp_master_delay 1 }}\nvrrp_instance a {{\nstate {state}\ninterface eth0\n\
+             virtual_router_id 97\npriority {priority}\nadvert_int 1\nvirtual_ipaddress {{ {VIP}/24 }}\n}}\n"
+        );
+        std::fs::write(&file, text).map_err(|error| error.to_string())?;
+        let pid = |of: &str| format!("--{of}={folder}/{of}{node}.pid");
+        let command = ["keepalived", "-n", "-l", "-P", "-f", &file, &pid("pid"), &pid("vrrp_pid")];
+        net.start(&net.node(node), &command, "keepalived.log").map_err(|error| error.to_string())
+    };
+    for node in 0..2 {
+        // A server may begin before the address comes.
+        let _ = sh(&format!("ip netns exec {} sysctl -qw net.ipv4.ip_nonlocal_bind=1", net.node(node)));
+        let command = [&exe[..], "serve", VIP, &node.to_string()];
+        children.0.push(net.start(&net.node(node), &command, "servers.log").map_err(|error| error.to_string())?);
+    }
+    let (first, second) = (start(0)?, start(1)?);
+    children.0.push(second);
+    let mut first = Children(vec![first]);
+    sleep(Duration::from_secs(5));
+    let mut clients = Clients::start(&net, &exe, 100)?;
+    clients.settle()?;
+    let mut rows = vec![Row::new("keepalived (VRRP, 1 s): killed"), Row::new("keepalived (VRRP, 1 s): link down")];
+    for _ in 0..trials {
+        for (kill, row) in [true, false].into_iter().zip(&mut rows) {
+            clients.settle()?;
+            sleep(Duration::from_millis(500));
+            if kill {
+                for of in ["vrrp_pid", "pid"] {
+                    let pid = std::fs::read_to_string(format!("{folder}/{of}0.pid")).unwrap_or_default();
+                    let _ = sh(&format!("kill -KILL {}", pid.trim()));
+                }
+                // A killed daemon leaves the address on its machine, which goes on answering for it: the machine dies as well.
+                net.link(0, false)?;
+                first.0.iter_mut().for_each(end);
+            } else {
+                net.link(0, false)?;
+            }
+            sleep(Duration::from_secs(6));
+            let report = clients.report()?;
+            if kill {
+                sh(&format!("ip -n {} address del {VIP}/24 dev eth0", net.node(0)))?;
+                first.0 = vec![start(0)?];
+            }
+            net.link(0, true)?;
+            row.add(&report, Some(0));
+            sleep(Duration::from_secs(6));
+        }
+    }
+    Ok(rows)
+}
+
+/// Programs that end with the value.
+struct Children(Vec<Child>);
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(end);
+    }
+}
+
+fn judge(rows: &[Row], seen: &Seen) -> Result<(), String> {
     let mut wrong = Vec::new();
     if seen.late > 0 {
         wrong.push(format!("two dispatchers: {} frames of an earlier one after a later one's", seen.late));

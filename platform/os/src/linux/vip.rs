@@ -106,7 +106,8 @@ impl Drop for Vip {
 
 /// Undoes what lines of a state file tell.
 fn undo(place: &str, lines: &[&str]) -> io::Result<()> {
-    for line in lines {
+    // Addresses first: they came last.
+    for line in lines.iter().rev() {
         match line.split(' ').collect::<Vec<_>>()[..] {
             ["setting", name, value] => match write_setting(name, value) {
                 // The port itself may be gone.

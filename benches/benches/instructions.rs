@@ -3,7 +3,9 @@
 
 use std::hint::black_box;
 
+use apus_benches::dispatch::{Dispatcher, dispatcher, frame};
 use apus_benches::fixture;
+use apus_dispatch::{Key, NoHooks, Verdict};
 use apus_engine::wire::{self, Body};
 use apus_engine::{Config, Engine, Input, Time};
 use gungraun::{library_benchmark, library_benchmark_group, main};
@@ -61,5 +63,26 @@ fn state_hash((engine, _): (Engine, Time)) -> (Engine, u128) {
     (engine, hash)
 }
 
-library_benchmark_group!(name = hot_paths; benchmarks = encode, decode, handle, state_hash);
+type Arrived = (&'static Dispatcher, &'static mut [u8]);
+
+fn arrived(key: Key, kind: &str) -> Arrived {
+    (dispatcher(key), frame(key, kind))
+}
+
+// One frame, the call and its return included.
+#[library_benchmark]
+#[bench::v4(arrived(Key::Source, "v4"))]
+#[bench::v4_options(arrived(Key::Source, "v4_options"))]
+#[bench::v6(arrived(Key::Source, "v6"))]
+#[bench::v6_hop_by_hop(arrived(Key::Source, "v6_hop_by_hop"))]
+#[bench::v6_two_headers(arrived(Key::Source, "v6_two_headers"))]
+#[bench::v6_three_headers(arrived(Key::Source, "v6_three_headers"))]
+#[bench::v6_fragment(arrived(Key::Source, "v6_fragment"))]
+#[bench::v4_by_ports(arrived(Key::Ports, "v4"))]
+#[bench::v6_two_headers_by_ports(arrived(Key::Ports, "v6_two_headers"))]
+fn dispatch((ready, frame): Arrived) -> Verdict {
+    ready.dispatch(1_000, &NoHooks, frame)
+}
+
+library_benchmark_group!(name = hot_paths; benchmarks = encode, decode, handle, state_hash, dispatch);
 main!(library_benchmark_groups = hot_paths);

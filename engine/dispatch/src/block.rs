@@ -19,7 +19,8 @@
 //! ```
 //! Numbers are little-endian, addresses as on the wire.
 
-use crate::{Frame, Head, Key, MAX_SERVERS, Mac, NOBODY, Slot, Table};
+use crate::mutant::planted;
+use crate::{Frame, Head, Key, MAX_SERVERS, Mac, Mutant, NOBODY, Slot, Table};
 
 /// Bytes before the first slot.
 pub const HEAD_BYTES: usize = 64;
@@ -151,7 +152,7 @@ impl<'b> Block<'b> {
         if bytes.len() != layout.bytes {
             return Err(BlockError::Size { needed: layout.bytes, there: bytes.len() });
         }
-        if checksum(bytes) != word(CHECKSUM_AT) {
+        if checksum(bytes) != word(CHECKSUM_AT) && !planted(Mutant::ChecksumIgnored) {
             return Err(BlockError::Checksum);
         }
         let head = Head {
@@ -168,7 +169,7 @@ impl<'b> Block<'b> {
         let (formers, _) = part(layout.formers_at, layout.macs_at).as_chunks();
         let (macs, _) = part(layout.macs_at, layout.bytes).as_chunks();
         let block = Self { bytes, head, layout, servers: slots, formers, macs };
-        let known = |place: u16| place == NOBODY || place < servers;
+        let known = |place: u16| place == NOBODY || place < servers || planted(Mutant::SlotUnchecked);
         for number in 0..1_u32 << log2 {
             let slot = block.slot(number);
             if !known(slot.server) || !known(slot.former) {
@@ -185,7 +186,11 @@ impl<'b> Block<'b> {
     pub fn newer(bytes: &'b [u8], in_use: u64) -> Result<Self, BlockError> {
         let block = Self::new(bytes)?;
         let offered = block.head.epoch;
-        if offered <= in_use { Err(BlockError::Epoch { offered, in_use }) } else { Ok(block) }
+        if offered <= in_use && !planted(Mutant::OldTableTaken) {
+            Err(BlockError::Epoch { offered, in_use })
+        } else {
+            Ok(block)
+        }
     }
 
     /// Where its parts are.
@@ -218,5 +223,11 @@ impl Table for Block<'_> {
     fn server(&self, place: u16) -> Option<Mac> {
         let [a, b, c, d, e, f, _, _] = *self.macs.get(usize::from(place))?;
         Some([a, b, c, d, e, f])
+    }
+
+    #[inline]
+    fn port(&self, number: usize) -> Option<(u16, [u8; 8])> {
+        let server = u16::from_le_bytes(*self.servers.get(number)?);
+        Some((server, *self.macs.get(usize::from(server))?))
     }
 }

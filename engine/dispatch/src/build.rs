@@ -16,7 +16,8 @@ use alloc::vec::Vec;
 
 use crate::block::{CHECKSUM_AT, HEAD_BYTES, Layout, MAGIC, checksum};
 use crate::hash::mix;
-use crate::{Block, Frame as _, Head, MAX_SERVERS, Mac, NOBODY, Table as _, slot_of};
+use crate::mutant::planted;
+use crate::{Block, Frame as _, Head, MAX_SERVERS, Mac, Mutant, NOBODY, Table as _, slot_of};
 
 /// The size to use where nothing else is asked for: a table of 1 MiB, in which each of up to 256 servers of weights 1 to
 /// 100 has 10 slots or more, and so its share within 5 %. Another size gives every client another slot.
@@ -42,8 +43,8 @@ pub struct Member {
 }
 
 impl Member {
-    pub(crate) const fn effective(&self) -> u32 {
-        if self.draining { 0 } else { self.weight }
+    pub(crate) fn effective(&self) -> u32 {
+        if self.draining && !planted(Mutant::DrainingServes) { 0 } else { self.weight }
     }
 }
 
@@ -94,7 +95,9 @@ impl Members {
         if all.len() > usize::from(MAX_SERVERS) {
             return Err(BuildError::Many(all.len()));
         }
-        all.sort_unstable();
+        if !planted(Mutant::OrderMatters) {
+            all.sort_unstable();
+        }
         let mut macs: Vec<Mac> = all.iter().map(|member| member.mac).chain([[0; 6]]).collect();
         macs.sort_unstable();
         if let Some((one, _)) = all.iter().zip(all.iter().skip(1)).find(|(a, b)| a.id == b.id) {
@@ -178,7 +181,10 @@ fn formers(head: &Head, members: &Members, previous: Option<&Block<'_>>, slots: 
         .map_while(|old| previous.server(old))
         .map(|mac| place(mac).map_or(NOBODY, |(_, at)| *at))
         .collect();
-    let now = |old: u16| moved.get(usize::from(old)).copied().unwrap_or(NOBODY);
+    let now = |old: u16| {
+        let place = moved.get(usize::from(old)).copied().unwrap_or(NOBODY);
+        if planted(Mutant::FormerByPlace) && usize::from(old) < members.0.len() { old } else { place }
+    };
     let theirs = previous.head().log2_slots;
     let wider = u32::from(head.log2_slots.saturating_sub(theirs));
     let narrower = u32::from(theirs.saturating_sub(head.log2_slots));
@@ -189,7 +195,7 @@ fn formers(head: &Head, members: &Members, previous: Option<&Block<'_>>, slots: 
             let slot = previous.slot((number >> wider) << narrower);
             [now(slot.server), now(slot.former)]
                 .into_iter()
-                .find(|old| old != server && *old != NOBODY)
+                .find(|old| (old != server || planted(Mutant::FormerSelf)) && *old != NOBODY)
                 .unwrap_or(NOBODY)
         })
         .collect()
@@ -307,7 +313,7 @@ impl Race {
     fn take(&mut self) {
         let slots = self.slots.len() as u64;
         let (mut free, mut end, mut batch) = (slots, 0_u64, Vec::new());
-        let runs = |racer: &Racer| racer.has < racer.high;
+        let runs = |racer: &Racer| racer.has < racer.high || planted(Mutant::NoLimit);
         while free > 0 && self.budget > 0 {
             let rate: u64 = self.racers.iter().filter(|racer| runs(racer)).map(|racer| racer.weight).sum();
             // So many that about an eighth as many as there are slots come at a free one.
@@ -316,7 +322,7 @@ impl Race {
             end = end.saturating_add(ticks.max(1));
             self.arrivals(end, runs, |server| server == NOBODY, &mut batch);
             for (_, place, slot) in &batch {
-                let racer = self.racers.get_mut(usize::from(*place)).filter(|racer| racer.has < racer.high);
+                let racer = self.racers.get_mut(usize::from(*place)).filter(|racer| runs(racer));
                 let free_slot = self.slots.get_mut(*slot as usize).filter(|server| **server == NOBODY);
                 if let (Some(racer), Some(server)) = (racer, free_slot) {
                     *server = *place;

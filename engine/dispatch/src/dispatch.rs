@@ -1,8 +1,9 @@
 //! From a frame to its verdict.
 
-use crate::header::{self, ARP, Ethernet, ICMP, ICMPV6, IPV4, IPV6, Inner, NO_PROTOCOL, TCP, UDP, be16};
+use crate::header::{self, ARP, EXTENSIONS, Ethernet, ICMP, ICMPV6, IPV4, IPV6, Inner, NO_PROTOCOL, TCP, UDP, be16};
+use crate::mutant::planted;
 use crate::{
-    Frame, Head, Key, Mac, NOBODY, Reason, Slot, Table, Tag, Verdict, hash_v4, hash_v6, neighbour, with_ports,
+    Frame, Head, Key, Mac, Mutant, NOBODY, Reason, Slot, Table, Tag, Verdict, hash_v4, hash_v6, neighbour, with_ports,
 };
 
 /// What a node is at the moment: all that may change while the table stays.
@@ -28,10 +29,10 @@ pub struct Here {
 impl Here {
     /// Whether this node may act as the dispatcher now.
     #[inline]
-    pub(crate) const fn may(&self) -> Result<(), Reason> {
+    pub(crate) fn may(&self) -> Result<(), Reason> {
         if self.lease == 0 {
             Err(Reason::NotDispatcher)
-        } else if self.now >= self.lease {
+        } else if self.now >= self.lease && !planted(Mutant::LeaseIgnored) {
             Err(Reason::LeaseExpired)
         } else {
             Ok(())
@@ -40,9 +41,10 @@ impl Here {
 
     /// What this node signs a frame with that it sends on from a client.
     #[inline]
-    const fn tag(&self) -> Tag {
+    fn tag(&self) -> Tag {
         #[allow(clippy::cast_possible_truncation, reason = "a tag has the low bits")]
         let epoch = self.epoch as u16;
+        let epoch = if planted(Mutant::TagTurned) { epoch.swap_bytes() } else { epoch };
         Tag { sender: self.id, epoch, hop: 0 }
     }
 }
@@ -103,62 +105,221 @@ where
     T: Table + ?Sized,
     H: Hooks + ?Sized,
 {
-    if plain_v4(here, table, frame).is_some() {
-        return Verdict::Transmit;
+    let head = table.head();
+    let usual = Usual::new(here, &head);
+    let sent = usual.by_client(here.now, frame).and_then(|()| match head.key {
+        Key::Source => usual.v4::<false, _, _>(table, frame),
+        Key::Ports => usual.v4::<true, _, _>(table, frame),
+        Key::Quic => None,
+    });
+    match sent {
+        Some(()) => Verdict::Transmit,
+        None => any(here, table, hooks, frame),
     }
-    any(here, table, hooks, frame)
 }
 
-/// The usual case by itself: a whole IPv4 packet without options, from a client, for another server than this node. None,
-/// and nothing written, for anything else: [`any`] has the same verdict for it, at three times the cost.
-#[inline]
-fn plain_v4<F, T>(here: &Here, table: &T, frame: &mut F) -> Option<()>
-where
-    F: Frame + ?Sized,
-    T: Table + ?Sized,
-{
-    if frame.size() < 34 {
-        return None;
+/// A node and a table that stay for many frames: what each frame is compared with is worked out once.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready<T> {
+    /// For tables with the one key and the other.
+    by_source: Usual,
+    by_ports: Usual,
+    here: Here,
+    table: T,
+}
+
+impl<T: Table> Ready<T> {
+    /// For a node, whose [`Here::now`] does not matter, and a table.
+    #[must_use]
+    pub fn new(here: &Here, table: T) -> Self {
+        let head = table.head();
+        let usual = |key: Key| {
+            let lease = if head.key as u8 == key as u8 { here.lease } else { 0 };
+            Usual::new(&Here { lease, ..*here }, &head)
+        };
+        Self { by_source: usual(Key::Source), by_ports: usual(Key::Ports), here: *here, table }
     }
-    // In the order of memory: nothing is turned round only to be compared.
-    let word = |at| frame.read::<8>(at).map(u64::from_le_bytes);
-    let (addresses, start, middle, ends) = (word(0)?, word(12)?, word(20)?, word(26)?);
-    let head = table.head();
-    let [a, b, c, d, e, f] = here.mac;
-    let own = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-    let cluster = u64::from(u32::from_le_bytes(head.v4)) << 32;
-    // EtherType, version and header length; flags and fragment offset; both addresses.
-    let other =
-        ((start ^ 0x45_0008) & 0xff_ffff) | (middle & 0xff3f) | ((ends ^ cluster) >> 32) | ((addresses ^ own) << 16);
-    #[allow(clippy::cast_possible_truncation, reason = "parts of words")]
-    let (length, protocol, from) =
-        (((start >> 32) as u16).swap_bytes(), (middle >> 24) as u8, (addresses >> 48) as u16);
-    if other != 0
-        || cluster == 0
-        || from == Tag::MARK.swap_bytes()
-        || protocol == ICMP
-        || here.now >= here.lease
-        || length < 20
-        || length as usize + 14 > frame.size()
+
+    /// As [`dispatch`], at the time `now`.
+    #[inline]
+    pub fn dispatch<F, H>(&self, now: u64, hooks: &H, frame: &mut F) -> Verdict
+    where
+        F: Frame + ?Sized,
+        H: Hooks + ?Sized,
     {
-        return None;
-    }
-    let [c0, c1, c2, c3, ..] = ends.to_le_bytes();
-    let mut hash = hash_v4(head.seed, [c0, c1, c2, c3]);
-    match head.key {
-        Key::Source => {}
-        Key::Ports if matches!(protocol, TCP | UDP) => {
-            let [a, b, c, d] = frame.read::<4>(34)?;
-            hash = with_ports(hash, be16(a, b), be16(c, d));
+        if self.by_source.by_client(now, frame).is_none() {
+            return self.third(now, hooks, frame);
         }
-        Key::Ports => {}
-        Key::Quic => return None,
+        match self.by_source.v4::<false, _, _>(&self.table, frame) {
+            Some(()) => Verdict::Transmit,
+            None => self.second(now, hooks, frame),
+        }
     }
-    let server = table.slot(slot_of(hash, head.log2_slots)).server;
-    if server == here.server {
-        return None;
+
+    #[inline(never)]
+    fn second<F, H>(&self, now: u64, hooks: &H, frame: &mut F) -> Verdict
+    where
+        F: Frame + ?Sized,
+        H: Hooks + ?Sized,
+    {
+        match self.by_source.v6::<false, _, _>(&self.table, frame) {
+            Some(()) => Verdict::Transmit,
+            None => self.third(now, hooks, frame),
+        }
     }
-    address(frame, table.server(server)?, here.tag()).then_some(())
+
+    #[inline(never)]
+    fn third<F, H>(&self, now: u64, hooks: &H, frame: &mut F) -> Verdict
+    where
+        F: Frame + ?Sized,
+        H: Hooks + ?Sized,
+    {
+        let (ports, table) = (&self.by_ports, &self.table);
+        let sent = ports
+            .by_client(now, frame)
+            .and_then(|()| ports.v4::<true, _, _>(table, frame).or_else(|| ports.v6::<true, _, _>(table, frame)));
+        match sent {
+            Some(()) => Verdict::Transmit,
+            None => any(&Here { now, ..self.here }, table, hooks, frame),
+        }
+    }
+}
+
+/// The usual case by itself: a whole packet from a client, for another server than this node; of IPv4 without options, of
+/// IPv6 with TCP or UDP behind the usual extension headers. None, and nothing written, for anything else: [`any`] has the
+/// same verdict for it, at several times the cost.
+///
+/// Words are as they lie in a frame: nothing is turned round only to be compared.
+#[derive(Clone, Copy, Debug)]
+struct Usual {
+    /// The address that clients send to, and behind it what only a tag has there.
+    own: u64,
+    /// Ends with the lease.
+    until: u64,
+    seed: u64,
+    /// What is written behind the server's address: a tag and the `EtherType`.
+    signs: [u64; 2],
+    v6: [u64; 2],
+    v4: u32,
+    /// `EtherType`, version and header length of a packet to the cluster; of no packet, if it has no such address.
+    starts: [u32; 2],
+    /// Hash bits that do not choose the slot.
+    below: u32,
+    server: u32,
+}
+
+/// Bits of the IPv6 extension headers that the usual packet may have: hop by hop, routing, for the destination.
+const STEPPED_OVER: u64 = 1 | 1 << 43 | 1 << 60;
+
+impl Usual {
+    #[inline(always)]
+    fn new(here: &Here, head: &Head) -> Self {
+        let mac = |[a, b, c, d, e, f]: Mac| u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        let (port, claim) = (mac(here.mac), mac(head.claim));
+        let [i, j, k, l, m, n] = here.tag().mac();
+        let [high, low] = halves_v6(head.v6);
+        Self {
+            own: if claim == 0 { port } else { claim } | u64::from(Tag::MARK.swap_bytes()) << 48,
+            until: here.lease,
+            seed: head.seed,
+            signs: [[8, 0], [0x86, 0xdd]].map(|[o, p]| u64::from_le_bytes([i, j, k, l, m, n, o, p])),
+            v6: [high.to_be(), low.to_be()],
+            v4: u32::from_le_bytes(head.v4),
+            starts: [
+                if head.v4 == [0; 4] { u32::MAX } else { 0x45_0008 },
+                if high | low == 0 { u32::MAX } else { 0x60_dd86 },
+            ],
+            below: 64_u32.wrapping_sub(u32::from(head.log2_slots)),
+            server: u32::from(here.server),
+        }
+    }
+
+    /// Whether it is from a client, to this node, and this node may send it on.
+    #[inline(always)]
+    fn by_client<F: Frame + ?Sized>(&self, now: u64, frame: &F) -> Option<()> {
+        frame.size().checked_sub(34)?;
+        let other = (u64::from_le_bytes(frame.read(0)?) ^ self.own).rotate_left(16);
+        (1..=0xffff).contains(&other).then_some(())?;
+        (now < self.until).then_some(())
+    }
+
+    #[inline(always)]
+    fn v4<const PORTS: bool, F, T>(&self, table: &T, frame: &mut F) -> Option<()>
+    where
+        F: Frame + ?Sized,
+        T: Table + ?Sized,
+    {
+        let more = frame.size().checked_sub(34)?;
+        if u32::from_le_bytes(frame.read(12)?) & 0xff_ffff != self.starts[0] {
+            return None;
+        }
+        // Length, identification, flags and offset, time to live, protocol. Not a fragment; protocols 0 and 1 (ICMP) may
+        // have more to be looked at.
+        let middle = u64::from_be_bytes(frame.read(16)?);
+        if (middle & 0x3fff_00ff).wrapping_sub(2) > 0xfd {
+            return None;
+        }
+        if u32::from_le_bytes(frame.read(30)?) != self.v4 || ((middle >> 48) as usize).wrapping_sub(20) > more {
+            return None;
+        }
+        let [.., protocol] = middle.to_be_bytes();
+        let hash = hash_v4(self.seed, frame.read(26)?);
+        let hash = if PORTS && matches!(protocol, TCP | UDP) { moved(hash, frame, 34)? } else { hash };
+        self.send(table, frame, hash, self.signs[0])
+    }
+
+    #[inline(always)]
+    fn v6<const PORTS: bool, F, T>(&self, table: &T, frame: &mut F) -> Option<()>
+    where
+        F: Frame + ?Sized,
+        T: Table + ?Sized,
+    {
+        let more = frame.size().checked_sub(54)?;
+        let start = u32::from_le_bytes(frame.read(12)?) & 0xf0_ffff;
+        let length = u16::from_be_bytes(frame.read(18)?) as usize;
+        let target = [u64::from_le_bytes(frame.read(38)?), u64::from_le_bytes(frame.read(46)?)];
+        if start != self.starts[1] || target != self.v6 || length > more {
+            return None;
+        }
+        let [mut next] = frame.read(20)?;
+        let (mut l4, mut all) = (54_u32, next);
+        for _ in 0..EXTENSIONS {
+            // Numbers above 63 are taken for smaller ones here, and found out below.
+            if STEPPED_OVER >> (next & 63) & 1 == 0 {
+                break;
+            }
+            let [after, units, _, _] = frame.read(l4 as usize)?;
+            (next, all) = (after, all | after);
+            l4 = l4.wrapping_add(u32::from(units) * 8 + 8);
+        }
+        if all > 63 || !matches!(next, TCP | UDP) {
+            return None;
+        }
+        let hash = hash_v6(self.seed, frame.read(22)?);
+        let hash = if PORTS { moved(hash, frame, l4 as usize)? } else { hash };
+        self.send(table, frame, hash, self.signs[1])
+    }
+
+    #[inline(always)]
+    fn send<F, T>(&self, table: &T, frame: &mut F, hash: u64, sign: u64) -> Option<()>
+    where
+        F: Frame + ?Sized,
+        T: Table + ?Sized,
+    {
+        #[allow(clippy::cast_possible_truncation, reason = "the highest bits, 20 at most")]
+        let (server, mac) = table.port(hash.wrapping_shr(self.below) as usize)?;
+        if u32::from(server) == self.server {
+            return None;
+        }
+        (frame.write(0, mac) && frame.write(6, sign.to_le_bytes())).then_some(())
+    }
+}
+
+/// A client's hash, moved on by the ports that are at `l4`.
+#[inline]
+fn moved<F: Frame + ?Sized>(hash: u64, frame: &F, l4: usize) -> Option<u64> {
+    let [a, b, c, d] = frame.read(l4)?;
+    Some(with_ports(hash, be16(a, b), be16(c, d)))
 }
 
 /// Rewrites both addresses, a word and a half.
@@ -292,7 +453,9 @@ fn told_by_v4<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, head: &Head) {
     }
     let fragment = be16(high, low) & 0x3fff != 0;
     packet.inner = Inner { protocol, l4: l4 + 8 + (first & 15) as usize * 4, fragment };
-    packet.client = halves_v4([d0, d1, d2, d3]);
+    if !planted(Mutant::ErrorByRouter) {
+        packet.client = halves_v4([d0, d1, d2, d3]);
+    }
     packet.reverse = true;
 }
 
@@ -318,7 +481,7 @@ where
     if head.v6 == [0; 16] {
         return Ok(Verdict::Pass);
     }
-    if next == ICMPV6 && hops == 255 {
+    if next == ICMPV6 && (hops == 255 || planted(Mutant::FarNeighbour)) {
         // Who has the address, and who claims it; sent to groups.
         if let Some(verdict) = neighbour::discovery(here, head, frame, ethernet, length) {
             return verdict;
@@ -382,7 +545,7 @@ where
     }
     let tag = Tag::of(ethernet.from);
     match tag {
-        Some(tag) if tag.before(here.fence) => return Err(Reason::StaleEpoch),
+        Some(tag) if tag.before(here.fence) && !planted(Mutant::StaleObeyed) => return Err(Reason::StaleEpoch),
         Some(_) => {}
         None => here.may()?,
     }
@@ -396,13 +559,13 @@ where
         return send(table, frame, slot.server, here.tag());
     }
     // It is for this node, unless it belongs to a connection that another server has.
-    if tag.is_none_or(|tag| tag.hop == 0)
+    if tag.is_none_or(|tag| tag.hop == 0 || planted(Mutant::ThirdChance))
         && let Some(other) = elsewhere(here, slot)
         && let Some(flow) = connection(frame, packet)
         && !hooks.has_socket(&flow)
     {
         let first = tag.unwrap_or(here.tag());
-        return send(table, frame, other, Tag { sender: here.id, hop: 1, ..first });
+        return send(table, frame, other, Tag { sender: here.id, hop: u8::from(!planted(Mutant::HopKept)), ..first });
     }
     Ok(Verdict::Local)
 }
@@ -426,8 +589,8 @@ where
 
 /// Whether a port could be in it.
 #[inline]
-const fn has_ports(packet: &Packet) -> bool {
-    !packet.inner.fragment && matches!(packet.inner.protocol, TCP | UDP)
+fn has_ports(packet: &Packet) -> bool {
+    (!packet.inner.fragment || planted(Mutant::FragmentPorts)) && matches!(packet.inner.protocol, TCP | UDP)
 }
 
 /// Client's and cluster's port of a packet that has ports, if they are not cut off.
@@ -435,7 +598,7 @@ const fn has_ports(packet: &Packet) -> bool {
 fn ports<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<(u16, u16)> {
     let [a, b, c, d] = frame.read::<4>(packet.inner.l4)?;
     let (from, to) = (be16(a, b), be16(c, d));
-    Some(if packet.reverse { (to, from) } else { (from, to) })
+    Some(if packet.reverse && !planted(Mutant::ErrorNotReversed) { (to, from) } else { (from, to) })
 }
 
 #[inline]
@@ -460,7 +623,7 @@ fn connection<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<Flow> {
     if !packet.reverse {
         let [flags] = frame.read::<1>(packet.inner.l4 + 13)?;
         // SYN without ACK begins one.
-        if flags & 0x12 == 0x02 {
+        if flags & 0x12 == 0x02 && !planted(Mutant::SynMoved) {
             return None;
         }
     }

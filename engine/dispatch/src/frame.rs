@@ -13,12 +13,12 @@ pub trait Frame {
 impl Frame for [u8] {
     #[inline]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        self.get(at..)?.first_chunk().copied()
+        self.get(at..at.wrapping_add(N))?.first_chunk().copied()
     }
 
     #[inline]
     fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
-        let Some(place) = self.get_mut(at..).and_then(<[u8]>::first_chunk_mut) else { return false };
+        let Some(place) = self.get_mut(at..at.wrapping_add(N)).and_then(<[u8]>::first_chunk_mut) else { return false };
         *place = bytes;
         true
     }

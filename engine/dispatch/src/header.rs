@@ -1,6 +1,7 @@
 //! What the headers of a packet say, as far as dispatch needs it.
 
-use crate::{Frame, Mac, Reason};
+use crate::mutant::planted;
+use crate::{Frame, Mac, Mutant, Reason};
 
 pub(crate) const ARP: u16 = 0x0806;
 pub(crate) const IPV4: u16 = 0x0800;
@@ -10,7 +11,7 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 /// IPv6 extension headers that are followed.
-const EXTENSIONS: usize = 6;
+pub(crate) const EXTENSIONS: usize = 6;
 /// No header that a port could be in.
 pub(crate) const NO_PROTOCOL: u8 = 59;
 
@@ -57,6 +58,11 @@ pub(crate) fn ethernet<F: Frame + ?Sized>(frame: &F) -> Result<Ethernet, Reason>
                 break;
             }
         }
+        if is_tag(kind) && planted(Mutant::ThreeTags) {
+            let Some([high, low]) = frame.read::<2>(l3 + 2) else { return Err(Reason::Truncated) };
+            kind = be16(high, low);
+            l3 += 4;
+        }
         if is_tag(kind) {
             return Err(Reason::TooManyTags);
         }
@@ -74,7 +80,7 @@ const fn is_tag(kind: u16) -> bool {
 /// last.
 #[inline]
 pub(crate) fn extensions<F: Frame + ?Sized>(frame: &F, inner: &mut Inner) -> Result<(), Reason> {
-    for _ in 0..=EXTENSIONS {
+    for _ in 0..=EXTENSIONS + usize::from(planted(Mutant::LongWalk)) {
         let length = match inner.protocol {
             // Hop by hop, routing, for the destination: in units of 8 bytes, the first not counted. Authentication: of 4, the first two not.
             0 | 43 | 60 | 51 | 44 => {
@@ -86,7 +92,7 @@ pub(crate) fn extensions<F: Frame + ?Sized>(frame: &F, inner: &mut Inner) -> Res
                     44 => {
                         let field = be16(high, low);
                         inner.fragment |= field & 0xfff9 != 0;
-                        if field & 0xfff8 != 0 {
+                        if field & 0xfff8 != 0 && !planted(Mutant::LaterFragmentRead) {
                             // What follows is from the middle of a packet.
                             inner.protocol = NO_PROTOCOL;
                         }

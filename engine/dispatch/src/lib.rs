@@ -24,6 +24,7 @@ mod dispatch;
 mod frame;
 mod hash;
 mod header;
+mod mutant;
 mod neighbour;
 #[cfg(feature = "alloc")]
 mod station;
@@ -33,9 +34,12 @@ mod verdict;
 pub use block::{Block, BlockError, CHECKSUM_AT, HEAD_BYTES, Layout, checksum};
 #[cfg(feature = "alloc")]
 pub use build::{BuildError, DEFAULT_LOG2_SLOTS, MAX_WEIGHT, Member, Members, build, primaries};
-pub use dispatch::{Flow, Here, Hooks, NoHooks, dispatch, slot_of};
+pub use dispatch::{Flow, Here, Hooks, NoHooks, Ready, dispatch, slot_of};
 pub use frame::Frame;
 pub use hash::{hash_v4, hash_v6, with_ports};
+pub use mutant::Mutant;
+#[cfg(feature = "mutants")]
+pub use mutant::plant;
 pub use neighbour::{ANNOUNCEMENT_BYTES, Announcement, Claim, announcement};
 #[cfg(feature = "alloc")]
 pub use station::{ANNOUNCED_AT, Act, Notice, QUIET, SERIES_APART, Station, StationConfig};
@@ -100,4 +104,14 @@ pub trait Table {
     fn slot(&self, number: u32) -> Slot;
     /// The hardware address of a server, if there is such a server.
     fn server(&self, place: u16) -> Option<Mac>;
+
+    /// A slot's server and its hardware address, with two more bytes of any value; of a number below the table's size. None
+    /// if nobody serves the slot.
+    #[inline]
+    fn port(&self, number: usize) -> Option<(u16, [u8; 8])> {
+        #[allow(clippy::cast_possible_truncation, reason = "of 20 bits at most")]
+        let server = self.slot(number as u32).server;
+        let [a, b, c, d, e, f] = self.server(server)?;
+        Some((server, [a, b, c, d, e, f, 0, 0]))
+    }
 }

@@ -1,7 +1,8 @@
 //! Who has the cluster's address: ARP (RFC 826, 5227) and neighbour discovery (RFC 4861).
 
 use crate::header::{self, ARP, Ethernet, ICMPV6, IPV6, be16};
-use crate::{Frame, Head, Here, Mac, Reason, Verdict};
+use crate::mutant::planted;
+use crate::{Frame, Head, Here, Mac, Mutant, Reason, Verdict};
 
 /// Follows each announcement of ours in the frame's padding: which dispatcher, by which grant. Eighteen bytes:
 /// `"APUS" | version 1 | dispatcher | epoch | sum`, big-endian.
@@ -61,7 +62,7 @@ fn own_mac(here: &Here, head: &Head) -> Mac {
 #[inline]
 fn claimed<F: Frame + ?Sized>(here: &Here, head: &Head, frame: &F, mac: Mac, trailer: usize) -> Reason {
     match frame.read::<18>(trailer).and_then(Claim::of) {
-        Some(claim) if claim.epoch < here.fence => Reason::ForeignClaim,
+        Some(claim) if claim.epoch < here.fence && !planted(Mutant::OldClaimOwn) => Reason::ForeignClaim,
         Some(_) => Reason::NotForUs,
         None if mac == own_mac(here, head) => Reason::NotForUs,
         None => Reason::ForeignClaim,
@@ -87,10 +88,10 @@ pub(crate) fn arp<F: Frame + ?Sized>(
     if sender == head.v4 {
         return Err(claimed(here, head, frame, mac, l3 + 28));
     }
-    if target != head.v4 || be16(o0, o1) != 1 {
+    if target != head.v4 || be16(o0, o1) != 1 && !planted(Mutant::ArpAnswered) {
         return Ok(Verdict::Pass);
     }
-    if here.may().is_err() {
+    if here.may().is_err() && !planted(Mutant::ArpByAnyone) {
         return Err(Reason::NotForUs);
     }
     if a & 1 == 1 || mac == [0; 6] {
@@ -148,7 +149,7 @@ fn solicited<F: Frame + ?Sized>(
     let l3 = ethernet.l3;
     let l4 = l3 + 40;
     let source = frame.read::<16>(l3 + 8).ok_or(Reason::Truncated)?;
-    if source == [0; 16] {
+    if source == [0; 16] && !planted(Mutant::ProbeAnswered) {
         // Another machine is about to take the address (RFC 4862, section 5.4). An announcement tells it not to.
         return Err(Reason::ForeignClaim);
     }
@@ -187,6 +188,7 @@ fn advertisement(flags: u8, from: [u8; 16], to: [u8; 16], option: Option<[u8; 8]
     // The address is in the sum twice: as the sender and as what it is about.
     let mut sum = 2 * words(from) + words(to) + eight([136, 0, 0, 0, flags, 0, 0, 0]) + ICMPV6 as u64;
     sum += match option {
+        Some(_) if planted(Mutant::SumWithoutOption) => 32,
         Some(option) => 32 + eight(option),
         None => 24,
     };

@@ -8,7 +8,8 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::build::{Member, Members, build};
-use crate::{ANNOUNCEMENT_BYTES, Announcement, Block, Claim, Head, Here, Key, Mac, NOBODY, announcement};
+use crate::mutant::planted;
+use crate::{ANNOUNCEMENT_BYTES, Announcement, Block, Claim, Head, Here, Key, Mac, Mutant, NOBODY, announcement};
 
 const MS: u64 = 1_000_000;
 
@@ -137,7 +138,8 @@ struct Series {
 
 impl Series {
     fn next(&self) -> Option<u64> {
-        ANNOUNCED_AT.get(self.done).map(|after| self.began.saturating_add(*after))
+        let done = if planted(Mutant::AnnouncesOnce) && self.done > 0 { ANNOUNCED_AT.len() } else { self.done };
+        ANNOUNCED_AT.get(done).map(|after| self.began.saturating_add(*after))
     }
 }
 
@@ -236,7 +238,9 @@ impl Station {
         let Some(shown) = &self.shown else { return self.publish() };
         if *shown == self.wanted {
             self.waiting = None;
-        } else if shown.all().iter().any(|old| self.wanted.lost(old)) {
+        } else if planted(Mutant::JoinAtOnce)
+            || !planted(Mutant::DrainWaits) && shown.all().iter().any(|old| self.wanted.lost(old))
+        {
             self.publish();
         } else if changed {
             let now = self.here.now;
@@ -249,7 +253,8 @@ impl Station {
     /// Builds the table of the members that are wanted.
     fn publish(&mut self) {
         self.waiting = None;
-        self.epoch = self.agreed.unwrap_or_default().max(self.epoch.saturating_add(1));
+        let next = self.epoch.saturating_add(u64::from(!planted(Mutant::EpochRepeats)));
+        self.epoch = self.agreed.unwrap_or_default().max(next);
         let previous = Block::new(&self.block).ok();
         // It fails for a size that does not exist, and the configuration has none.
         let Ok(block) = build(&self.head(), &self.wanted, previous.as_ref()) else { return };
@@ -272,14 +277,15 @@ impl Station {
     }
 
     fn on_released(&mut self, epoch: u64) {
-        if epoch >= self.open {
+        if epoch >= self.open && !planted(Mutant::ReleaseIgnored) {
             self.open = epoch.saturating_add(1);
             self.here.lease = 0;
         }
     }
 
     fn on_fence(&mut self, epoch: u64) {
-        self.here.fence = self.here.fence.max(epoch);
+        let kept = if planted(Mutant::FenceFalls) { 0 } else { self.here.fence };
+        self.here.fence = kept.max(epoch);
         if self.here.epoch < self.here.fence {
             self.here.lease = 0;
         }
@@ -289,7 +295,8 @@ impl Station {
     fn on_claimed(&mut self, claim: Option<Claim>) {
         let foreign = claim.is_none_or(|claim| claim.epoch < self.here.epoch);
         let recent = |series: Series| self.here.now < series.began.saturating_add(SERIES_APART);
-        if foreign && !self.series.is_some_and(recent) {
+        let recent = self.series.is_some_and(recent) && !planted(Mutant::ClaimStorm);
+        if foreign && !recent && !planted(Mutant::ClaimUnanswered) {
             self.begin();
         }
     }
@@ -314,7 +321,7 @@ impl Station {
 
     /// Announces if it is time, and only by a lease that holds now. What a late tick missed is sent once, not several times.
     fn announce(&mut self) {
-        if self.here.may().is_err() {
+        if self.here.may().is_err() && !planted(Mutant::AnnouncesAnyway) {
             self.series = None;
             self.acts.retain(|act| !matches!(act, Act::Announce { .. }));
             return;

@@ -62,7 +62,7 @@ fn client_of(server: u16, slots: std::ops::Range<u32>) -> [u8; 4] {
 }
 
 #[test]
-fn a_client_goes_to_the_server_of_its_slot_whatever_it_sends() {
+pub(crate) fn a_client_goes_to_the_server_of_its_slot_whatever_it_sends() {
     for n in 0..200_u8 {
         let client = [192, 0, 2, n];
         let wanted = expected(hash_v4(SEED, client));
@@ -86,7 +86,7 @@ fn a_client_goes_to_the_server_of_its_slot_whatever_it_sends() {
 }
 
 #[test]
-fn ipv6_goes_the_same_way_through_extension_headers_and_errors() {
+pub(crate) fn ipv6_goes_the_same_way_through_extension_headers_and_errors() {
     for n in 0..200_u8 {
         let mut client = CLIENT6;
         client[15] = n;
@@ -110,7 +110,7 @@ fn ipv6_goes_the_same_way_through_extension_headers_and_errors() {
 }
 
 #[test]
-fn with_ports_a_client_is_spread_but_its_fragments_and_errors_stay_together() {
+pub(crate) fn with_ports_a_client_is_spread_but_its_fragments_and_errors_stay_together() {
     let mut seen = std::collections::BTreeSet::new();
     for port in 1_000..1_100 {
         let wanted = expected(with_ports(hash_v4(SEED, CLIENT), port, 80));
@@ -137,7 +137,7 @@ fn with_ports_a_client_is_spread_but_its_fragments_and_errors_stay_together() {
 }
 
 #[test]
-fn a_quic_packet_goes_to_the_server_that_its_connection_id_names() {
+pub(crate) fn a_quic_packet_goes_to_the_server_that_its_connection_id_names() {
     let packet = |payload: &[u8]| to_dispatcher(0x0800, &ipv4(CLIENT, V4, 17, 0, &[], &udp(5000, 443, payload)));
     let by_ports = expected(with_ports(hash_v4(SEED, CLIENT), 5000, 443));
     for server in 0..4_u8 {
@@ -156,7 +156,7 @@ fn a_quic_packet_goes_to_the_server_that_its_connection_id_names() {
 }
 
 #[test]
-fn only_a_dispatcher_with_a_lease_dispatches() {
+pub(crate) fn only_a_dispatcher_with_a_lease_dispatches() {
     let frame = to_dispatcher(0x0800, &ipv4(client_of(1, 0..64), V4, 6, 0, &[], &tcp(1, 80, SYN)));
     let at = |now, lease| run(Key::Source, &Here { now, lease, ..here(0) }, &NoHooks, &frame).0;
     assert_eq!(at(1_999, 2_000), Verdict::Transmit);
@@ -166,7 +166,7 @@ fn only_a_dispatcher_with_a_lease_dispatches() {
 }
 
 #[test]
-fn a_server_takes_what_it_is_sent_and_refuses_an_earlier_epoch() {
+pub(crate) fn a_server_takes_what_it_is_sent_and_refuses_an_earlier_epoch() {
     let client = client_of(1, 0..64);
     let from = |epoch, hop| {
         let packet = ipv4(client, V4, 6, 0, &[], &tcp(1, 80, ACK));
@@ -195,7 +195,7 @@ impl Hooks for Sockets<'_> {
 }
 
 #[test]
-fn a_segment_without_a_socket_gets_a_second_chance_once() {
+pub(crate) fn a_segment_without_a_socket_gets_a_second_chance_once() {
     let client = client_of(1, 0..32);
     let sockets = Sockets { own: &[1000], asked: RefCell::new(Vec::new()) };
     let sent = |port, flags, hop| {
@@ -234,7 +234,7 @@ fn a_segment_without_a_socket_gets_a_second_chance_once() {
 }
 
 #[test]
-fn what_is_not_for_the_cluster_passes() {
+pub(crate) fn what_is_not_for_the_cluster_passes() {
     let others = [
         to_dispatcher(0x0800, &ipv4(CLIENT, [10, 0, 0, 1], 6, 0, &[], &tcp(1, 80, SYN))),
         to_dispatcher(0x86dd, &ipv6(CLIENT6, CLIENT6, 6, 64, &tcp(1, 80, SYN))),
@@ -249,7 +249,7 @@ fn what_is_not_for_the_cluster_passes() {
 }
 
 #[test]
-fn bad_frames_are_dropped_with_their_reason() {
+pub(crate) fn bad_frames_are_dropped_with_their_reason() {
     let good = ipv4(CLIENT, V4, 6, 0, &[], &tcp(1, 80, SYN));
     let with = |at: usize, byte: u8| {
         let mut packet = good.clone();
@@ -283,7 +283,7 @@ fn bad_frames_are_dropped_with_their_reason() {
 }
 
 #[test]
-fn the_dispatcher_alone_answers_who_has_the_address() {
+pub(crate) fn the_dispatcher_alone_answers_who_has_the_address() {
     let question = arp(1, (ROUTER, CLIENT), ([0; 6], V4));
     let (verdict, answer) = run(Key::Source, &here(0), &NoHooks, &question);
     assert_eq!(verdict, Verdict::Transmit);
@@ -314,7 +314,7 @@ fn solicitation(from: [u8; 16], option: bool, to: apus_dispatch::Mac) -> Vec<u8>
 }
 
 #[test]
-fn a_neighbour_is_advertised_to_with_a_right_checksum() {
+pub(crate) fn a_neighbour_is_advertised_to_with_a_right_checksum() {
     let group = [0x33, 0x33, 0xff, 0, 1, 0];
     for (option, to) in [(true, group), (true, mac(0)), (false, mac(0))] {
         let question = solicitation(CLIENT6, option, to);
@@ -339,7 +339,7 @@ fn a_neighbour_is_advertised_to_with_a_right_checksum() {
 }
 
 #[test]
-fn announcements_are_known_to_their_own_and_a_stale_or_foreign_claim_is_told() {
+pub(crate) fn announcements_are_known_to_their_own_and_a_stale_or_foreign_claim_is_told() {
     let bytes = table(Key::Source, [0; 6]);
     let block = Block::new(&bytes).expect("a good table");
     let head = apus_dispatch::Table::head(&block);
@@ -365,7 +365,7 @@ fn announcements_are_known_to_their_own_and_a_stale_or_foreign_claim_is_told() {
 }
 
 #[test]
-fn a_wrong_table_is_refused_with_its_reason() {
+pub(crate) fn a_wrong_table_is_refused_with_its_reason() {
     let good = table(Key::Source, [0; 6]);
     let edited = |at: usize, byte: u8, sealed: bool| {
         let mut bytes = good.clone();
@@ -396,7 +396,7 @@ fn a_wrong_table_is_refused_with_its_reason() {
 }
 
 #[test]
-fn an_empty_slot_has_no_server() {
+pub(crate) fn an_empty_slot_has_no_server() {
     let mut bytes = table(Key::Source, [0; 6]);
     bytes[64..64 + 128].fill(0xff);
     seal(&mut bytes);

@@ -4,7 +4,8 @@
 mod bed;
 
 use apus_dispatch::{
-    Block, Flow, Here, Hooks, Key, NOBODY, Reason, Table, Tag, Verdict, dispatch, hash_v4, hash_v6, slot_of, with_ports,
+    Block, Flow, Here, Hooks, Key, NOBODY, Ready, Reason, Table, Tag, Verdict, dispatch, hash_v4, hash_v6, slot_of,
+    with_ports,
 };
 use bed::*;
 
@@ -148,7 +149,7 @@ fn situation(random: &mut Random) -> Here {
 }
 
 #[test]
-fn damaged_frames_change_nothing_but_what_may_change() {
+pub(crate) fn damaged_frames_change_nothing_but_what_may_change() {
     let tables: Vec<_> = [Key::Source, Key::Ports, Key::Quic]
         .into_iter()
         .flat_map(|key| [table(key, [0; 6]), table(key, CLAIM)])
@@ -169,6 +170,9 @@ fn damaged_frames_change_nothing_but_what_may_change() {
         let mut after = before.clone();
         let verdict = dispatch(&here, &block, &Odd, &mut after[..]);
         *seen.entry(verdict).or_default() += 1;
+        let mut again = before.clone();
+        let ready = Ready::new(&Here { now: 0, ..here }, block).dispatch(here.now, &Odd, &mut again[..]);
+        assert_eq!((ready, &again), (verdict, &after), "{here:?} {before:x?}");
         let (wanted, changed) = model(&here, &block, &before);
         assert_eq!(verdict, wanted, "{here:?} {before:x?}");
         if verdict != Verdict::Transmit {
@@ -190,7 +194,7 @@ fn damaged_frames_change_nothing_but_what_may_change() {
 
 /// All lengths of a frame from 0 to 128 bytes, with every byte of its headers taking every value.
 #[test]
-fn every_short_frame_and_every_byte_of_a_header() {
+pub(crate) fn every_short_frame_and_every_byte_of_a_header() {
     let bytes = table(Key::Ports, [0; 6]);
     let block = Block::new(&bytes).expect("a good table");
     let client = [192, 0, 2, 9];

@@ -88,7 +88,7 @@ impl Run {
 }
 
 #[test]
-fn a_new_dispatcher_announces_four_times_in_all_forms() {
+pub(crate) fn a_new_dispatcher_announces_four_times_in_all_forms() {
     let mut run = Run::new();
     let start = 7 * MS;
     run.tell(start, Notice::Lease { epoch: 4, until: start + 5_000 * MS });
@@ -106,7 +106,7 @@ fn a_new_dispatcher_announces_four_times_in_all_forms() {
 }
 
 #[test]
-fn a_renewal_is_no_beginning_but_a_lease_after_a_gap_is() {
+pub(crate) fn a_renewal_is_no_beginning_but_a_lease_after_a_gap_is() {
     let mut run = Run::new();
     for at in 0..40 {
         run.tell(at * 100 * MS, Notice::Lease { epoch: 4, until: (at * 100 + 300) * MS });
@@ -119,7 +119,7 @@ fn a_renewal_is_no_beginning_but_a_lease_after_a_gap_is() {
 }
 
 #[test]
-fn nothing_is_sent_without_a_lease_at_that_instant() {
+pub(crate) fn nothing_is_sent_without_a_lease_at_that_instant() {
     let mut run = Run::new();
     run.tell(0, Notice::Claimed(None));
     run.tell(MS, Notice::Lease { epoch: 4, until: MS });
@@ -146,7 +146,7 @@ fn nothing_is_sent_without_a_lease_at_that_instant() {
 }
 
 #[test]
-fn a_late_tick_sends_once_for_all_it_missed() {
+pub(crate) fn a_late_tick_sends_once_for_all_it_missed() {
     let mut run = Run::new();
     run.tell(0, Notice::Lease { epoch: 4, until: 5_000 * MS });
     run.station.handle(400 * MS, Notice::Tick);
@@ -156,7 +156,7 @@ fn a_late_tick_sends_once_for_all_it_missed() {
 }
 
 #[test]
-fn a_stale_or_foreign_claim_is_answered_by_a_whole_series_but_not_too_often() {
+pub(crate) fn a_stale_or_foreign_claim_is_answered_by_a_whole_series_but_not_too_often() {
     let mut run = Run::new();
     run.tell(0, Notice::Lease { epoch: 4, until: 90_000 * MS });
     for (claim, start) in [(Some(Claim { id: 9, epoch: 3 }), 5_000 * MS), (None, 10_000 * MS)] {
@@ -180,7 +180,7 @@ fn a_stale_or_foreign_claim_is_answered_by_a_whole_series_but_not_too_often() {
 }
 
 #[test]
-fn a_fence_only_rises_and_ends_an_older_lease() {
+pub(crate) fn a_fence_only_rises_and_ends_an_older_lease() {
     let mut run = Run::new();
     run.tell(0, Notice::Lease { epoch: 4, until: 9_000 * MS });
     run.tell(MS, Notice::Fence { epoch: 3 });
@@ -201,7 +201,7 @@ fn slots_of(block: &[u8], server: apus_dispatch::Mac) -> usize {
 }
 
 #[test]
-fn the_table_follows_departures_at_once_and_arrivals_when_it_is_quiet() {
+pub(crate) fn the_table_follows_departures_at_once_and_arrivals_when_it_is_quiet() {
     let mut run = Run::new();
     assert_eq!(run.here().server, NOBODY);
     run.tell(0, agreed(10, &[member(1), member(2)]));
@@ -242,7 +242,7 @@ fn the_table_follows_departures_at_once_and_arrivals_when_it_is_quiet() {
 }
 
 #[test]
-fn who_comes_does_not_wait_for_ever() {
+pub(crate) fn who_comes_does_not_wait_for_ever() {
     let mut run = Run::new();
     run.tell(0, agreed(0, &[member(1)]));
     for n in 1..30_u16 {
@@ -253,7 +253,7 @@ fn who_comes_does_not_wait_for_ever() {
 }
 
 #[test]
-fn a_former_server_is_remembered_over_a_drain() {
+pub(crate) fn a_former_server_is_remembered_over_a_drain() {
     let mut run = Run::new();
     let drains = Member { draining: true, ..member(2) };
     run.tell(0, agreed(1, &[member(1), member(2), member(3)]));
@@ -266,7 +266,7 @@ fn a_former_server_is_remembered_over_a_drain() {
 }
 
 #[test]
-fn another_set_up_is_a_new_table_and_is_announced() {
+pub(crate) fn another_set_up_is_a_new_table_and_is_announced() {
     let mut run = Run::new();
     let configure = |key, v4, log2_slots| Notice::Configure { key, v4, v6: V6, log2_slots };
     run.tell(0, configure(Key::Ports, V4, 7));
@@ -293,7 +293,7 @@ fn another_set_up_is_a_new_table_and_is_announced() {
 }
 
 #[test]
-fn a_table_comes_before_the_place_in_it() {
+pub(crate) fn a_table_comes_before_the_place_in_it() {
     let mut station = Station::new(config()).with_quiet(0);
     assert!(matches!(station.poll(), Some(Act::Stand(here)) if here.lease == 0));
     station.handle(5, agreed(1, &[member(0), member(1)]));

@@ -86,7 +86,7 @@ fn change(all: &mut Vec<Member>, what: u64, draw: &mut Random) -> (Option<u64>, 
 /// With up to 256 servers of weights 1 to 100 in a table of the usual size: everyone within 5 % of its share, and at most
 /// 0.1 % of all slots move that need not.
 #[test]
-fn shares_are_even_and_little_moves() {
+pub(crate) fn shares_are_even_and_little_moves() {
     let mut draw = Random(1);
     for many in [3, 16, 256] {
         for weights in 0..3 {
@@ -121,7 +121,7 @@ fn shares_are_even_and_little_moves() {
 
 /// The weakest case of the promise: one server of weight 1 among 255 of weight 100.
 #[test]
-fn the_lightest_server_gets_its_share() {
+pub(crate) fn the_lightest_server_gets_its_share() {
     let all: Vec<Member> = (0..256).map(|id| member(id, if id == 77 { 1 } else { 100 })).collect();
     let (least, most) = balance(&ids(3, DEFAULT_LOG2_SLOTS, &all), &all);
     assert!(least >= 950_000 && most <= 1_050_000, "{least} to {most}");
@@ -129,7 +129,7 @@ fn the_lightest_server_gets_its_share() {
 
 /// Small tables cannot be even, but nobody is more than a slot beyond the limits.
 #[test]
-fn odd_tables_are_full_and_nobody_has_too_much() {
+pub(crate) fn odd_tables_are_full_and_nobody_has_too_much() {
     let mut draw = Random(5);
     for round in 0..150 {
         let many = 1 + draw.below(if round % 10 == 0 { 700 } else { 20 });
@@ -149,7 +149,7 @@ fn odd_tables_are_full_and_nobody_has_too_much() {
 }
 
 #[test]
-fn order_does_not_matter_and_two_builds_are_the_same() {
+pub(crate) fn order_does_not_matter_and_two_builds_are_the_same() {
     let mut draw = Random(9);
     for round in 0..40 {
         let many = 1 + draw.below(60);
@@ -178,7 +178,7 @@ fn order_does_not_matter_and_two_builds_are_the_same() {
 
 /// The bytes are a promise between nodes of different builds and machines.
 #[test]
-fn the_bytes_never_change() {
+pub(crate) fn the_bytes_never_change() {
     let sum = |log2: u8, all: &[Member]| checksum(&build(&head(log2, 5), &set(all), None).expect("a size that exists"));
     let equal: Vec<Member> = (0..5).map(|id| member(id, 1)).collect();
     let mixed: Vec<Member> =
@@ -189,7 +189,7 @@ fn the_bytes_never_change() {
 }
 
 #[test]
-fn who_drains_or_weighs_nothing_is_known_but_gets_nothing() {
+pub(crate) fn who_drains_or_weighs_nothing_is_known_but_gets_nothing() {
     let mut all = vec![member(1, 10), member(2, 0), member(3, 10), member(4, 7)];
     all[2].draining = true;
     let bytes = build(&head(10, 1), &set(&all), None).expect("a size that exists");
@@ -209,7 +209,7 @@ fn who_drains_or_weighs_nothing_is_known_but_gets_nothing() {
 
 /// A history of member sets against the rule, told with numbers instead of places.
 #[test]
-fn former_servers_follow_the_rule() {
+pub(crate) fn former_servers_follow_the_rule() {
     let mut draw = Random(11);
     let mut all: Vec<Member> = (0..8).map(|id| member(id, 10)).collect();
     let mut bytes = build(&head(8, 0), &set(&all), None).expect("a size that exists");
@@ -252,7 +252,7 @@ fn former_servers_follow_the_rule() {
 }
 
 #[test]
-fn former_servers_outlive_another_size_but_not_another_seed() {
+pub(crate) fn former_servers_outlive_another_size_but_not_another_seed() {
     let mut all: Vec<Member> = (0..6).map(|id| member(id, 10)).collect();
     let bytes = build(&head(10, 1), &set(&all), None).expect("a size that exists");
     let old = Block::new(&bytes).expect("it is a table");
@@ -271,7 +271,7 @@ fn former_servers_outlive_another_size_but_not_another_seed() {
 }
 
 #[test]
-fn as_many_servers_as_a_table_can_name() {
+pub(crate) fn as_many_servers_as_a_table_can_name() {
     let all: Vec<Member> = (0..4_096).map(|id| member(id, 1)).collect();
     let bytes = build(&head(16, 1), &set(&all), None).expect("a size that exists");
     let block = Block::new(&bytes).expect("it is a table");
@@ -281,7 +281,7 @@ fn as_many_servers_as_a_table_can_name() {
 }
 
 #[test]
-fn wrong_members_and_sizes_are_refused_with_a_reason() {
+pub(crate) fn wrong_members_and_sizes_are_refused_with_a_reason() {
     let refused = |all: Vec<Member>| Members::new(all).expect_err("it is wrong");
     let mut errors = vec![
         refused((0..4_097).map(|id| member(id, 1)).collect()),

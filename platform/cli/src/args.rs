@@ -107,6 +107,78 @@ pub(crate) enum Command {
     /// Run every planted bug until a scenario catches it
     #[command(after_help = "Exit codes: 0 all were caught; 3 some were not.")]
     Mutants(MutantArgs),
+    /// This machine as a node of a cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// The cluster's address, as the node that runs here sees it
+    Vip(VipArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Format the store of a node of a new cluster, once
+    Init {
+        /// The node's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/apus.toml")]
+        config: PathBuf,
+    },
+    /// Run a node until SIGTERM or SIGINT
+    #[command(
+        after_help = "Exit codes: 0 ended by a signal; 64 a bad configuration; 70 the machine refuses something."
+    )]
+    Run {
+        /// The node's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/apus.toml")]
+        config: PathBuf,
+    },
+    /// Take everything away from a node and give it nothing new; its connections go on
+    Drain(OfNode),
+    /// End a drain
+    Undrain(OfNode),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfNode {
+    /// Number of the node
+    pub node: u16,
+    /// The control socket of the node that runs here
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
+}
+
+/// Where a node listens if its configuration does not say.
+const CONTROL: &str = "/run/apus/control";
+
+#[derive(Debug, Args)]
+pub(crate) struct VipArgs {
+    #[command(subcommand)]
+    pub what: VipCommand,
+    /// The control socket of the node that runs here
+    #[arg(long, global = true, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VipCommand {
+    /// Who has the address, which nodes serve, the data plane and what became of its frames
+    Status,
+    /// The table in use: slots of each server
+    Table,
+    /// Change how servers are chosen on this node, until it restarts
+    Set {
+        /// What of a packet decides: source, ports or quic
+        #[arg(long)]
+        key: Option<String>,
+        /// The table has 2 to this power slots
+        #[arg(long, value_parser = clap::value_parser!(u8).range(4..=20))]
+        log2_slots: Option<u8>,
+    },
+    /// Hand the address over to a node
+    Move {
+        /// Number of the node
+        #[arg(long, value_name = "NODE")]
+        to: u16,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

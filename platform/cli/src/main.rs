@@ -11,6 +11,7 @@ mod junit;
 mod lists;
 mod mutants;
 mod plots;
+mod node;
 mod print;
 mod progress;
 mod report;
@@ -130,6 +131,8 @@ fn act(cli: Cli) -> u8 {
         }
         Command::Bench(what) => bench::bench(&what, format),
         Command::Mutants(args) => mutants::mutants(&args, format),
+        Command::Node(what) => node::node(&what, format),
+        Command::Vip(args) => node::vip(&args, format),
     };
     result.unwrap_or_else(|trouble| {
         trouble.tell(format);

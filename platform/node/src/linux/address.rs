@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use apus_dispatch::{Act, Block, Key, Members, NOBODY, Notice, Station, StationConfig, Table as _};
 use apus_engine::OpId;
-use apus_os::linux::{Choice, Guard, Port, Vip, choose, clock};
+use apus_os::linux::{Choice, Guard, Lease, Port, Vip, choose, clock};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,6 +64,8 @@ impl Address {
             seed: vip.seed,
             log2_slots: vip.log2_slots,
         };
+        let lease = guard.lease()?;
+        let rules = Rules::start(guard, say.clone())?;
         let (orders, incoming) = channel();
         let (stop, stopped) = channel();
         let mut keeper = Keeper {
@@ -71,7 +73,8 @@ impl Address {
             station: Station::new(station),
             seen: 0,
             choice,
-            guard,
+            lease,
+            rules,
             _held: held,
             answers,
             say,
@@ -98,13 +101,54 @@ impl Drop for Address {
     }
 }
 
+/// The guard's rules, set by commands in a thread of their own: they take their time, and a new dispatcher has none.
+struct Rules {
+    to: Option<Sender<(u64, bool)>>,
+    /// The fence, and whether resets are kept back.
+    wanted: (u64, bool),
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Rules {
+    fn start(mut guard: Guard, say: Say) -> io::Result<Self> {
+        let (to, from) = channel::<(u64, bool)>();
+        let thread = std::thread::Builder::new().name("rules".into()).spawn(move || {
+            while let Ok(first) = from.recv() {
+                let (fence, keep_back) = from.try_iter().last().unwrap_or(first);
+                for result in [guard.keep_back(keep_back), guard.fence(fence)] {
+                    if let Err(error) = result {
+                        say(&format!("the guard: {error}"));
+                    }
+                }
+            }
+        })?;
+        Ok(Self { to: Some(to), wanted: (0, false), thread: Some(thread) })
+    }
+
+    fn want(&self) {
+        if let Some(to) = &self.to {
+            let _ = to.send(self.wanted);
+        }
+    }
+}
+
+impl Drop for Rules {
+    fn drop(&mut self) {
+        self.to = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 struct Keeper {
     config: StationConfig,
     station: Station,
     /// How many sets of members there have been.
     seen: u64,
     choice: Choice,
-    guard: Guard,
+    lease: Lease,
+    rules: Rules,
     _held: Vip,
     answers: mpsc::UnboundedSender<OpId>,
     say: Say,
@@ -146,7 +190,7 @@ impl Keeper {
         match order {
             Order::Lease { epoch, until } => {
                 // The kernel first: what the plane sends without it is lost.
-                let armed = self.guard.arm(clock::left(until));
+                let armed = self.lease.arm(clock::left(until));
                 if self.told("the guard", armed) {
                     if self.armed != epoch {
                         (self.say)(&format!("dispatcher, epoch {epoch}"));
@@ -160,7 +204,7 @@ impl Keeper {
                 self.act();
                 let _ = self.answers.send(op);
                 self.armed = 0;
-                let disarmed = self.guard.disarm();
+                let disarmed = self.lease.disarm();
                 self.told("the guard", disarmed);
                 (self.say)(&format!("no longer dispatcher, epoch {epoch}"));
             }
@@ -169,8 +213,8 @@ impl Keeper {
                 self.seen += 1;
                 self.handle(Notice::Members { epoch: self.seen, members });
                 self.act();
-                let fenced = self.guard.fence(fence);
-                self.told("the guard", fenced);
+                self.rules.wanted.0 = fence;
+                self.rules.want();
             }
             Order::Set { key, log2_slots } => {
                 self.config.key = key.unwrap_or(self.config.key);
@@ -193,8 +237,8 @@ impl Keeper {
                 Act::Publish(block) => {
                     let published = self.choice.plane.publish(&block);
                     self.told("the table", published);
-                    let kept = self.guard.keep_back(shared(&block, self.station.here().server));
-                    self.told("the guard", kept);
+                    self.rules.wanted.1 = shared(&block, self.station.here().server);
+                    self.rules.want();
                 }
                 Act::Stand(here) => {
                     let stood = self.choice.plane.stand(&here);

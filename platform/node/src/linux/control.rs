@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::mpsc::Sender;
 
 use apus_dispatch::Key;
+use apus_engine::diagnosis::Status;
 use apus_engine::{Command, Engine, NodeId, SubmitError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -136,6 +137,29 @@ impl Serving {
             }
             Err(SubmitError::WindowFull { limit }) => Err(format!("{limit} changes are under way; try again")),
             Err(other) => Err(format!("refused: {other:?}")),
+        }
+    }
+
+    /// Whether this node coordinates and is the dispatcher.
+    pub(super) fn is_both(&self) -> bool {
+        let engine = self.engine.borrow();
+        let Some((_, log, views, _)) = engine.look() else { return false };
+        log.leads().is_some() && views.holds(DISPATCHER).is_some()
+    }
+
+    /// Hands the address over to another node that can have it, if there is one.
+    pub(super) fn step_aside(&self) {
+        let to = {
+            let engine = self.engine.borrow();
+            let Some((diagnosis, log, ..)) = engine.look() else { return };
+            let can = |node: NodeId| {
+                let up = diagnosis.status(node).is_none_or(|(status, _)| status == Status::Up);
+                up && node != self.me && !log.state().drained.contains(&node) && log.membership().contains(node)
+            };
+            self.nodes.iter().map(|node| node.id).find(|node| can(*node))
+        };
+        if let Some(to) = to {
+            let _ = self.submit(Command::Move { resource: DISPATCHER, to });
         }
     }
 

@@ -10,6 +10,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apus_engine::{Availability, Bootstrap, ClusterId, Engine, NodeId, ResourceConfig, ResourceId, Role, Seed, Time};
 use apus_host::Shell;
@@ -91,6 +92,7 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
         nodes: config.nodes.clone(),
         me: config.me,
     };
+    let apart = tokio::task::spawn_local(apart(serving.clone()));
     let control = tokio::task::spawn_local(control::serve(listener, serving));
     let machine = LiveMachine::new(address.orders(), done, nudge, say.clone())
         .map_err(|error| Error::Failed(format!("signals: {error}")))?;
@@ -99,11 +101,26 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
     let live = Live::new(engine, address.orders(), config.nodes.clone(), config.me);
     let ended: Result<(), std::convert::Infallible> = apus_host::run(live, shell).await;
     control.abort();
+    apart.abort();
     drop(address);
     let _ = std::fs::remove_file(&config.control);
     say("ended");
     match ended {
         Ok(()) => Ok(()),
         Err(never) => match never {},
+    }
+}
+
+/// Keeps dispatcher and coordinator on two nodes, once both are settled: a node that is both takes two lease times to replace, one
+/// for the new coordinator to be sure and one for the address.
+async fn apart(serving: control::Serving) {
+    let mut together = 0;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        together = if serving.is_both() { together + 1 } else { 0 };
+        if together >= 3 {
+            serving.step_aside();
+            together = 0;
+        }
     }
 }

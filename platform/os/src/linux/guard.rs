@@ -8,9 +8,9 @@
 //!   it; the plane asks that one.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::lease::Lease;
 use super::system::{at, command};
 
 /// On what came from a dispatcher, and, by the setting `fwmark_reflect` that [`Vip`](super::Vip) makes, on the system's reset.
@@ -135,31 +135,13 @@ impl Guard {
         Ok(())
     }
 
-    fn elements(&self, with: &str, verb: &str) -> String {
-        let table = self.table();
-        let of = |set: &str, address: String| format!("{verb} element netdev {table} {set} {{ {address}{with} }}\n");
-        self.v4.map(|v4| of("lease4", v4.to_string())).unwrap_or_default()
-            + &self.v6.map(|v6| of("lease6", v6.to_string())).unwrap_or_default()
-    }
-
-    /// Lets this node dispatch for so long.
+    /// By which this node is let dispatch.
     ///
     /// # Errors
-    /// If the kernel does not take it: then this node does not dispatch.
-    pub fn arm(&self, left: Duration) -> io::Result<()> {
-        // Before Linux 6.12 an element that is there keeps its time: it is taken away first, in the same transaction.
-        let with = format!(" timeout {}ms", left.as_millis().max(1));
-        nft(&(self.elements(&with, "add") + &self.elements("", "delete") + &self.elements(&with, "add")))
-            .map_err(at("lease"))
-    }
-
-    /// Lets this node dispatch no more.
-    ///
-    /// # Errors
-    /// If the kernel does not take it: then the lease ends by itself.
-    pub fn disarm(&self) -> io::Result<()> {
-        let table = self.table();
-        nft(&format!("flush set netdev {table} lease4\nflush set netdev {table} lease6\n")).map_err(at("lease"))
+    /// If the kernel has no netfilter.
+    pub fn lease(&self) -> io::Result<Lease> {
+        let addresses = self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6)).collect();
+        Lease::new(self.table(), addresses)
     }
 }
 

@@ -3,6 +3,7 @@
 mod choose;
 pub mod clock;
 mod guard;
+mod lease;
 mod packet;
 mod ring;
 mod sockets;
@@ -12,5 +13,6 @@ mod vip;
 
 pub use choose::{Choice, Port, choose};
 pub use guard::Guard;
+pub use lease::Lease;
 pub use packet::PacketPlane;
 pub use vip::Vip;

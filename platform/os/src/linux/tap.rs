@@ -16,6 +16,8 @@ pub(super) struct Tap {
 }
 
 const TUN: &str = "/dev/net/tun";
+/// A link-local address (RFC 3927) that nobody speaks to.
+const OWN: &str = "169.254.65.80/32";
 
 impl Tap {
     /// Makes one with the hardware address of the port that the frames came to.
@@ -38,9 +40,11 @@ impl Tap {
             .take_while(|byte| **byte != 0)
             .map(|byte| char::from(byte.cast_unsigned()))
             .collect();
-        // Clients are reached by another port than the one their frames seem to come from.
+        // Clients are reached by another port than the one their frames seem to come from: that is forgiven where a port has an
+        // address of its own.
         write_setting(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
         command("ip", &["link", "set", "dev", &name, "addrgenmode", "none", "address", &mac_text(mac), "up"], "")?;
+        command("ip", &["address", "add", OWN, "dev", &name, "scope", "link"], "")?;
         Ok(Self { file, name })
     }
 

@@ -20,7 +20,13 @@ impl Vip {
     /// # Errors
     /// If a setting or an address is refused: nothing is changed then, or is restored by the next start.
     pub fn hold(port: &str, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>, state: &Path) -> io::Result<Self> {
-        Self::restore(state)?;
+        let place = state.display().to_string();
+        // After a crash: what was before is in the file, and what is there now may be in use.
+        let crashed = match fs::read_to_string(state) {
+            Ok(lines) => lines,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(at(&place)(error)),
+        };
         let vip = Self { state: state.into() };
         // Answer for addresses of the port only, and ask with them: the kernel takes the higher of `all` and the port's own.
         let mut wanted = Vec::new();
@@ -33,6 +39,11 @@ impl Vip {
         }
         let mut lines = String::new();
         for (name, _) in &wanted {
+            let start = format!("setting {name} ");
+            if let Some(line) = crashed.lines().find(|line| line.starts_with(&start)) {
+                lines += &format!("{line}\n");
+                continue;
+            }
             match read_setting(name) {
                 Ok(value) => lines += &format!("setting {name} {value}\n"),
                 Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("net/ipv6") => {}
@@ -41,11 +52,14 @@ impl Vip {
         }
         let addresses: Vec<IpAddr> = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6)).collect();
         for address in &addresses {
-            if !has(*address)? {
-                lines += &format!("address {}\n", prefix(*address));
+            let line = format!("address {}\n", prefix(*address));
+            if crashed.contains(&line) || !has(*address)? {
+                lines += &line;
             }
         }
-        let place = state.display().to_string();
+        // Of another address, or another port.
+        let gone: Vec<&str> = crashed.lines().filter(|line| !lines.lines().any(|kept| kept == *line)).collect();
+        undo(&place, &gone)?;
         if let Some(folder) = state.parent() {
             fs::create_dir_all(folder).map_err(at(&place))?;
         }
@@ -54,7 +68,7 @@ impl Vip {
             write_setting(name, value)?;
         }
         for address in addresses {
-            if lines.contains(&format!("address {}\n", prefix(address))) {
+            if lines.contains(&format!("address {}\n", prefix(address))) && !has(address)? {
                 let with = prefix(address);
                 let mut words = vec!["address", "add", &with, "dev", "lo"];
                 // Duplicate address detection would ask the net, and find the dispatcher.
@@ -79,26 +93,7 @@ impl Vip {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(at(&place)(error)),
         };
-        for line in lines.lines() {
-            match line.split(' ').collect::<Vec<_>>()[..] {
-                ["setting", name, value] => match write_setting(name, value) {
-                    // The port itself may be gone.
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                },
-                ["address", address] => {
-                    let bare = address.split('/').next().and_then(|bare| bare.parse().ok());
-                    if bare.map_or(Ok(false), has)? {
-                        command("ip", &["address", "del", address, "dev", "lo"], "")?;
-                    }
-                }
-                _ => {
-                    let what =
-                        format!("{place}: `{line}` is not understood; undo by hand what it says, and remove the file");
-                    return Err(io::Error::other(what));
-                }
-            }
-        }
+        undo(&place, &lines.lines().collect::<Vec<_>>())?;
         fs::remove_file(state).map_err(at(&place))
     }
 }
@@ -107,6 +102,32 @@ impl Drop for Vip {
     fn drop(&mut self) {
         let _ = Self::restore(&self.state);
     }
+}
+
+/// Undoes what lines of a state file tell.
+fn undo(place: &str, lines: &[&str]) -> io::Result<()> {
+    // Addresses first: they came last.
+    for line in lines.iter().rev() {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["setting", name, value] => match write_setting(name, value) {
+                // The port itself may be gone.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            },
+            ["address", address] => {
+                let bare = address.split('/').next().and_then(|bare| bare.parse().ok());
+                if bare.map_or(Ok(false), has)? {
+                    command("ip", &["address", "del", address, "dev", "lo"], "")?;
+                }
+            }
+            _ => {
+                let what =
+                    format!("{place}: `{line}` is not understood; undo by hand what it says, and remove the file");
+                return Err(io::Error::other(what));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn prefix(address: IpAddr) -> String {

@@ -1,0 +1,114 @@
+//! `apus node` and `apus vip`.
+
+use std::path::Path;
+
+use apus_node::{Config, Error};
+use serde_json::{Value, json};
+
+use crate::args::{Format, NodeCommand, VipArgs, VipCommand};
+use crate::print::{self, say};
+use crate::{Trouble, VERSION};
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Usage(what) => Self::Usage(what),
+            Error::Failed(what) => Self::Internal(what),
+        }
+    }
+}
+
+fn config(file: &Path) -> Result<Config, Trouble> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|error| Trouble::Usage(format!("{name}: {error}")))?;
+    Config::read(&name, &text).map_err(|error| Trouble::Usage(error.to_string()))
+}
+
+pub(crate) fn node(what: &NodeCommand, format: Format) -> Result<u8, Trouble> {
+    match what {
+        NodeCommand::Init { config: file } => {
+            let config = config(file)?;
+            apus_node::init(&config)?;
+            if format == Format::Text {
+                say!("{}: formatted for node {} of cluster {}", config.folder.display(), config.me, config.cluster);
+            } else {
+                print::json(&json!({ "apus": VERSION, "formatted": config.folder }));
+            }
+        }
+        NodeCommand::Run { config: file } => {
+            let tell = move |line: &str| match format {
+                Format::Text => say!("{line}"),
+                Format::Json => print::line(json!({ "said": line })),
+            };
+            apus_node::run(&config(file)?, tell)?;
+        }
+        NodeCommand::Drain(of) => done(&of.control, &json!({ "do": "drain", "node": of.node }), format)?,
+        NodeCommand::Undrain(of) => done(&of.control, &json!({ "do": "undrain", "node": of.node }), format)?,
+    }
+    Ok(0)
+}
+
+pub(crate) fn vip(args: &VipArgs, format: Format) -> Result<u8, Trouble> {
+    let control = &args.control;
+    match &args.what {
+        VipCommand::Status => {
+            let status = apus_node::ask(control, &json!({ "do": "status" }))?;
+            if format == Format::Json { print::json(&status) } else { tell_status(&status) }
+        }
+        VipCommand::Table => {
+            let table = apus_node::ask(control, &json!({ "do": "table" }))?;
+            if format == Format::Json { print::json(&table) } else { tell_table(&table) }
+        }
+        VipCommand::Set { key: None, log2_slots: None } => {
+            return Err(Trouble::Usage("nothing to set: give --key, --log2-slots, or both".into()));
+        }
+        VipCommand::Set { key, log2_slots } => {
+            done(control, &json!({ "do": "set", "key": key, "log2_slots": log2_slots }), format)?;
+        }
+        VipCommand::Move { to } => done(control, &json!({ "do": "move", "node": to }), format)?,
+    }
+    Ok(0)
+}
+
+/// Orders something, and says that it was taken.
+fn done(control: &Path, order: &Value, format: Format) -> Result<(), Trouble> {
+    let answer = apus_node::ask(control, order)?;
+    if format == Format::Json {
+        print::json(&answer);
+    } else {
+        say!("taken; see `apus vip status`");
+    }
+    Ok(())
+}
+
+fn tell_status(status: &Value) {
+    let number = |value: &Value| value.as_u64().map_or("nobody".into(), |node| format!("node {node}"));
+    say!("node {} is {}", status["node"], status["state"].as_str().unwrap_or_default());
+    let (dispatcher, epoch) = (number(&status["dispatcher"]), &status["epoch"]);
+    say!("dispatcher   {dispatcher}, epoch {epoch}; coordinator {}", number(&status["coordinator"]));
+    for node in status["nodes"].as_array().into_iter().flatten() {
+        let drained = if node["drained"] == true { ", drained" } else { "" };
+        let (address, state) =
+            (node["address"].as_str().unwrap_or_default(), node["status"].as_str().unwrap_or_default());
+        say!("node {:<7} {address} {state}{drained}, weight {}", node["node"], node["weight"]);
+    }
+    let address = &status["address"];
+    for plane in address["tried"].as_array().into_iter().flatten() {
+        say!(
+            "plane        {}: {}",
+            plane["name"].as_str().unwrap_or_default(),
+            plane["why"].as_str().unwrap_or_default()
+        );
+    }
+    for (name, count) in address["counters"].as_object().into_iter().flatten().filter(|(_, count)| **count != 0) {
+        say!("frames       {name} {count}");
+    }
+}
+
+fn tell_table(table: &Value) {
+    say!("epoch {}, {} slots by {}", table["epoch"], table["slots"], table["key"].as_str().unwrap_or("nothing"));
+    for server in table["servers"].as_array().into_iter().flatten() {
+        let mac = server["mac"].as_str().unwrap_or_default();
+        say!("{mac}  {:>7} slots, formerly {:>7}", server["slots"], server["former"]);
+    }
+}

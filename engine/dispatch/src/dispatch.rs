@@ -105,16 +105,26 @@ where
     T: Table + ?Sized,
     H: Hooks + ?Sized,
 {
+    match usual(here, table, frame) {
+        Some(()) => Verdict::Transmit,
+        None => any(here, table, hooks, frame),
+    }
+}
+
+/// The first half of [`dispatch`]: a usual frame is sent on. None, and nothing written, for any other frame.
+#[inline]
+pub fn usual<F, T>(here: &Here, table: &T, frame: &mut F) -> Option<()>
+where
+    F: Frame + ?Sized,
+    T: Table + ?Sized,
+{
     let head = table.head();
     let usual = Usual::new(here, &head);
-    let sent = usual.by_client(here.now, frame).and_then(|()| match head.key {
+    usual.by_client(here.now, frame)?;
+    match head.key {
         Key::Source => usual.v4::<false, _, _>(table, frame),
         Key::Ports => usual.v4::<true, _, _>(table, frame),
         Key::Quic => None,
-    });
-    match sent {
-        Some(()) => Verdict::Transmit,
-        None => any(here, table, hooks, frame),
     }
 }
 
@@ -329,9 +339,9 @@ fn address<F: Frame + ?Sized>(frame: &mut F, to: Mac, tag: Tag) -> bool {
     frame.write(0, [a, b, c, d, e, f, g, h]) && frame.write(8, [i, j, k, l])
 }
 
-/// Any frame at all. Out of the way of the usual one, which then needs no stack.
+/// The second half of [`dispatch`]: any frame at all. Out of the way of the usual one, which then needs no stack.
 #[inline(never)]
-fn any<F, T, H>(here: &Here, table: &T, hooks: &H, frame: &mut F) -> Verdict
+pub fn any<F, T, H>(here: &Here, table: &T, hooks: &H, frame: &mut F) -> Verdict
 where
     F: Frame + ?Sized,
     T: Table + ?Sized,
@@ -438,7 +448,7 @@ where
     if protocol == ICMP && !fragment {
         told_by_v4(frame, &mut packet, head);
     }
-    route(here, table, hooks, frame, ethernet, head, &packet)
+    route(here, table, hooks, frame, ethernet, head, packet)
 }
 
 /// An ICMP error (RFC 792) comes from any router; whose it is, is in the packet that it tells about.
@@ -502,7 +512,7 @@ where
     if inner.protocol == ICMPV6 && !inner.fragment {
         told_by_v6(frame, &mut packet, head);
     }
-    route(here, table, hooks, frame, ethernet, head, &packet)
+    route(here, table, hooks, frame, ethernet, head, packet)
 }
 
 /// The same for `ICMPv6` (RFC 4443), whose errors are types 1 to 4.
@@ -533,13 +543,19 @@ fn route<F, T, H>(
     frame: &mut F,
     ethernet: &Ethernet,
     head: &Head,
-    packet: &Packet,
+    packet: Packet,
 ) -> Result<Verdict, Reason>
 where
     F: Frame + ?Sized,
     T: Table + ?Sized,
     H: Hooks + ?Sized,
 {
+    let packet = &Packet {
+        inner: header::hidden(frame, packet.inner),
+        client: packet.client,
+        v6: frame.hide(packet.v6 as usize) != 0,
+        reverse: frame.hide(packet.reverse as usize) != 0,
+    };
     if ethernet.to != here.mac && ethernet.to != head.claim {
         return if ethernet.to[0] & 1 == 1 { Err(Reason::Group) } else { Ok(Verdict::Pass) };
     }

@@ -10,9 +10,11 @@ mod sockets;
 mod system;
 mod tap;
 mod vip;
+mod xdp;
 
 pub use choose::{Choice, Port, choose};
 pub use guard::Guard;
 pub use lease::Lease;
 pub use packet::PacketPlane;
 pub use vip::Vip;
+pub use xdp::{Attached, Xdp};

@@ -63,10 +63,10 @@ fn state_hash((engine, _): (Engine, Time)) -> (Engine, u128) {
     (engine, hash)
 }
 
-type Arrived = (&'static Dispatcher, &'static mut [u8]);
+type Arrived = (&'static Dispatcher, &'static mut Vec<u8>);
 
 fn arrived(key: Key, kind: &str) -> Arrived {
-    (dispatcher(key), frame(key, kind))
+    (dispatcher(key), Box::leak(Box::new(frame(key, kind))))
 }
 
 // One frame, the call and its return included.
@@ -81,7 +81,7 @@ fn arrived(key: Key, kind: &str) -> Arrived {
 #[bench::v4_by_ports(arrived(Key::Ports, "v4"))]
 #[bench::v6_two_headers_by_ports(arrived(Key::Ports, "v6_two_headers"))]
 fn dispatch((ready, frame): Arrived) -> Verdict {
-    ready.dispatch(1_000, &NoHooks, frame)
+    ready.dispatch(1_000, &NoHooks, &mut frame[..])
 }
 
 library_benchmark_group!(name = hot_paths; benchmarks = encode, decode, handle, state_hash, dispatch);

@@ -56,7 +56,7 @@ fn ipv6(client: u8, next: u8, payload: &[u8]) -> Vec<u8> {
 /// # Panics
 /// If there is no such kind.
 #[must_use]
-pub fn frame(key: Key, kind: &str) -> &'static mut [u8] {
+pub fn frame(key: Key, kind: &str) -> Vec<u8> {
     let segment = [&[3, 232, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 1, 0, 0, 0, 0, 0][..], &[0; 40]].concat();
     let options = |next: u8| vec![next, 0, 1, 4, 0, 0, 0, 0];
     let make = |client: u8| match kind {
@@ -73,5 +73,5 @@ pub fn frame(key: Key, kind: &str) -> &'static mut [u8] {
     };
     let ready = dispatcher(key);
     let other = |frame: &Vec<u8>| ready.dispatch(NOW, &NoHooks, &mut frame.clone()[..]) == Verdict::Transmit;
-    (0..=255).map(make).find(other).expect("some client falls to another server").leak()
+    (0..=255).map(make).find(other).expect("some client falls to another server")
 }

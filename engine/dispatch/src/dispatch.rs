@@ -158,28 +158,28 @@ impl<T: Table> Ready<T> {
         H: Hooks + ?Sized,
     {
         if self.by_source.by_client(now, frame).is_none() {
-            return self.third(now, hooks, frame);
+            return self.third(frame, now, hooks);
         }
         match self.by_source.v4::<false, _, _>(&self.table, frame) {
             Some(()) => Verdict::Transmit,
-            None => self.second(now, hooks, frame),
+            None => self.second(frame, now, hooks),
         }
     }
 
     #[inline(never)]
-    fn second<F, H>(&self, now: u64, hooks: &H, frame: &mut F) -> Verdict
+    fn second<F, H>(&self, frame: &mut F, now: u64, hooks: &H) -> Verdict
     where
         F: Frame + ?Sized,
         H: Hooks + ?Sized,
     {
         match self.by_source.v6::<false, _, _>(&self.table, frame) {
             Some(()) => Verdict::Transmit,
-            None => self.third(now, hooks, frame),
+            None => self.third(frame, now, hooks),
         }
     }
 
     #[inline(never)]
-    fn third<F, H>(&self, now: u64, hooks: &H, frame: &mut F) -> Verdict
+    fn third<F, H>(&self, frame: &mut F, now: u64, hooks: &H) -> Verdict
     where
         F: Frame + ?Sized,
         H: Hooks + ?Sized,
@@ -263,16 +263,18 @@ impl Usual {
         if u32::from_le_bytes(frame.read(12)?) & 0xff_ffff != self.starts[0] {
             return None;
         }
-        // Length, identification, flags and offset, time to live, protocol. Not a fragment; protocols 0 and 1 (ICMP) may
-        // have more to be looked at.
+        // Length, identification, flags and offset, and more.
         let middle = u64::from_be_bytes(frame.read(16)?);
-        if (middle & 0x3fff_00ff).wrapping_sub(2) > 0xfd {
+        if middle & 0x3fff_0000 != 0 {
             return None;
         }
-        if u32::from_le_bytes(frame.read(30)?) != self.v4 || ((middle >> 48) as usize).wrapping_sub(20) > more {
+        if u32::from_le_bytes(frame.read(30)?) != self.v4 {
             return None;
         }
-        let [.., protocol] = middle.to_be_bytes();
+        let [protocol] = frame.read(23)?;
+        if protocol == ICMP || ((middle >> 48) as usize).wrapping_sub(20) > more {
+            return None;
+        }
         let hash = hash_v4(self.seed, frame.read(26)?);
         let hash = if PORTS && matches!(protocol, TCP | UDP) { moved(hash, frame, 34)? } else { hash };
         self.send(table, frame, hash, self.signs[0])

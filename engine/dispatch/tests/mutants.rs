@@ -1,5 +1,7 @@
 //! Every planted bug is seen by a test, and without one every test passes. A bug is planted in a process of its own.
 
+#![allow(clippy::duplicate_mod, reason = "each of these files is also a test by itself, with its own helpers")]
+
 #[path = "dispatch.rs"]
 mod dispatch;
 #[path = "fuzz.rs"]

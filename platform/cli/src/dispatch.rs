@@ -219,7 +219,7 @@ fn time(built: &[(Kind, Box<dyn Contender>, Duration)], addresses: &[u32]) -> Ve
 /// In picoseconds, since most take few nanoseconds.
 fn spread(times: &[f64]) -> Lookup {
     let least = times.iter().copied().fold(f64::INFINITY, f64::min);
-    let mut histogram = Histogram::<u64>::new(3).ok();
+    let mut histogram = Histogram::<u64>::new_with_bounds(1, 1 << 40, 3).ok();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time")]
     for time in times {
         histogram.iter_mut().for_each(|histogram| histogram.saturating_record((time * 1e3) as u64));

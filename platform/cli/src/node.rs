@@ -30,7 +30,7 @@ pub(crate) fn node(what: &NodeCommand, format: Format) -> Result<u8, Trouble> {
             let config = config(file)?;
             apus_node::init(&config)?;
             if format == Format::Text {
-                say!("{}: formatted for node {} of cluster {}", config.folder.display(), config.me, config.cluster);
+                say!("{}: formatted for node {} of cluster {}", config.folder.display(), config.me.0, config.cluster);
             } else {
                 print::json(&json!({ "apus": VERSION, "formatted": config.folder }));
             }

@@ -183,7 +183,7 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
     let me = NodeId(me.into());
     if !nodes.iter().any(|node| node.id == me) {
-        let what = format!("`node` is {me}, which is not among `nodes`: add it there");
+        let what = format!("`node` is {}, which is not among `nodes`: add it there", me.0);
         return Err((file.need("node", "0")?.span(), what));
     }
     let value = file.need("vip", "{ v4 = \"10.0.0.100\", interface = \"eth0\" }")?;

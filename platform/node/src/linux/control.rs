@@ -126,14 +126,14 @@ impl Serving {
         match result {
             Ok(()) => Ok(json!({"done": true})),
             Err(SubmitError::NotCoordinator { hint: Some(node) }) => {
-                Err(format!("node {node} coordinates: ask it there"))
+                Err(format!("node {} coordinates: ask it there", node.0))
             }
             Err(SubmitError::NotCoordinator { hint: None }) => {
                 Err("no node coordinates at the moment; try again in a second".into())
             }
             Err(SubmitError::Unknown) => Err("there is no such node, or nobody has the address yet".into()),
             Err(SubmitError::NotEligible(node)) => {
-                Err(format!("node {node} may not have it: it is down, drained, or no candidate"))
+                Err(format!("node {} may not have it: it is down, drained, or no candidate", node.0))
             }
             Err(SubmitError::WindowFull { limit }) => Err(format!("{limit} changes are under way; try again")),
             Err(other) => Err(format!("refused: {other:?}")),

@@ -96,7 +96,7 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
     let control = tokio::task::spawn_local(control::serve(listener, serving));
     let machine = LiveMachine::new(address.orders(), done, nudge, say.clone())
         .map_err(|error| Error::Failed(format!("signals: {error}")))?;
-    say(&format!("node {} runs on {at}", config.me));
+    say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());
     let live = Live::new(engine, address.orders(), config.nodes.clone(), config.me);
     let ended: Result<(), std::convert::Infallible> = apus_host::run(live, shell).await;

@@ -1,6 +1,6 @@
 # The rows, in order. Each is measured with the servers' two ways of taking frames where both are possible.
-alone bounce bounce
-alone swap swap
+alone bounce prog/bounce
+alone swap prog/swap
 none xdp
 none skb
 none pass
@@ -8,6 +8,12 @@ xdp swap swap xdp
 xdp swap swap pass
 xdp swap-redirect swap_redirect xdp
 xdp swap-redirect swap_redirect skb
+oneip oneip source - xdp
+oneip oneip source - pass
+alone oneip own/oneip
+oneip oneip-ports ports - pass
+oneip oneip-quic quic - pass
+oneip oneip-redirect source d0 skb
 nft_to_ports skb
 nft_to_servers skb
 ipvs ipvs-sh sh '' skb

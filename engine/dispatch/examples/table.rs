@@ -1,6 +1,6 @@
 //! Writes the bytes of a table to standard output: `table SERVERS LOG2_SLOTS source|ports|quic`.
 //!
-//! The cluster has the addresses 10.0.0.100 and fd00::100 and claims 02:00:00:00:00:fe; server n, from 0, has the address
+//! The cluster has the addresses 10.0.0.100 and `fd00::100` and claims 02:00:00:00:00:fe; server n, from 0, has the address
 //! 02:00:00:00:01:n.
 
 use std::io::Write;

@@ -88,10 +88,18 @@ measure() {
 }
 counters() { [ -z "$counting" ] || pace counters /bpf | sed 's/^/@/'; }
 
-none() { # SINK
+none() { # NAME SINK
     fresh xdp
-    sink box d0 "$1"
-    measure "none $1" "$(mac 0)"
+    sink box d0 "$2"
+    measure "$1 $2" "$(mac 0)"
+}
+
+# of KIND ROW...: a row with other frames.
+of() {
+    export KIND="$1"
+    shift
+    "$@"
+    unset KIND
 }
 
 xdp() { # NAME PROGRAM SINK

@@ -1,7 +1,8 @@
 // Sends a plan's frames and says what that took and what arrived.
 //
 //     pace run DIR PORT TO CLIENTS FRAMES TIMES [quiet]   hands TIMES times FRAMES frames to PORT, whose far end has the address
-//                                                 TO, through DIR/prog/blast; with `quiet` the result is not printed
+//                                                 TO, through DIR/prog/blast; with `quiet` the result is not printed;
+//                                             KIND in the environment may be `fragments` or `v6`
 //     pace alone PROGRAM TO                       the least that one frame costs in the program alone, over a thousand
 //     pace port DIR PORT                          makes PORT the first of DIR/map/port
 //     pace oneip DIR BLOCK MAC PORT               puts the table in the file BLOCK into use in DIR/map, at a dispatcher with the
@@ -30,7 +31,7 @@ struct plan {
     uint32_t port, clients, next;
     uint64_t began;
     uint8_t to[6];
-    uint16_t reserved;
+    uint16_t kind;
 };
 
 struct seen {
@@ -101,15 +102,19 @@ static int run(char **arg, int quiet)
     const char *dir = arg[0];
     int blast = pinned(dir, "prog/blast"), plans = pinned(dir, "map/plan"), counts = pinned(dir, "map/seen");
     struct plan plan = {.port = port(arg[1]), .clients = (uint32_t)atoi(arg[3]) - 1};
+    const char *kind = getenv("KIND") ? getenv("KIND") : "";
+    plan.kind = !strcmp(kind, "fragments") ? 1 : !strcmp(kind, "v6") ? 2 : 0;
     address(arg[2], plan.to);
     uint32_t frames = (uint32_t)atoi(arg[4]);
-    uint8_t frame[60] = {0};
+    // Room for the headers.
+    uint8_t frame[84] = {0};
+    uint32_t length = plan.kind == 2 ? 84 : 60;
     for (int times = atoi(arg[5]); times > 0; times--) {
         struct seen seen = {.expected = frames};
         struct plan done;
         set(counts, &seen);
         set(plans, &plan);
-        union bpf_attr attr = {.test = {.prog_fd = (uint32_t)blast, .data_in = (uintptr_t)frame, .data_size_in = sizeof frame,
+        union bpf_attr attr = {.test = {.prog_fd = (uint32_t)blast, .data_in = (uintptr_t)frame, .data_size_in = length,
                                         .repeat = frames, .flags = BPF_F_TEST_XDP_LIVE_FRAMES}};
         if (bpf(BPF_PROG_TEST_RUN, &attr))
             die("live frames");

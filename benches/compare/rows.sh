@@ -1,9 +1,9 @@
 # The rows, in order. Each is measured with the servers' two ways of taking frames where both are possible.
 alone bounce prog/bounce
 alone swap prog/swap
-none xdp
-none skb
-none pass
+none none xdp
+none none skb
+none none pass
 xdp swap swap xdp
 xdp swap swap pass
 xdp swap-redirect swap_redirect xdp
@@ -14,6 +14,10 @@ alone oneip own/oneip
 oneip oneip-ports ports - pass
 oneip oneip-quic quic - pass
 oneip oneip-redirect source d0 skb
+of fragments none none-fragments xdp
+of fragments oneip oneip-fragments source - xdp
+of v6 none none-v6 xdp
+of v6 oneip oneip-v6 source - xdp
 nft_to_ports skb
 nft_to_servers skb
 ipvs ipvs-sh sh '' skb

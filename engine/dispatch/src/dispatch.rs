@@ -112,7 +112,7 @@ where
 /// The usual case by itself: a whole IPv4 packet without options, from a client, for another server than this node. None,
 /// and nothing written, for anything else: [`any`] has the same verdict for it, at three times the cost.
 #[inline]
-fn plain_v4<F, T>(here: &Here, table: &T, frame: &mut F) -> Option<()>
+pub fn plain_v4<F, T>(here: &Here, table: &T, frame: &mut F) -> Option<()>
 where
     F: Frame + ?Sized,
     T: Table + ?Sized,
@@ -170,7 +170,7 @@ fn address<F: Frame + ?Sized>(frame: &mut F, to: Mac, tag: Tag) -> bool {
 
 /// Any frame at all. Out of the way of the usual one, which then needs no stack.
 #[inline(never)]
-fn any<F, T, H>(here: &Here, table: &T, hooks: &H, frame: &mut F) -> Verdict
+pub fn any<F, T, H>(here: &Here, table: &T, hooks: &H, frame: &mut F) -> Verdict
 where
     F: Frame + ?Sized,
     T: Table + ?Sized,
@@ -277,7 +277,7 @@ where
     if protocol == ICMP && !fragment {
         told_by_v4(frame, &mut packet, head);
     }
-    route(here, table, hooks, frame, ethernet, head, &packet)
+    route(here, table, hooks, frame, ethernet, head, packet)
 }
 
 /// An ICMP error (RFC 792) comes from any router; whose it is, is in the packet that it tells about.
@@ -339,7 +339,7 @@ where
     if inner.protocol == ICMPV6 && !inner.fragment {
         told_by_v6(frame, &mut packet, head);
     }
-    route(here, table, hooks, frame, ethernet, head, &packet)
+    route(here, table, hooks, frame, ethernet, head, packet)
 }
 
 /// The same for `ICMPv6` (RFC 4443), whose errors are types 1 to 4.
@@ -370,13 +370,19 @@ fn route<F, T, H>(
     frame: &mut F,
     ethernet: &Ethernet,
     head: &Head,
-    packet: &Packet,
+    packet: Packet,
 ) -> Result<Verdict, Reason>
 where
     F: Frame + ?Sized,
     T: Table + ?Sized,
     H: Hooks + ?Sized,
 {
+    let packet = &Packet {
+        inner: header::hidden(frame, packet.inner),
+        client: packet.client,
+        v6: frame.hide(packet.v6 as usize) != 0,
+        reverse: frame.hide(packet.reverse as usize) != 0,
+    };
     if ethernet.to != here.mac && ethernet.to != head.claim {
         return if ethernet.to[0] & 1 == 1 { Err(Reason::Group) } else { Ok(Verdict::Pass) };
     }

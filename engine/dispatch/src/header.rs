@@ -70,6 +70,14 @@ const fn is_tag(kind: u16) -> bool {
     matches!(kind, 0x8100 | 0x88a8 | 0x9100)
 }
 
+/// The same, without its history ([`Frame::hide`]).
+#[inline]
+pub(crate) fn hidden<F: Frame + ?Sized>(frame: &F, inner: Inner) -> Inner {
+    #[allow(clippy::cast_possible_truncation, reason = "it was a byte")]
+    let protocol = frame.hide(inner.protocol as usize) as u8;
+    Inner { protocol, l4: frame.hide(inner.l4), fragment: frame.hide(inner.fragment as usize) != 0 }
+}
+
 /// Follows the extension headers of an IPv6 packet (RFC 8200, section 4), from the first in `inner` to what is behind the
 /// last.
 #[inline]
@@ -98,6 +106,7 @@ pub(crate) fn extensions<F: Frame + ?Sized>(frame: &F, inner: &mut Inner) -> Res
             _ => return Ok(()),
         };
         inner.l4 += length;
+        *inner = hidden(frame, *inner);
     }
     Err(Reason::TooManyHeaders)
 }

@@ -1,0 +1,50 @@
+/*
+ * The memory that the program and its loader share. In C because clang describes maps to the kernel (BTF); linked into the
+ * Rust program, included by its twin. Sizes and places: `oneip.rs`, `platform/os/src/linux/xdp.rs`.
+ */
+#define SEC(name) __attribute__((section(name), used))
+#define uint_(name, value) int (*name)[value]
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+enum { ARRAY = 2, PERCPU_ARRAY = 6, ARRAY_OF_MAPS = 12, MMAPABLE = 1 << 10 };
+
+/* A table: 64 bytes, two times 65,536 slots of two bytes, 4,096 servers of eight. */
+#define TABLE_BYTES (64 + 4 * 65536 + 8 * 4096)
+
+struct inner {
+    uint_(type, ARRAY);
+    uint_(key_size, 4);
+    uint_(value_size, TABLE_BYTES);
+    uint_(max_entries, 1);
+    uint_(map_flags, MMAPABLE);
+};
+
+/* The table in use. */
+struct {
+    uint_(type, ARRAY_OF_MAPS);
+    uint_(key_size, 4);
+    uint_(value_size, 4);
+    uint_(max_entries, 1);
+    struct inner *values[];
+} oneip_table SEC(".maps");
+
+/* What this node is: two words, then two records of eight words. */
+struct {
+    uint_(type, ARRAY);
+    uint_(key_size, 4);
+    uint_(value_size, 144);
+    uint_(max_entries, 1);
+    uint_(map_flags, MMAPABLE);
+} oneip_state SEC(".maps");
+
+/* Frames by what became of them, 32 counters a processor. */
+struct {
+    uint_(type, PERCPU_ARRAY);
+    uint_(key_size, 4);
+    uint_(value_size, 256);
+    uint_(max_entries, 1);
+} oneip_counters SEC(".maps");
+
+char oneip_license[] SEC("license") = "Dual MIT/GPL";

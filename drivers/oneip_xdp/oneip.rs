@@ -1,0 +1,419 @@
+//! The dispatch core in the kernel's receive path.
+//!
+//! Copies nothing, decides nothing: [`Memory`] is a frame, [`Mapped`] a table over the bytes that a loader published, and
+//! [`dispatch`] does the rest. What is here is what the kernel's verifier wants to see: each access to a packet follows a
+//! comparison of the very same register with the packet's end, each access to a map an upper bound. `opaque` keeps the
+//! optimiser from proving such a comparison needless by arithmetic that the verifier cannot follow.
+#![no_std]
+#![no_main]
+
+use core::arch::asm;
+use core::ptr::{addr_of, read_unaligned, read_volatile, write_unaligned, write_volatile};
+
+use apus_dispatch::{Flow, Frame, HEAD_BYTES, Head, Here, Hooks, Key, Mac, NOBODY, Slot, Table, Verdict, any, plain_v4};
+
+/// `struct xdp_md` (linux/bpf.h).
+#[repr(C)]
+pub struct Context {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// Bytes of a table's map: 2^16 slots, 4,096 servers.
+const TABLE_BYTES: u64 = 64 + 4 * 65_536 + 8 * 4_096;
+/// No frame of a network card is longer.
+const FRAME_BYTES: usize = 0x3fff;
+
+/// After the counters of the verdicts: no table was published.
+const NO_TABLE: u64 = 30;
+/// What this node is was changed all the time while it was read.
+const NO_STATE: u64 = 31;
+
+#[repr(C)]
+pub struct Map {
+    _opaque: [u64; 0],
+}
+
+unsafe extern "C" {
+    // Defined in `maps.c`.
+    static oneip_table: Map;
+    static oneip_state: Map;
+    static oneip_counters: Map;
+    // The build renames it to `llvm.is.constant`: whether the value is known when the program is compiled.
+    safe fn apus_is_constant(value: u64) -> bool;
+}
+
+/// A kernel function by its number (linux/bpf.h).
+macro_rules! helper {
+    ($number:literal, $name:ident($($arg:ident: $kind:ty),*) -> $out:ty) => {
+        #[inline(always)]
+        unsafe fn $name($($arg: $kind),*) -> $out {
+            // SAFETY: the kernel's verifier replaces the number by the function that has this signature.
+            let call: unsafe extern "C" fn($($kind),*) -> $out = unsafe { core::mem::transmute($number as usize) };
+            // SAFETY: passed on to the caller; the verifier checks every argument.
+            unsafe { call($($arg),*) }
+        }
+    };
+}
+
+helper!(1, map_lookup(map: *const Map, key: *const u32) -> *mut u8);
+helper!(23, redirect(port: u32, flags: u64) -> i64);
+helper!(86, release(socket: *const Socket) -> i64);
+helper!(99, socket_of(context: *const Context, tuple: *const u32, size: u32, namespace: u64, flags: u64) -> *const Socket);
+helper!(125, boot_clock() -> u64);
+
+/// The first and only value of a map.
+#[inline(always)]
+fn value(map: *const Map) -> Option<*mut u8> {
+    let key = 0_u32;
+    // SAFETY: both pointers are to what the kernel function reads.
+    let value = unsafe { map_lookup(map, &key) };
+    if value.is_null() { None } else { Some(value) }
+}
+
+/// The same value, of which the optimiser knows nothing.
+macro_rules! opaque {
+    ($value:expr) => {{
+        let mut value = $value;
+        // SAFETY: a comment; the build empties it.
+        unsafe { asm!("/* {0} */", inlateout(reg) value, options(pure, nomem, nostack, preserves_flags)) };
+        value
+    }};
+}
+
+/// A packet where the network card put it, at places that are known when the program is compiled.
+struct Memory {
+    start: *mut u8,
+    end: *mut u8,
+}
+
+impl Memory {
+    #[inline(always)]
+    fn of(context: *const Context) -> Self {
+        // SAFETY: the kernel gave the context.
+        let start = unsafe { read_volatile(addr_of!((*context).data)) };
+        // SAFETY: as above.
+        let end = unsafe { read_volatile(addr_of!((*context).data_end)) };
+        Self { start: start as usize as *mut u8, end: end as usize as *mut u8 }
+    }
+
+    /// `place`, if that many bytes are there.
+    #[inline(always)]
+    fn inside(&self, place: *mut u8, many: usize) -> Option<*mut u8> {
+        if place.wrapping_add(many) > self.end { None } else { Some(place) }
+    }
+}
+
+impl Frame for Memory {
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let place = self.inside(self.start.wrapping_add(at), N)?;
+        // SAFETY: all `N` bytes are inside.
+        Some(unsafe { read_unaligned(place.cast()) })
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
+        let Some(place) = self.inside(self.start.wrapping_add(at), N) else { return false };
+        // SAFETY: all `N` bytes are inside.
+        unsafe { write_unaligned(place.cast(), bytes) };
+        true
+    }
+
+    #[inline(always)]
+    fn size(&self) -> usize {
+        opaque!(self.end as usize - self.start as usize)
+    }
+}
+
+/// The same, at any place. Everything is asked anew: what the verifier learned on one way must not keep it from seeing that
+/// another leads to the same.
+struct Anywhere {
+    context: *const Context,
+    /// Zero, which the verifier does not know: where it can tell how a comparison ends, it keeps the ways to it apart. Added it
+    /// would be traced; the exclusive or is not.
+    zero: usize,
+}
+
+impl Anywhere {
+    #[inline(always)]
+    fn place(&self, at: usize, many: usize) -> Option<*mut u8> {
+        let memory = Memory::of(self.context);
+        if apus_is_constant(at as u64) {
+            return memory.inside(memory.start.wrapping_add(at), many);
+        }
+        let at = opaque!(at ^ self.zero);
+        if at > FRAME_BYTES {
+            return None;
+        }
+        memory.inside(opaque!(memory.start.wrapping_add(at)), many)
+    }
+}
+
+impl Frame for Anywhere {
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let place = self.place(at, N)?;
+        // SAFETY: all `N` bytes are inside.
+        Some(unsafe { read_unaligned(place.cast()) })
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
+        let Some(place) = self.place(at, N) else { return false };
+        // SAFETY: all `N` bytes are inside.
+        unsafe { write_unaligned(place.cast(), bytes) };
+        true
+    }
+
+    #[inline(always)]
+    fn size(&self) -> usize {
+        Memory::of(self.context).size()
+    }
+
+    #[inline(always)]
+    fn hide(&self, value: usize) -> usize {
+        opaque!(value ^ self.zero)
+    }
+}
+
+/// A published table, checked by its loader.
+struct Mapped {
+    bytes: *const u8,
+}
+
+impl Mapped {
+    /// `N` bytes at a place inside the head.
+    #[inline(always)]
+    fn head<const N: usize>(&self, at: usize) -> [u8; N] {
+        // SAFETY: the head is smaller than the map, and the callers' places are constant.
+        unsafe { read_unaligned(self.bytes.wrapping_add(at).cast()) }
+    }
+
+    #[inline(always)]
+    fn log2(&self) -> u64 {
+        let [log2] = self.head::<1>(32);
+        u64::from(log2)
+    }
+
+    /// `N` bytes at any place.
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
+        let at = opaque!(at);
+        if at > TABLE_BYTES - N as u64 {
+            return None;
+        }
+        // SAFETY: not more than the map has.
+        Some(unsafe { read_unaligned(self.bytes.wrapping_add(at as usize).cast()) })
+    }
+}
+
+impl Table for Mapped {
+    #[inline(always)]
+    fn head(&self) -> Head {
+        let [log2_slots, key] = self.head(32);
+        Head {
+            epoch: u64::from_le_bytes(self.head(16)),
+            seed: u64::from_le_bytes(self.head(24)),
+            log2_slots,
+            key: match key {
+                0 => Key::Source,
+                1 => Key::Ports,
+                _ => Key::Quic,
+            },
+            v4: self.head(36),
+            v6: self.head(40),
+            claim: self.head(56),
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self, number: u32) -> Slot {
+        // `slot_of` gave a number below 2^16 for every table that fits.
+        let number = u64::from(number) & 0xffff;
+        let place = self.bytes.wrapping_add(HEAD_BYTES + 2 * number as usize);
+        // SAFETY: 64 + 2 * 65,535 + 2 is less than the map has.
+        let server: [u8; 2] = unsafe { read_unaligned(place.cast()) };
+        let former = HEAD_BYTES as u64 + (2_u64.wrapping_shl(self.log2() as u32)) + 2 * number;
+        Slot {
+            server: u16::from_le_bytes(server),
+            former: self.read(former).map_or(NOBODY, u16::from_le_bytes),
+        }
+    }
+
+    #[inline(always)]
+    fn server(&self, place: u16) -> Option<Mac> {
+        let count = u16::from_le_bytes(self.head(34));
+        if place >= count {
+            return None;
+        }
+        let at = HEAD_BYTES as u64 + (4_u64.wrapping_shl(self.log2() as u32)) + 8 * u64::from(place);
+        let [a, b, c, d, e, f, _, _] = self.read(at)?;
+        Some([a, b, c, d, e, f])
+    }
+}
+
+/// `struct bpf_sock` (linux/bpf.h), as far as it is read.
+#[repr(C)]
+struct Socket {
+    _before: [u32; 18],
+    state: u32,
+}
+
+/// `struct bpf_sock_tuple`; the stack takes aligned words only.
+#[repr(C, align(8))]
+struct Tuple([u32; 10]);
+
+/// `TCP_LISTEN` (linux/tcp.h).
+const LISTEN: u32 = 10;
+
+/// The sockets of the port's network namespace.
+struct Sockets<'t> {
+    context: *const Context,
+    table: &'t Mapped,
+}
+
+impl Hooks for Sockets<'_> {
+    /// A listening socket is not a connection's.
+    #[inline(always)]
+    fn has_socket(&self, flow: &Flow) -> bool {
+        let part = |at: usize| {
+            let [a, b, c, d] = [flow.client[at], flow.client[at + 1], flow.client[at + 2], flow.client[at + 3]];
+            u32::from_ne_bytes([a, b, c, d])
+        };
+        let word = |at: usize| u32::from_ne_bytes(self.table.head(at));
+        // Addresses and ports as on the wire; the ports in one word.
+        let ports = u32::from(flow.port.to_be()) | u32::from(flow.cluster_port.to_be()) << 16;
+        let mut tuple = core::mem::MaybeUninit::<Tuple>::uninit();
+        let mut set = |at: usize, word: u32| {
+            // SAFETY: there are ten words; one at a time, or the optimiser makes an unaligned pair of two.
+            unsafe { write_volatile(tuple.as_mut_ptr().cast::<u32>().wrapping_add(at), word) };
+        };
+        let bytes = if flow.v6 {
+            set(0, part(0));
+            set(1, part(4));
+            set(2, part(8));
+            set(3, part(12));
+            set(4, word(40));
+            set(5, word(44));
+            set(6, word(48));
+            set(7, word(52));
+            set(8, ports);
+            36
+        } else {
+            set(0, part(12));
+            set(1, word(36));
+            set(2, ports);
+            12
+        };
+        // SAFETY: as many bytes of the tuple were set.
+        let socket = unsafe { socket_of(self.context, tuple.as_ptr().cast(), bytes, u64::MAX, 0) };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: the kernel gave it, and counts it as in use until it is released.
+        let state = unsafe { read_volatile(addr_of!((*socket).state)) };
+        // SAFETY: it was acquired above, once.
+        unsafe { release(socket) };
+        state != LISTEN
+    }
+}
+
+/// What this node is, and the port that frames leave by (0: the one they came by), if both could be read whole.
+///
+/// The loader writes the record that is not in use, then raises the version: even and odd versions have a record each. A
+/// version that is the same after the reading as before means that nobody wrote in between.
+#[inline(always)]
+fn here() -> Option<(Here, u32, usize)> {
+    let state = value(addr_of!(oneip_state))?.cast::<u64>().cast_const();
+    // SAFETY (of all reads): 18 words are there; places are constant but for one bit of the version.
+    let word = |at: usize| unsafe { read_volatile(state.wrapping_add(at)) };
+    for _ in 0..2 {
+        let version = word(0);
+        let at = 2 + 8 * (version & 1) as usize;
+        let (lease, epoch, fence, place, mac, out) =
+            (word(at), word(at + 1), word(at + 2), word(at + 3), word(at + 4), word(at + 5));
+        if word(0) == version {
+            let [a, b, c, d, e, f, _, _] = mac.to_le_bytes();
+            // SAFETY: it only reads a clock. CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases do.
+            let now = unsafe { boot_clock() };
+            let here =
+                Here { now, lease, epoch, fence, server: place as u16, id: (place >> 16) as u8, mac: [a, b, c, d, e, f] };
+            return Some((here, out as u32, word(1) as usize));
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn count(which: u64) {
+    if let Some(counters) = value(addr_of!(oneip_counters)) {
+        let counter = counters.cast::<u64>().wrapping_add((which & 31) as usize);
+        // SAFETY: 32 counters are there, and no other processor has this copy.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// A frame comes in.
+///
+/// # Safety
+/// Called by the kernel alone.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "xdp")]
+pub unsafe extern "C" fn oneip(context: *mut Context) -> u32 {
+    let Some(inner) = value(addr_of!(oneip_table)) else {
+        count(NO_TABLE);
+        return XDP_PASS;
+    };
+    let Some(bytes) = value(inner.cast_const().cast()) else { return XDP_PASS };
+    let Some((here, out, zero)) = here() else {
+        count(NO_STATE);
+        return XDP_DROP;
+    };
+    let table = Mapped { bytes };
+    let hooks = Sockets { context, table: &table };
+    let verdict = if plain_v4(&here, &table, &mut Memory::of(context)).is_some() {
+        Verdict::Transmit
+    } else {
+        any(&here, &table, &hooks, &mut Anywhere { context, zero })
+    };
+    match verdict {
+        Verdict::Pass => {
+            count(0);
+            XDP_PASS
+        }
+        Verdict::Local => {
+            count(1);
+            XDP_PASS
+        }
+        Verdict::Transmit => {
+            count(2);
+            if out == 0 {
+                return XDP_TX;
+            }
+            // SAFETY: it only notes where the frame goes.
+            (unsafe { redirect(out, 0) }) as u32
+        }
+        Verdict::Drop(reason) => {
+            count(3 + reason as u64);
+            XDP_DROP
+        }
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // The build refuses an object that could come here.
+    unsafe extern "C" {
+        safe fn apus_never() -> !;
+    }
+    apus_never()
+}

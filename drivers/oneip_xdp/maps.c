@@ -8,7 +8,7 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-enum { ARRAY = 2, PERCPU_ARRAY = 6, ARRAY_OF_MAPS = 12, MMAPABLE = 1 << 10 };
+enum { ARRAY = 2, PERCPU_ARRAY = 6, ARRAY_OF_MAPS = 12 };
 
 /* A table: 64 bytes, two times 65,536 slots of two bytes, 4,096 servers of eight. */
 #define TABLE_BYTES (64 + 4 * 65536 + 8 * 4096)
@@ -18,7 +18,6 @@ struct inner {
     uint_(key_size, 4);
     uint_(value_size, TABLE_BYTES);
     uint_(max_entries, 1);
-    uint_(map_flags, MMAPABLE);
 };
 
 /* The table in use. */
@@ -30,13 +29,12 @@ struct {
     struct inner *values[];
 } oneip_table SEC(".maps");
 
-/* What this node is: two words, then two records of eight words. */
+/* What this node is: a version and a zero, then two records of eight words. */
 struct {
     uint_(type, ARRAY);
     uint_(key_size, 4);
     uint_(value_size, 144);
     uint_(max_entries, 1);
-    uint_(map_flags, MMAPABLE);
 } oneip_state SEC(".maps");
 
 /* Frames by what became of them, 32 counters a processor. */

@@ -1,7 +1,7 @@
 //! The dispatch core in the kernel's receive path.
 //!
-//! Copies nothing, decides nothing: [`Memory`] is a frame, [`Mapped`] a table over the bytes that a loader published, and
-//! [`dispatch`] does the rest. What is here is what the kernel's verifier wants to see: each access to a packet follows a
+//! Copies nothing, decides nothing: [`Memory`] and [`Anywhere`] are a frame, [`Mapped`] a table over the bytes that a loader
+//! published, and the core does the rest. What is here is what the kernel's verifier wants to see: each access to a packet follows a
 //! comparison of the very same register with the packet's end, each access to a map an upper bound. `opaque` keeps the
 //! optimiser from proving such a comparison needless by arithmetic that the verifier cannot follow.
 #![no_std]

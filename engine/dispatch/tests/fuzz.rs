@@ -1,7 +1,7 @@
 //! Random, structured and damaged frames: no panic, nothing changes but what may, and the verdict of a plain model.
 #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests")]
 
-mod bed;
+pub(crate) mod bed;
 
 use apus_dispatch::{
     Block, Flow, Here, Hooks, Key, NOBODY, Reason, Table, Tag, Verdict, dispatch, hash_v4, hash_v6, slot_of, with_ports,
@@ -17,7 +17,7 @@ impl Hooks for Odd {
     }
 }
 
-const CLIENTS: [[u8; 4]; 4] = [[192, 0, 2, 1], [192, 0, 2, 77], [198, 51, 100, 3], [10, 0, 0, 100]];
+pub(crate) const CLIENTS: [[u8; 4]; 4] = [[192, 0, 2, 1], [192, 0, 2, 77], [198, 51, 100, 3], [10, 0, 0, 100]];
 
 fn client6(random: &mut Random) -> [u8; 16] {
     let mut address = V6;
@@ -99,7 +99,7 @@ fn packet6(random: &mut Random) -> Vec<u8> {
     ipv6(client, random.pick(&[V6, V6, V6, client]), next, 64, &payload)
 }
 
-fn frame(random: &mut Random) -> Vec<u8> {
+pub(crate) fn frame(random: &mut Random) -> Vec<u8> {
     let to = random.pick(&[mac(0), mac(0), mac(0), mac(1), CLAIM, [0xff; 6], mac(9)]);
     let epoch = random.pick(&[6, 7, 7, 8]);
     let tag = Tag { sender: 1, epoch, hop: random.pick(&[0, 0, 1, 2]) }.mac();
@@ -132,9 +132,9 @@ fn frame(random: &mut Random) -> Vec<u8> {
     frame
 }
 
-const CLAIM: apus_dispatch::Mac = [0, 0, 0x5e, 0, 1, 7];
+pub(crate) const CLAIM: apus_dispatch::Mac = [0, 0, 0x5e, 0, 1, 7];
 
-fn situation(random: &mut Random) -> Here {
+pub(crate) fn situation(random: &mut Random) -> Here {
     let server = random.pick(&[0, 0, 1, NOBODY]);
     Here {
         now: 1_000,

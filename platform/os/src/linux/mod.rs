@@ -1,1 +1,5 @@
 //! Linux.
+
+mod xdp;
+
+pub use xdp::{Attached, Xdp};

@@ -1,0 +1,218 @@
+//! The program in the kernel against the core on the host: the same verdict, the same bytes, for every frame.
+//!
+//! `APUS_XDP_FRAMES` says how many frames (10^7 take some minutes), `APUS_XDP_OBJECT` which object.
+#![cfg(target_os = "linux")]
+#![allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests")]
+
+#[path = "../../../engine/dispatch/tests/fuzz.rs"]
+#[allow(dead_code, reason = "its tests run where they are")]
+mod fuzz;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::process::Command;
+
+use apus_dispatch::{Block, Flow, Hooks, Key, Reason, Verdict, dispatch};
+use apus_os::Plane;
+use apus_os::linux::Xdp;
+use fuzz::bed::{Random, V4, V6, seal, table};
+use fuzz::{CLAIM, CLIENTS, frame, situation};
+
+/// Connections that the namespace has.
+struct Sockets(BTreeSet<Flow>);
+
+impl Hooks for Sockets {
+    fn has_socket(&self, flow: &Flow) -> bool {
+        self.0.contains(flow)
+    }
+}
+
+fn ip(args: &str) {
+    let done = Command::new("ip").args(args.split(' ')).status().expect("iproute2 is installed");
+    assert!(done.success(), "ip {args}");
+}
+
+fn bytes_of(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(address) => {
+            let mut bytes = [0; 16];
+            bytes[12..].copy_from_slice(&address.octets());
+            bytes
+        }
+    }
+}
+
+fn connect(from: SocketAddr, to: SocketAddr) -> OwnedFd {
+    fn raw(address: SocketAddr) -> (libc::sockaddr_storage, u32) {
+        // SAFETY: all zeros are an address.
+        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        let port = address.port().to_be();
+        let size = match address.ip() {
+            IpAddr::V4(ip) => {
+                let sin = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as u16,
+                    sin_port: port,
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) },
+                    sin_zero: [0; 8],
+                };
+                // SAFETY: a storage has room for every kind of address.
+                unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(sin) };
+                size_of::<libc::sockaddr_in>()
+            }
+            IpAddr::V6(ip) => {
+                let sin = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as u16,
+                    sin6_port: port,
+                    sin6_flowinfo: 0,
+                    sin6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                    sin6_scope_id: 0,
+                };
+                // SAFETY: as above.
+                unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(sin) };
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        (storage, size as u32)
+    }
+    let family = if from.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no pointer.
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: it was opened above.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let one = 1_i32;
+    // SAFETY: the pointer is to four bytes.
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const one).cast(), 4) };
+    let (address, size) = raw(from);
+    // SAFETY: the pointer is to at least `size` bytes.
+    let bound = unsafe { libc::bind(fd, (&raw const address).cast(), size) };
+    assert!(set == 0 && bound == 0, "{from}: {}", std::io::Error::last_os_error());
+    let (address, size) = raw(to);
+    // SAFETY: the pointer is to at least `size` bytes.
+    let connected = unsafe { libc::connect(fd, (&raw const address).cast(), size) };
+    assert!(connected == 0, "{from} to {to}: {}", std::io::Error::last_os_error());
+    socket
+}
+
+/// In a namespace of this thread alone: real connections from the odd ones of the ports that frames come from.
+fn sockets() -> (Sockets, Vec<OwnedFd>, Vec<TcpListener>) {
+    // SAFETY: no pointer; it changes this thread only.
+    let alone = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(alone, 0, "{}", std::io::Error::last_os_error());
+    ip("link set lo up");
+    let mut clients: Vec<IpAddr> = CLIENTS.iter().map(|client| IpAddr::from(*client)).collect();
+    for last in 0..8 {
+        let mut client = V6;
+        (client[0], client[15]) = (0x20, last);
+        clients.push(client.into());
+    }
+    let (four, six) = (IpAddr::V4(Ipv4Addr::from(V4)), IpAddr::V6(Ipv6Addr::from(V6)));
+    for address in clients.iter().chain([&four, &six]) {
+        if address.is_ipv4() {
+            ip(&format!("address replace {address}/32 dev lo"));
+        } else {
+            ip(&format!("address replace {address}/128 dev lo nodad"));
+        }
+    }
+    let (mut flows, mut open, mut listeners) = (BTreeSet::new(), Vec::new(), Vec::new());
+    for cluster_port in [80, 443] {
+        for cluster in [four, six] {
+            listeners.push(TcpListener::bind((cluster, cluster_port)).expect("a port of the cluster's address"));
+            for client in clients.iter().filter(|client| client.is_ipv4() == cluster.is_ipv4()) {
+                for port in [1001, 1003, 1005] {
+                    open.push(connect((*client, port).into(), (cluster, cluster_port).into()));
+                    let v6 = client.is_ipv6();
+                    flows.insert(Flow { client: bytes_of(*client), v6, port, cluster_port });
+                    if *client == cluster {
+                        // Its other end is the cluster's as well.
+                        flows.insert(Flow { client: bytes_of(*client), v6, port: cluster_port, cluster_port: port });
+                    }
+                }
+            }
+        }
+    }
+    (Sockets(flows), open, listeners)
+}
+
+fn load() -> Option<Xdp> {
+    let loaded = match std::env::var("APUS_XDP_OBJECT") {
+        Ok(path) => Xdp::load(&std::fs::read(path).expect("the object of APUS_XDP_OBJECT")),
+        Err(_) => Xdp::committed(),
+    };
+    match loaded {
+        Ok(xdp) => Some(xdp),
+        // SAFETY: no pointer.
+        Err(error) if unsafe { libc::geteuid() } != 0 => {
+            println!("SKIPPED: only root may load a program ({error})");
+            None
+        }
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+#[test]
+fn the_kernel_does_to_every_frame_what_the_core_does() {
+    let Some(mut xdp) = load() else { return };
+    let frames: u64 =
+        std::env::var("APUS_XDP_FRAMES").map_or(100_000, |many| many.parse().expect("a number of frames"));
+    let (sockets, _open, _listeners) = sockets();
+    let tables: Vec<_> = [Key::Source, Key::Ports, Key::Quic]
+        .into_iter()
+        .flat_map(|key| [table(key, [0; 6]), table(key, CLAIM)])
+        .map(|mut bytes| {
+            bytes[64 + 2 * 60..64 + 2 * 64].fill(0xff);
+            seal(&mut bytes);
+            bytes
+        })
+        .collect();
+    let mut random = Random(3);
+    let mut out = vec![0; 4_096];
+    let mut seen = std::collections::BTreeMap::<String, u64>::new();
+    let (mut here, mut bytes) = (situation(&mut random), &tables[0]);
+    for number in 0..frames {
+        if number % (frames / 60).max(1) == 0 {
+            bytes = &tables[(number / (frames / 60).max(1)) as usize % tables.len()];
+            xdp.publish(bytes).expect("a good table");
+        }
+        if number % 16 == 0 {
+            here = situation(&mut random);
+            // The kernel's clock is its own: an expired lease, and one without end.
+            let lease = match here.lease {
+                0 => 0,
+                lease if lease <= here.now => 1,
+                _ => u64::MAX,
+            };
+            xdp.stand(&apus_dispatch::Here { lease, ..here }).expect("a state");
+        }
+        let before = frame(&mut random);
+        if before.len() < 14 {
+            continue; // The kernel gives a program no such frame.
+        }
+        let block = Block::new(bytes).expect("a good table");
+        let mut after = before.clone();
+        let verdict = dispatch(&here, &block, &sockets, &mut after[..]);
+        let (answer, length) = xdp.test_run(&before, &mut out).expect("a run");
+        let wanted = match verdict {
+            Verdict::Drop(_) => 1,
+            Verdict::Pass | Verdict::Local => 2,
+            Verdict::Transmit => 3,
+        };
+        assert_eq!(answer, wanted, "frame {number}, {verdict:?}: {here:?} {before:x?}");
+        assert!(out[..length] == after, "frame {number}, {verdict:?}: {here:?} {before:x?} {:x?}", &out[..length]);
+        let name = match verdict {
+            Verdict::Pass => "pass",
+            Verdict::Local => "local",
+            Verdict::Transmit => "transmit",
+            Verdict::Drop(reason) => reason.name(),
+        };
+        *seen.entry(name.to_owned()).or_default() += 1;
+    }
+    // Every single reason as well, by the counters.
+    let mut counted = xdp.counters().expect("counters");
+    counted.retain(|_, many| *many > 0);
+    assert_eq!(counted, seen);
+    assert!(seen.len() == 3 + Reason::ALL.len() - 1, "all but runts are met: {seen:?}");
+    println!("{frames} frames, 0 differ: {seen:?}");
+}

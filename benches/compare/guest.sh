@@ -12,12 +12,16 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 mount -t bpf bpf /bpf
 . /settings
+export TABLE_BYTES
 
 while read -r module; do insmod "$module" || echo "@trouble $module was not loaded"; done </modules
 echo 1 >/proc/sys/net/core/bpf_jit_enable
 echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
 ip link set lo up
 bpftool prog loadall /programs.o /bpf/prog pinmaps /bpf/map || echo "@trouble the programs were not loaded"
+if [ -f /oneip.o ]; then
+    bpftool prog loadall /oneip.o /bpf/own pinmaps /bpf/map || echo "@trouble the ONE-IP program was not loaded"
+fi
 echo "@kernel $(uname -r)"
 
 dispatcher=02:00:00:00:00:fe
@@ -77,14 +81,25 @@ measure() {
     echo "@row $1"
     ip netns exec lan pace run /bpf c0 "$2" "$CLIENTS" "$((CLIENTS > 2000 ? CLIENTS : 2000))" 1 quiet
     before=$(dropped)
+    counters
     ip netns exec lan pace run /bpf c0 "$2" "$CLIENTS" "$FRAMES" "$TIMES" | sed 's/^/@/'
+    counters
     echo "@dropped $(($(dropped) - before))"
 }
+counters() { [ -z "$counting" ] || pace counters /bpf | sed 's/^/@/'; }
 
-none() { # SINK
+none() { # NAME SINK
     fresh xdp
-    sink box d0 "$1"
-    measure "none $1" "$(mac 0)"
+    sink box d0 "$2"
+    measure "$1 $2" "$(mac 0)"
+}
+
+# of KIND ROW...: a row with other frames.
+of() {
+    export KIND="$1"
+    shift
+    "$@"
+    unset KIND
 }
 
 xdp() { # NAME PROGRAM SINK
@@ -92,6 +107,16 @@ xdp() { # NAME PROGRAM SINK
     ip -n box link set d0 xdpdrv pinned /bpf/prog/"$2"
     ip netns exec box pace port /bpf d0
     measure "$1 $3" $dispatcher
+}
+
+oneip() { # NAME KEY PORT SINK
+    [ -f /oneip.o ] || return
+    fresh "$4"
+    ip -n box link set d0 xdpdrv pinned /bpf/own/oneip
+    ip netns exec box pace oneip /bpf /table-"$2" $dispatcher "$3"
+    counting=yes
+    measure "$1 $4" $dispatcher
+    counting=
 }
 
 nft_to_ports() { # SINK
@@ -140,8 +165,9 @@ ipvs() { # NAME SCHEDULER ONE-PACKET SINK
 }
 
 alone() { # NAME PROGRAM
+    [ -e /bpf/"$2" ] || return
     echo "@row $1 alone"
-    pace alone /bpf/prog/"$2" $dispatcher | sed 's/^/@/'
+    pace alone /bpf/"$2" $dispatcher | sed 's/^/@/'
 }
 
 . /rows

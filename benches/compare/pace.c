@@ -1,9 +1,15 @@
 // Sends a plan's frames and says what that took and what arrived.
 //
 //     pace run DIR PORT TO CLIENTS FRAMES TIMES [quiet]   hands TIMES times FRAMES frames to PORT, whose far end has the address
-//                                                 TO, through DIR/prog/blast; with `quiet` the result is not printed
+//                                                 TO, through DIR/prog/blast; with `quiet` the result is not printed;
+//                                             KIND in the environment may be `fragments` or `v6`
 //     pace alone PROGRAM TO                       the least that one frame costs in the program alone, over a thousand
 //     pace port DIR PORT                          makes PORT the first of DIR/map/port
+//     pace oneip DIR BLOCK MAC PORT               puts the table in the file BLOCK into use in DIR/map, at a dispatcher with the
+//                                                 address MAC and a lease of an hour; frames leave by PORT, or by the one
+//                                                 they came by if it is `-`; TABLE_BYTES in the environment is
+//                                                 the size of the program's map
+//     pace counters DIR                           frames by what became of them
 //
 // Times are in nanoseconds of the guest's clock, which with `-icount shift=0` is one an instruction.
 
@@ -25,7 +31,7 @@ struct plan {
     uint32_t port, clients, next;
     uint64_t began;
     uint8_t to[6];
-    uint16_t reserved;
+    uint16_t kind;
 };
 
 struct seen {
@@ -96,15 +102,19 @@ static int run(char **arg, int quiet)
     const char *dir = arg[0];
     int blast = pinned(dir, "prog/blast"), plans = pinned(dir, "map/plan"), counts = pinned(dir, "map/seen");
     struct plan plan = {.port = port(arg[1]), .clients = (uint32_t)atoi(arg[3]) - 1};
+    const char *kind = getenv("KIND") ? getenv("KIND") : "";
+    plan.kind = !strcmp(kind, "fragments") ? 1 : !strcmp(kind, "v6") ? 2 : 0;
     address(arg[2], plan.to);
     uint32_t frames = (uint32_t)atoi(arg[4]);
-    uint8_t frame[60] = {0};
+    // Room for the headers.
+    uint8_t frame[84] = {0};
+    uint32_t length = plan.kind == 2 ? 84 : 60;
     for (int times = atoi(arg[5]); times > 0; times--) {
         struct seen seen = {.expected = frames};
         struct plan done;
         set(counts, &seen);
         set(plans, &plan);
-        union bpf_attr attr = {.test = {.prog_fd = (uint32_t)blast, .data_in = (uintptr_t)frame, .data_size_in = sizeof frame,
+        union bpf_attr attr = {.test = {.prog_fd = (uint32_t)blast, .data_in = (uintptr_t)frame, .data_size_in = length,
                                         .repeat = frames, .flags = BPF_F_TEST_XDP_LIVE_FRAMES}};
         if (bpf(BPF_PROG_TEST_RUN, &attr))
             die("live frames");
@@ -153,6 +163,62 @@ static int alone(char **arg)
     return 0;
 }
 
+/// The layout is that of the program's `maps.c`.
+enum { STATE_WORDS = 18, COUNTERS = 32 };
+
+static int publish(char **arg)
+{
+    FILE *file = fopen(arg[1], "rb");
+    if (!file)
+        die(arg[1]);
+    // The kernel takes whole values only, so the rest stays zero.
+    static uint8_t block[1 << 21];
+    size_t length = fread(block, 1, sizeof block, file);
+    int outer = pinned(arg[0], "map/oneip_table"), state = pinned(arg[0], "map/oneip_state"), inner = -1;
+    uint32_t bytes = (uint32_t)atoi(getenv("TABLE_BYTES") ? getenv("TABLE_BYTES") : "0");
+    if (length == 0 || length > bytes) {
+        fprintf(stderr, "pace: %s has %zu bytes, the program takes at most %u\n", arg[1], length, bytes);
+        return 1;
+    }
+    union bpf_attr made = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = bytes, .max_entries = 1};
+    inner = bpf(BPF_MAP_CREATE, &made);
+    if (inner < 0)
+        die("table");
+    set(inner, block);
+    uint64_t words[STATE_WORDS] = {0};
+    uint8_t mac[8] = {0};
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    address(arg[2], mac);
+    words[2] = ((uint64_t)t.tv_sec + 3600) * 1000000000;
+    // Epoch and fence, as in the table; no place among the servers.
+    words[3] = 1;
+    words[4] = 1;
+    words[5] = 0xffff;
+    memcpy(&words[6], mac, sizeof mac);
+    words[7] = strcmp(arg[3], "-") ? port(arg[3]) : 0;
+    set(state, words);
+    uint32_t fd = (uint32_t)inner;
+    set(outer, &fd);
+    return 0;
+}
+
+static int counters(char **arg)
+{
+    // A copy for each processor that there could be.
+    static uint64_t copies[1024][COUNTERS];
+    get(pinned(arg[0], "map/oneip_counters"), copies);
+    uint64_t counts[COUNTERS] = {0};
+    for (int cpu = 0; cpu < 1024; cpu++)
+        for (int i = 0; i < COUNTERS; i++)
+            counts[i] += copies[cpu][i];
+    printf("counters");
+    for (int i = 0; i < COUNTERS; i++)
+        printf(" %llu", (unsigned long long)counts[i]);
+    printf("\n");
+    return 0;
+}
+
 int main(int count, char **arg)
 {
     if (count >= 8 && !strcmp(arg[1], "run"))
@@ -164,6 +230,10 @@ int main(int count, char **arg)
         set(pinned(arg[2], "map/port"), &number);
         return 0;
     }
-    fprintf(stderr, "pace run DIR PORT TO CLIENTS FRAMES TIMES [quiet] | alone PROGRAM TO | port DIR PORT\n");
+    if (count == 6 && !strcmp(arg[1], "oneip"))
+        return publish(arg + 2);
+    if (count == 3 && !strcmp(arg[1], "counters"))
+        return counters(arg + 2);
+    fprintf(stderr, "pace run DIR PORT TO CLIENTS FRAMES TIMES [quiet] | alone PROGRAM TO | port DIR PORT | oneip DIR BLOCK MAC PORT | counters DIR\n");
     return 64;
 }

@@ -142,4 +142,27 @@ mutants! {
         ReadinessIgnored "readiness-ignored" "a program counts as ready as soon as it runs",
         KeepsAfterLoss "keeps-after-loss" "a program runs on after its grant was lost",
     }
+    dispatch {
+        LeaseIgnored "lease-ignored" "the data plane does not look at when the lease ends",
+        EverybodyAnswers "everybody-answers" "every node answers who has the cluster's address",
+        TagWithoutEpoch "tag-without-epoch" "what the dispatcher sends on does not carry its epoch",
+        FenceIgnored "fence-ignored" "a server takes what a dispatcher of an earlier epoch sent on",
+        FenceUntold "fence-untold" "a new grant is not told to the data planes of the servers",
+        NoSecondChance "no-second-chance" "a server keeps a segment of a connection that it has no socket for",
+        HopForgotten "hop-forgotten" "a segment sent on a second time looks as if it were the first",
+        FormersIgnored "formers-ignored" "the former server of a slot is not looked at",
+        SeedOfEpoch "seed-of-members" "the seed of the table changes with the number of servers",
+        FirstTableKept "first-table-kept" "the first table is never replaced",
+        DownKept "down-kept" "a server that is diagnosed down keeps its slots",
+        DrainIgnored "drain-ignored" "a drained server keeps its slots",
+        JoinsAtOnce "joins-at-once" "who comes back gets slots at once, one table after the other",
+        FragmentsScattered "fragments-scattered" "the later fragments of a packet are hashed differently from the first",
+        ErrorsByRouter "errors-by-router" "an ICMP error goes where its router's own address hashes to",
+        OwnShareSentOn "own-share-sent-on" "the dispatcher sends its own share of the flows out of its port",
+        NoAnnouncement "no-announcement" "a new dispatcher does not announce the address",
+        NoAnnouncementV6 "no-announcement-v6" "a new dispatcher announces the IPv4 address only",
+        AnnouncesAnother "announces-another" "the announcement carries the hardware address of another node",
+        ClaimBelieved "claim-believed" "a dispatcher gives way to whoever claims the address",
+        ClaimUnanswered "claim-unanswered" "a foreign claim to the address is dropped and forgotten",
+    }
 }

@@ -74,7 +74,7 @@ pub struct Spec {
     pub lasts: bool,
     /// What it costs the fault budget.
     pub cost: Cost,
-    /// Worlds that carry it: heap, turmoil.
+    /// Worlds that carry it: heap, turmoil, emulated.
     pub worlds: &'static [&'static str],
 }
 
@@ -104,34 +104,34 @@ use Unit::{Bandwidth, Bytes, Count, Ppm, Time};
 
 kinds! {
     // Packets.
-    Loss "N01" "loss" Links Some((10_000, 900_000)), None, true Free ["heap" "turmoil"] "each packet is lost with this rate";
-    BurstLoss "N02" "burst-loss" Links Some((500_000, 1_000_000)), Some((Time, 50 * MS, 2 * S)), true Free ["heap" "turmoil"] "packets are lost at this rate in bursts of about this length (Gilbert-Elliott)";
-    Duplicate "N03" "duplicate" Links Some((50_000, 900_000)), None, true Free ["heap" "turmoil"] "each packet arrives twice with this rate";
-    ReplayLate "N04" "replay-late" Links Some((20_000, 500_000)), Some((Time, 2 * S, 20 * S)), true Free ["heap" "turmoil"] "copies of packets arrive again this much later, also after the sender restarted";
-    Jitter "N05" "jitter" Links None, Some((Time, 5 * MS, 500 * MS)), true Free ["heap" "turmoil"] "each packet is delayed by up to this much more, so that packets overtake each other";
-    ReorderGap "N06" "reorder-gap" Links Some((50_000, 900_000)), Some((Time, 10 * MS, 500 * MS)), true Free ["heap" "turmoil"] "packets are held back for a fixed gap with this rate";
-    Lifo "N07" "lifo" Links None, Some((Time, 20 * MS, 500 * MS)), true Free ["heap" "turmoil"] "packets are collected for this long and delivered newest first";
-    Corrupt "N08" "corrupt" Links Some((20_000, 900_000)), None, true Free ["heap" "turmoil"] "bits of packets are flipped on the way; the check catches it";
-    CorruptUnseen "N09" "corrupt-unseen" Links Some((20_000, 900_000)), None, true Free ["heap" "turmoil"] "bits of diagnosis packets are flipped and the check is made right again";
-    Truncate "N10" "truncate" Links Some((20_000, 900_000)), None, true Free ["heap" "turmoil"] "packets lose their end";
-    Mtu "N11" "mtu" Links None, Some((Bytes, 1_200, 65_536)), true Free ["heap" "turmoil"] "packets longer than this vanish";
-    DropKind "N12" "drop-kind" Links Some((1_000_000, 1_000_000)), Some((Count, 0x10, 0xff)), true Free ["heap" "turmoil"] "packets of one kind are lost at this rate; `size` is the kind byte";
-    Spoof "N13" "spoof" Links Some((20_000, 900_000)), None, true Free ["heap" "turmoil"] "packets are delivered as if another node had sent them";
+    Loss "N01" "loss" Links Some((10_000, 900_000)), None, true Free ["heap" "turmoil" "emulated"] "each packet is lost with this rate";
+    BurstLoss "N02" "burst-loss" Links Some((500_000, 1_000_000)), Some((Time, 50 * MS, 2 * S)), true Free ["heap" "turmoil" "emulated"] "packets are lost at this rate in bursts of about this length (Gilbert-Elliott)";
+    Duplicate "N03" "duplicate" Links Some((50_000, 900_000)), None, true Free ["heap" "turmoil" "emulated"] "each packet arrives twice with this rate";
+    ReplayLate "N04" "replay-late" Links Some((20_000, 500_000)), Some((Time, 2 * S, 20 * S)), true Free ["heap" "turmoil" "emulated"] "copies of packets arrive again this much later, also after the sender restarted";
+    Jitter "N05" "jitter" Links None, Some((Time, 5 * MS, 500 * MS)), true Free ["heap" "turmoil" "emulated"] "each packet is delayed by up to this much more, so that packets overtake each other";
+    ReorderGap "N06" "reorder-gap" Links Some((50_000, 900_000)), Some((Time, 10 * MS, 500 * MS)), true Free ["heap" "turmoil" "emulated"] "packets are held back for a fixed gap with this rate";
+    Lifo "N07" "lifo" Links None, Some((Time, 20 * MS, 500 * MS)), true Free ["heap" "turmoil" "emulated"] "packets are collected for this long and delivered newest first";
+    Corrupt "N08" "corrupt" Links Some((20_000, 900_000)), None, true Free ["heap" "turmoil" "emulated"] "bits of packets are flipped on the way; the check catches it";
+    CorruptUnseen "N09" "corrupt-unseen" Links Some((20_000, 900_000)), None, true Free ["heap" "turmoil" "emulated"] "bits of diagnosis packets are flipped and the check is made right again";
+    Truncate "N10" "truncate" Links Some((20_000, 900_000)), None, true Free ["heap" "turmoil" "emulated"] "packets lose their end";
+    Mtu "N11" "mtu" Links None, Some((Bytes, 1_200, 65_536)), true Free ["heap" "turmoil" "emulated"] "packets longer than this vanish";
+    DropKind "N12" "drop-kind" Links Some((1_000_000, 1_000_000)), Some((Count, 0x10, 0xff)), true Free ["heap" "turmoil" "emulated"] "packets of one kind are lost at this rate; `size` is the kind byte";
+    Spoof "N13" "spoof" Links Some((20_000, 900_000)), None, true Free ["heap" "turmoil" "emulated"] "packets are delivered as if another node had sent them";
     // Links.
-    Latency "N20" "latency" Links None, Some((Time, 5 * MS, 2 * S)), true Free ["heap" "turmoil"] "every packet takes this much longer";
-    SlowPair "N21" "slow-pair" Cut None, Some((Time, 20 * MS, S)), true Free ["heap" "turmoil"] "the target's links are this much slower, all the time";
-    Bandwidth "N22" "bandwidth" Links None, Some((Bandwidth, 64_000, 1 << 30)), true Free ["heap" "turmoil"] "links carry this many bytes a second; the rest waits";
-    QueueCap "N23" "queue-cap" Links None, Some((Count, 8, 1_000)), true Free ["heap" "turmoil"] "links hold this many packets at once; the rest is lost";
-    Clog "N24" "clog" Links None, None, true Free ["heap" "turmoil"] "packets wait until the end of the fault and arrive all at once";
-    Partition "N25" "partition" Cut None, None, true Down ["heap" "turmoil"] "the target nodes and the rest do not hear each other";
-    OneWay "N26" "one-way" Cut None, None, true Down ["heap" "turmoil"] "what the target nodes send to the rest is lost; the other way works";
-    OneWayIn "N26" "one-way-in" Cut None, None, true Down ["heap" "turmoil"] "what the rest sends to the target nodes is lost; the other way works";
-    Bridge "N27" "bridge" Cut None, None, true Down ["heap" "turmoil"] "two halves hear each other only through one node";
-    Swizzle "N28" "swizzle" Nodes None, None, true Down ["heap" "turmoil"] "links stop one by one and heal in another order";
-    Flap "N29" "flap" Cut None, Some((Time, 150 * MS, 5 * S)), true Down ["heap" "turmoil"] "the target's links go down and up with this period";
-    SlowPartition "N30" "slow-partition" Cut None, Some((Time, 2 * S, 20 * S)), true Down ["heap" "turmoil"] "packets across the cut arrive, but this much later";
-    NicDown "N31" "nic-down" Nodes None, None, true Down ["heap" "turmoil"] "the target's network card is down: sending fails at once";
-    Flood "N32" "flood" Nodes None, Some((Count, 200, 20_000)), true Free ["heap" "turmoil"] "garbage packets hit the target at this many a second";
+    Latency "N20" "latency" Links None, Some((Time, 5 * MS, 2 * S)), true Free ["heap" "turmoil" "emulated"] "every packet takes this much longer";
+    SlowPair "N21" "slow-pair" Cut None, Some((Time, 20 * MS, S)), true Free ["heap" "turmoil" "emulated"] "the target's links are this much slower, all the time";
+    Bandwidth "N22" "bandwidth" Links None, Some((Bandwidth, 64_000, 1 << 30)), true Free ["heap" "turmoil" "emulated"] "links carry this many bytes a second; the rest waits";
+    QueueCap "N23" "queue-cap" Links None, Some((Count, 8, 1_000)), true Free ["heap" "turmoil" "emulated"] "links hold this many packets at once; the rest is lost";
+    Clog "N24" "clog" Links None, None, true Free ["heap" "turmoil" "emulated"] "packets wait until the end of the fault and arrive all at once";
+    Partition "N25" "partition" Cut None, None, true Down ["heap" "turmoil" "emulated"] "the target nodes and the rest do not hear each other";
+    OneWay "N26" "one-way" Cut None, None, true Down ["heap" "turmoil" "emulated"] "what the target nodes send to the rest is lost; the other way works";
+    OneWayIn "N26" "one-way-in" Cut None, None, true Down ["heap" "turmoil" "emulated"] "what the rest sends to the target nodes is lost; the other way works";
+    Bridge "N27" "bridge" Cut None, None, true Down ["heap" "turmoil" "emulated"] "two halves hear each other only through one node";
+    Swizzle "N28" "swizzle" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "links stop one by one and heal in another order";
+    Flap "N29" "flap" Cut None, Some((Time, 150 * MS, 5 * S)), true Down ["heap" "turmoil" "emulated"] "the target's links go down and up with this period";
+    SlowPartition "N30" "slow-partition" Cut None, Some((Time, 2 * S, 20 * S)), true Down ["heap" "turmoil" "emulated"] "packets across the cut arrive, but this much later";
+    NicDown "N31" "nic-down" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the target's network card is down: sending fails at once";
+    Flood "N32" "flood" Nodes None, Some((Count, 200, 20_000)), true Free ["heap" "turmoil" "emulated"] "garbage packets hit the target at this many a second";
     // Streams: below the transport.
     RefuseConnect "N40" "refuse-connect" Links Some((500_000, 1_000_000)), None, true Free ["turmoil"] "attempts to connect are refused at this rate";
     HangConnect "N40" "hang-connect" Links None, None, true Free ["turmoil"] "attempts to connect are neither accepted nor refused";
@@ -141,67 +141,76 @@ kinds! {
     Slice "N44" "slice" Links None, Some((Bytes, 7, 1_000)), true Free ["turmoil"] "reads and writes of streams take this many bytes at most";
     CloseAfter "N45" "close-after" Links None, Some((Bytes, 2_000, 1 << 20)), true Free ["turmoil"] "streams are closed after this many bytes, in the middle of a frame";
     SlowClose "N46" "slow-close" Links None, Some((Time, 2 * S, 20 * S)), true Free ["turmoil"] "that a stream was closed is heard this much later";
+    // Frames of the virtual Ethernet.
+    NoBroadcast "N33" "no-broadcast" Links Some((1_000_000, 1_000_000)), None, true Free ["emulated"] "frames to everybody or to a group are lost at this rate; those to one machine arrive";
+    PortSecurity "N12" "port-security" Links None, None, true Free ["emulated"] "the switch lets each port send by the first address it is seen to send by, and by no other";
+    SwitchForgets "N31" "switch-forgets" Cluster None, Some((Time, 50 * MS, S)), true Free ["emulated"] "the switch forgets all addresses, again and again, so that it floods";
+    ArpStorm "N32" "arp-storm" Cluster None, Some((Count, 1_000, 20_000)), true Free ["emulated"] "strangers ask who has the cluster's address, this many times a second";
+    SpoofedFlood "N32" "spoofed-flood" Cluster None, Some((Count, 2_000, 20_000)), true Free ["emulated"] "segments from addresses that nobody has, this many a second";
+    DuplicateAddress "N13" "duplicate-address" Cluster None, Some((Time, 200 * MS, 5 * S)), true Free ["emulated"] "another machine claims the cluster's address, again and again with this period";
+    TooBig "N11" "too-big" Cluster None, Some((Count, 50, 2_000)), true Free ["emulated"] "a router tells of packets on clients' connections that were too big, this many times a second";
+    Fragments "N06" "fragments" Cluster None, Some((Bytes, 2_600, 3_900)), true Free ["emulated"] "each client's machine sends ten datagrams of this size a second, which travel in fragments";
     // Clocks.
-    Drift "C02" "drift" Clocks None, Some((Ppm, 400, 100_000)), true Free ["heap" "turmoil"] "the clock runs faster or slower by this rate";
-    JumpForward "C03" "jump-forward" Clocks None, Some((Time, S, 60 * S)), false Free ["heap" "turmoil"] "the monotonic clock jumps forward: to the node it looks like a pause";
-    JumpBackward "C04" "jump-backward" Clocks None, Some((Time, 5 * MS, 8 * MS)), false Free ["heap" "turmoil"] "the clock source steps back a little (processors that disagree); the engine must hold its time";
-    Strobe "C05" "strobe" Clocks None, Some((Time, 4 * MS, 8 * MS)), true Free ["heap" "turmoil"] "the clock jumps ahead and back again and again";
-    Slew "C06" "slew" Clocks None, Some((Ppm, 300, 100_000)), true Free ["heap" "turmoil"] "the clock is slewed: fast, then as slow";
-    Suspend "C07" "suspend" Clocks None, None, true Down ["heap" "turmoil"] "the whole machine stands still; when it wakes its clock has caught up";
-    CoarseTimer "C08" "coarse-timer" Clocks None, Some((Time, 16 * MS, 100 * MS)), true Free ["heap" "turmoil"] "timers fire on a coarse grid only (15.6 ms on Windows)";
-    LateTimer "C09" "late-timer" Clocks None, Some((Time, 10 * MS, 500 * MS)), true Free ["heap" "turmoil"] "timers fire up to this much late";
-    ClockOrigin "C10" "clock-origin" Clocks None, None, true Down ["heap" "turmoil"] "after the reboot the monotonic clock starts somewhere else";
+    Drift "C02" "drift" Clocks None, Some((Ppm, 400, 100_000)), true Free ["heap" "turmoil" "emulated"] "the clock runs faster or slower by this rate";
+    JumpForward "C03" "jump-forward" Clocks None, Some((Time, S, 60 * S)), false Free ["heap" "turmoil" "emulated"] "the monotonic clock jumps forward: to the node it looks like a pause";
+    JumpBackward "C04" "jump-backward" Clocks None, Some((Time, 5 * MS, 8 * MS)), false Free ["heap" "turmoil" "emulated"] "the clock source steps back a little (processors that disagree); the engine must hold its time";
+    Strobe "C05" "strobe" Clocks None, Some((Time, 4 * MS, 8 * MS)), true Free ["heap" "turmoil" "emulated"] "the clock jumps ahead and back again and again";
+    Slew "C06" "slew" Clocks None, Some((Ppm, 300, 100_000)), true Free ["heap" "turmoil" "emulated"] "the clock is slewed: fast, then as slow";
+    Suspend "C07" "suspend" Clocks None, None, true Down ["heap" "turmoil" "emulated"] "the whole machine stands still; when it wakes its clock has caught up";
+    CoarseTimer "C08" "coarse-timer" Clocks None, Some((Time, 16 * MS, 100 * MS)), true Free ["heap" "turmoil" "emulated"] "timers fire on a coarse grid only (15.6 ms on Windows)";
+    LateTimer "C09" "late-timer" Clocks None, Some((Time, 10 * MS, 500 * MS)), true Free ["heap" "turmoil" "emulated"] "timers fire up to this much late";
+    ClockOrigin "C10" "clock-origin" Clocks None, None, true Down ["heap" "turmoil" "emulated"] "after the reboot the monotonic clock starts somewhere else";
     // Processes.
-    Crash "P01" "crash" Nodes None, None, true Down ["heap" "turmoil"] "the node's process dies and is restarted at the end of the fault";
-    PowerOff "P02" "power-off" Nodes None, None, true Down ["heap" "turmoil"] "the machine loses power: no farewell, guards and programs gone, unsynced writes lost";
-    GracefulStop "P03" "graceful-stop" Nodes None, None, true Down ["heap" "turmoil"] "the node's process ends in order, the machine runs on";
-    CrashLoop "P04" "crash-loop" Nodes None, Some((Time, 300 * MS, 10 * S)), true Down ["heap" "turmoil"] "the node's process dies again and again with this period";
-    Freeze "P05" "freeze" Nodes None, None, true Down ["heap" "turmoil"] "the node's process is paused and wakes; its kernel runs on";
-    SlowNode "P06" "slow-node" Nodes None, Some((Time, 5 * MS, 500 * MS)), true Free ["heap" "turmoil"] "each input takes this long to be worked on";
-    Starve "P07" "starve" Nodes Some((200_000, 950_000)), Some((Time, 20 * MS, S)), true Free ["heap" "turmoil"] "the process gets no processor in random slices of this length";
-    CrashAtPoint "P08" "crash-at-point" Nodes None, Some((Count, 3, 1_000)), true Down ["heap" "turmoil"] "the process dies between two effects: after the n-th output";
-    CrashAll "P09" "crash-all" Nodes None, None, true Down ["heap" "turmoil"] "all target machines lose power together";
-    CrashInRecovery "P10" "crash-in-recovery" Nodes None, Some((Count, 2, 20)), true Down ["heap" "turmoil"] "the process dies again while it recovers, this many times";
-    Wipe "P11" "wipe" Nodes None, None, true Disk ["heap" "turmoil"] "the machine comes back with an empty disk";
-    StaleDisk "P12" "stale-disk" Nodes None, None, true Disk ["heap" "turmoil"] "the machine comes back with a disk that is detected as not its own: it is treated as wiped";
-    NewAddress "P13" "new-address" Nodes None, None, true Down ["heap" "turmoil"] "the machine comes back under another address; peers must learn it";
-    Zombie "P14" "zombie" Nodes None, None, true Down ["heap" "turmoil"] "an old instance of the node wakes beside the new one and sends";
-    Upgrade "P15" "upgrade" Nodes None, None, true Down ["heap" "turmoil"] "the node is restarted with the other wire version";
-    PermanentLoss "P16" "permanent-loss" Nodes None, None, false Disk ["heap" "turmoil"] "the machine never comes back";
-    Garbled "P18" "garbled-peer" Nodes Some((200_000, 1_000_000)), None, true Down ["heap" "turmoil"] "the target sends garbage in place of its packets";
+    Crash "P01" "crash" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the node's process dies and is restarted at the end of the fault";
+    PowerOff "P02" "power-off" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the machine loses power: no farewell, guards and programs gone, unsynced writes lost";
+    GracefulStop "P03" "graceful-stop" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the node's process ends in order, the machine runs on";
+    CrashLoop "P04" "crash-loop" Nodes None, Some((Time, 300 * MS, 10 * S)), true Down ["heap" "turmoil" "emulated"] "the node's process dies again and again with this period";
+    Freeze "P05" "freeze" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the node's process is paused and wakes; its kernel runs on";
+    SlowNode "P06" "slow-node" Nodes None, Some((Time, 5 * MS, 500 * MS)), true Free ["heap" "turmoil" "emulated"] "each input takes this long to be worked on";
+    Starve "P07" "starve" Nodes Some((200_000, 950_000)), Some((Time, 20 * MS, S)), true Free ["heap" "turmoil" "emulated"] "the process gets no processor in random slices of this length";
+    CrashAtPoint "P08" "crash-at-point" Nodes None, Some((Count, 3, 1_000)), true Down ["heap" "turmoil" "emulated"] "the process dies between two effects: after the n-th output";
+    CrashAll "P09" "crash-all" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "all target machines lose power together";
+    CrashInRecovery "P10" "crash-in-recovery" Nodes None, Some((Count, 2, 20)), true Down ["heap" "turmoil" "emulated"] "the process dies again while it recovers, this many times";
+    Wipe "P11" "wipe" Nodes None, None, true Disk ["heap" "turmoil" "emulated"] "the machine comes back with an empty disk";
+    StaleDisk "P12" "stale-disk" Nodes None, None, true Disk ["heap" "turmoil" "emulated"] "the machine comes back with a disk that is detected as not its own: it is treated as wiped";
+    NewAddress "P13" "new-address" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the machine comes back under another address; peers must learn it";
+    Zombie "P14" "zombie" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "an old instance of the node wakes beside the new one and sends";
+    Upgrade "P15" "upgrade" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the node is restarted with the other wire version";
+    PermanentLoss "P16" "permanent-loss" Nodes None, None, false Disk ["heap" "turmoil" "emulated"] "the machine never comes back";
+    Garbled "P18" "garbled-peer" Nodes Some((200_000, 1_000_000)), None, true Down ["heap" "turmoil" "emulated"] "the target sends garbage in place of its packets";
     // Memory and operating system.
-    OutOfMemory "M01" "out-of-memory" Programs None, None, false Free ["heap" "turmoil"] "a program is ended by the system for want of memory";
-    NoSockets "M02" "no-sockets" Nodes Some((500_000, 1_000_000)), None, true Free ["heap" "turmoil"] "sending fails at this rate for want of sockets";
+    OutOfMemory "M01" "out-of-memory" Programs None, None, false Free ["heap" "turmoil" "emulated"] "a program is ended by the system for want of memory";
+    NoSockets "M02" "no-sockets" Nodes Some((500_000, 1_000_000)), None, true Free ["heap" "turmoil" "emulated"] "sending fails at this rate for want of sockets";
     // Disks.
-    LoseUnsynced "D01" "lose-unsynced" Disks None, None, true Down ["heap" "turmoil"] "power loss: all writes after the last sync are gone";
-    TornWrite "D02" "torn-write" Disks None, None, true Down ["heap" "turmoil"] "power loss: the last write is there in part";
-    ReorderWrites "D03" "reorder-writes" Disks None, None, true Down ["heap" "turmoil"] "power loss: of the unsynced writes a random subset is there";
-    DiskError "D04" "disk-error" Disks Some((100_000, 1_000_000)), None, true Down ["heap" "turmoil"] "writes fail with an I/O error at this rate; the node must stop deciding";
-    PhantomWrite "D06" "phantom-write" Disks None, None, true Disk ["heap" "turmoil"] "a write is acknowledged and never happens; found at the next start";
-    Misdirect "D07" "misdirect" Disks None, None, true Disk ["heap" "turmoil"] "a write lands elsewhere; found at the next start";
-    BitRot "D08" "bit-rot" Disks None, Some((Count, 1, 64)), true Disk ["heap" "turmoil"] "stored bits flip; found at the next start";
-    StaleChunk "D09" "stale-chunk" Disks None, None, true Disk ["heap" "turmoil"] "a part of the disk holds what it held before; found at the next start";
-    DiskFull "D10" "disk-full" Disks None, None, true Free ["heap" "turmoil"] "no write fits";
-    SlowDisk "D11" "slow-disk" Disks None, Some((Time, 50 * MS, 5 * S)), true Free ["heap" "turmoil"] "each write takes this much longer";
-    TruncatedFile "D13" "truncated-file" Disks None, None, true Disk ["heap" "turmoil"] "the file lost its end; found at the next start";
-    ReadOnly "D14" "read-only" Disks None, None, true Free ["heap" "turmoil"] "the disk is mounted read-only for a while";
+    LoseUnsynced "D01" "lose-unsynced" Disks None, None, true Down ["heap" "turmoil" "emulated"] "power loss: all writes after the last sync are gone";
+    TornWrite "D02" "torn-write" Disks None, None, true Down ["heap" "turmoil" "emulated"] "power loss: the last write is there in part";
+    ReorderWrites "D03" "reorder-writes" Disks None, None, true Down ["heap" "turmoil" "emulated"] "power loss: of the unsynced writes a random subset is there";
+    DiskError "D04" "disk-error" Disks Some((100_000, 1_000_000)), None, true Down ["heap" "turmoil" "emulated"] "writes fail with an I/O error at this rate; the node must stop deciding";
+    PhantomWrite "D06" "phantom-write" Disks None, None, true Disk ["heap" "turmoil" "emulated"] "a write is acknowledged and never happens; found at the next start";
+    Misdirect "D07" "misdirect" Disks None, None, true Disk ["heap" "turmoil" "emulated"] "a write lands elsewhere; found at the next start";
+    BitRot "D08" "bit-rot" Disks None, Some((Count, 1, 64)), true Disk ["heap" "turmoil" "emulated"] "stored bits flip; found at the next start";
+    StaleChunk "D09" "stale-chunk" Disks None, None, true Disk ["heap" "turmoil" "emulated"] "a part of the disk holds what it held before; found at the next start";
+    DiskFull "D10" "disk-full" Disks None, None, true Free ["heap" "turmoil" "emulated"] "no write fits";
+    SlowDisk "D11" "slow-disk" Disks None, Some((Time, 50 * MS, 5 * S)), true Free ["heap" "turmoil" "emulated"] "each write takes this much longer";
+    TruncatedFile "D13" "truncated-file" Disks None, None, true Disk ["heap" "turmoil" "emulated"] "the file lost its end; found at the next start";
+    ReadOnly "D14" "read-only" Disks None, None, true Free ["heap" "turmoil" "emulated"] "the disk is mounted read-only for a while";
     // Programs.
-    ProgramCrash "S01" "program-crash" Programs None, None, false Free ["heap" "turmoil"] "a program ends by itself";
-    ProgramHang "S02" "program-hang" Programs None, None, true Free ["heap" "turmoil"] "a thread of a program stops beating; the process lives";
-    ProgramSlowStart "S03" "program-slow-start" Programs None, Some((Time, 3 * S, 60 * S)), true Free ["heap" "turmoil"] "programs take this long to be ready";
-    ProgramPoison "S04" "program-poison" Programs None, Some((Time, 200 * MS, 20 * S)), true Free ["heap" "turmoil"] "programs die this long after every start on the target nodes";
-    ProgramWontStart "S05" "program-wont-start" Programs None, None, true Free ["heap" "turmoil"] "programs cannot be started on the target nodes";
+    ProgramCrash "S01" "program-crash" Programs None, None, false Free ["heap" "turmoil" "emulated"] "a program ends by itself";
+    ProgramHang "S02" "program-hang" Programs None, None, true Free ["heap" "turmoil" "emulated"] "a thread of a program stops beating; the process lives";
+    ProgramSlowStart "S03" "program-slow-start" Programs None, Some((Time, 3 * S, 60 * S)), true Free ["heap" "turmoil" "emulated"] "programs take this long to be ready";
+    ProgramPoison "S04" "program-poison" Programs None, Some((Time, 200 * MS, 20 * S)), true Free ["heap" "turmoil" "emulated"] "programs die this long after every start on the target nodes";
+    ProgramWontStart "S05" "program-wont-start" Programs None, None, true Free ["heap" "turmoil" "emulated"] "programs cannot be started on the target nodes";
     // Configuration, membership, load.
-    AddNode "G01" "add-node" Cluster None, None, false Free ["heap" "turmoil"] "an operator adds the target as a voter";
-    RemoveNode "G01" "remove-node" Cluster None, None, false Down ["heap" "turmoil"] "an operator removes the target from the cluster";
-    DivergentConfig "G02" "divergent-config" Nodes None, None, true Down ["heap" "turmoil"] "the target is restarted with other knobs than the rest";
-    WrongCluster "G03" "wrong-cluster" Nodes None, None, true Down ["heap" "turmoil"] "the target is restarted as a node of another cluster with the same numbers";
-    Knobs "G04" "knobs" Cluster None, None, false Free ["heap" "turmoil"] "timeouts and batch sizes are drawn per seed";
-    LoadSpike "G06" "load-spike" Cluster None, Some((Count, 500, 20_000)), true Free ["heap" "turmoil"] "clients submit this many notes a second";
-    RetryStorm "G07" "retry-storm" Cluster None, Some((Count, 8, 100)), true Free ["heap" "turmoil"] "each client command is submitted this many times, to all nodes";
-    OddSizes "G09" "odd-sizes" Cluster None, None, true Free ["heap" "turmoil"] "notes of zero and of the greatest length";
-    Drain "G10" "drain" Cluster None, None, true Free ["heap" "turmoil"] "an operator drains the target and ends the drain later";
-    MoveHolder "G11" "move" Cluster None, None, false Free ["heap" "turmoil"] "an operator moves the dispatcher to the target";
+    AddNode "G01" "add-node" Cluster None, None, false Free ["heap" "turmoil" "emulated"] "an operator adds the target as a voter";
+    RemoveNode "G01" "remove-node" Cluster None, None, false Down ["heap" "turmoil" "emulated"] "an operator removes the target from the cluster";
+    DivergentConfig "G02" "divergent-config" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the target is restarted with other knobs than the rest";
+    WrongCluster "G03" "wrong-cluster" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the target is restarted as a node of another cluster with the same numbers";
+    Knobs "G04" "knobs" Cluster None, None, false Free ["heap" "turmoil" "emulated"] "timeouts and batch sizes are drawn per seed";
+    LoadSpike "G06" "load-spike" Cluster None, Some((Count, 500, 20_000)), true Free ["heap" "turmoil" "emulated"] "clients submit this many notes a second";
+    RetryStorm "G07" "retry-storm" Cluster None, Some((Count, 8, 100)), true Free ["heap" "turmoil" "emulated"] "each client command is submitted this many times, to all nodes";
+    OddSizes "G09" "odd-sizes" Cluster None, None, true Free ["heap" "turmoil" "emulated"] "notes of zero and of the greatest length";
+    Drain "G10" "drain" Cluster None, None, true Free ["heap" "turmoil" "emulated"] "an operator drains the target and ends the drain later";
+    MoveHolder "G11" "move" Cluster None, None, false Free ["heap" "turmoil" "emulated"] "an operator moves the dispatcher to the target";
 }
 
 impl Kind {

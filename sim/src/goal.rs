@@ -52,6 +52,12 @@ goals! {
     "membership-changed" Needs::Nothing, "a membership change was completed";
     "version-mixed" Needs::Fault("upgrade"), "nodes of two wire versions worked together";
     "drained" Needs::Fault("drain"), "a node was drained";
+    "flow-outlived-dispatcher" Needs::Load, "a connection went on under another dispatcher than the one it began under";
+    "second-chance" Needs::Load, "a server sent a segment on to the former server of its slot";
+    "stale-frame-refused" Needs::Load, "a server refused a frame of a dispatcher of an earlier epoch";
+    "claim-answered" Needs::Fault("duplicate-address"), "the dispatcher heard another machine claim its address";
+    "fragments-put-together" Needs::Fault("fragments"), "a datagram that travelled in fragments came back whole";
+    "error-delivered" Needs::Fault("too-big"), "an ICMP error reached the server of its connection";
     "program-restarted" Needs::Service, "a program was restarted where it ran";
     "failed-over" Needs::Service, "a program that failed again and again was moved to another node";
     "escalated-to-reboot" Needs::Service, "the reboot hook of a node was used";

@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod checker;
+pub mod emulated;
 pub mod explain;
 pub mod fates;
 pub mod fault;

@@ -39,7 +39,8 @@ pub trait World {
 }
 
 /// Every world of this build.
-pub const WORLDS: [&(dyn World + Sync); 2] = [&crate::heap::Heap, &crate::turmoil::Turmoil];
+pub const WORLDS: [&(dyn World + Sync); 3] =
+    [&crate::heap::Heap, &crate::turmoil::Turmoil, &crate::emulated::Emulated];
 
 /// The world of this name.
 #[must_use]

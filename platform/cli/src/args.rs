@@ -199,6 +199,8 @@ pub(crate) enum World {
     Heap,
     /// The shipped host loop, transport and store in turmoil: at most 16 nodes
     Turmoil,
+    /// Real TCP stacks on a virtual Ethernet, through the dispatcher's data plane: at most 32 nodes
+    Emulated,
     /// Each world that a scenario names, one after the other
     All,
 }

@@ -90,7 +90,7 @@ pub(crate) fn fault_table(path: &Path) -> Result<u8, Trouble> {
     }
     let mut out = String::from(
         "# Faults\n\nMade by `apus list faults --table docs/faults.md`. Effects are counted over three seeds of every shipped scenario, in each world.\n\n\
-         | code | kind | what it does | in heap | in turmoil | scenarios |\n|---|---|---|---|---|---|\n",
+         | code | kind | what it does | in heap | in turmoil | emulated | scenarios |\n|---|---|---|---|---|---|---|\n",
     );
     for kind in Kind::ALL {
         let spec = kind.spec();
@@ -101,8 +101,8 @@ pub(crate) fn fault_table(path: &Path) -> Result<u8, Trouble> {
             if carried { sums.get(world).copied().unwrap_or_default().to_string() } else { "-".into() }
         };
         let (code, name, about) = (spec.code, spec.name, spec.about);
-        let (heap, turmoil) = (effects("heap"), effects("turmoil"));
-        let _ = writeln!(out, "| {code} | `{name}` | {about} | {heap} | {turmoil} | {} |", shown.join(", "));
+        let (heap, turmoil, emulated) = (effects("heap"), effects("turmoil"), effects("emulated"));
+        let _ = writeln!(out, "| {code} | `{name}` | {about} | {heap} | {turmoil} | {emulated} | {} |", shown.join(", "));
     }
     crate::write(path, out)?;
     Ok(0)

@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use apus_engine::Mutant;
+use apus_sim::emulated::Emulated;
 use apus_sim::heap::Heap;
 use apus_sim::runner::{Batch, Progress, Summary, run_batch};
 use apus_sim::scenario::Scenario;
+use apus_sim::world::World;
 use serde_json::{Value, json};
 
 use crate::args::{Format, MutantArgs};
@@ -50,7 +52,7 @@ enum Fate {
 struct Hunt<'a> {
     items: Vec<Item>,
     args: &'a MutantArgs,
-    dirty: BTreeMap<usize, BTreeSet<&'static str>>,
+    dirty: BTreeMap<(usize, &'static str), BTreeSet<&'static str>>,
 }
 
 pub(crate) fn mutants(args: &MutantArgs, format: Format) -> Result<u8, Trouble> {
@@ -62,8 +64,7 @@ pub(crate) fn mutants(args: &MutantArgs, format: Format) -> Result<u8, Trouble> 
     let mut items = suite::load_shipped()?;
     items.retain(|item| {
         let scenario = &item.scenario;
-        scenario.worlds.iter().any(|world| world == "heap")
-            && scenario.mutant.is_none()
+        scenario.mutant.is_none()
             && scenario.expect.fails.is_empty()
     });
     if let Some(only) = &args.scenario {
@@ -114,6 +115,7 @@ impl Hunt<'_> {
             let unlikely = item.services.is_empty() == (mutant.part() == "supervision");
             (item.nodes > LARGE, unlikely, *at)
         });
+        order.retain(|at| self.items[*at].scenario.worlds.iter().any(|world| world == world_of(mutant).name()));
         let (mut from, mut to) = (0, FIRST_ROUND.min(self.args.seeds));
         while from < to {
             let mut caught: Vec<(u64, usize)> = Vec::new();
@@ -171,30 +173,37 @@ impl Hunt<'_> {
             keep_going: to <= COUNTED,
             ..Batch::default()
         };
-        let summary = self.run(at, Some(mutant), &batch);
+        let summary = self.run(at, world_of(mutant), Some(mutant), &batch);
         if summary.failures.is_empty() {
             return Vec::new();
         }
-        let dirty = self.dirty(at).clone();
+        let dirty = self.dirty(at, mutant).clone();
         let kills = summary.failures.iter().filter(|(_, violation)| !dirty.contains(violation.checker));
         kills.map(|(seed, violation)| (*seed, violation.checker.to_owned())).collect()
     }
 
     /// Checkers that fail on the first seeds of a scenario without any planted bug.
-    fn dirty(&mut self, at: usize) -> &BTreeSet<&'static str> {
-        if !self.dirty.contains_key(&at) {
+    fn dirty(&mut self, at: usize, of: Mutant) -> &BTreeSet<&'static str> {
+        let world = world_of(of);
+        let key = (at, world.name());
+        if !self.dirty.contains_key(&key) {
             let to = if self.items[at].scenario.nodes > LARGE { 1 } else { COUNTED };
             let batch = Batch { to, jobs: suite::jobs(self.args.jobs), keep_going: true, ..Batch::default() };
-            let summary = self.run(at, None, &batch);
-            self.dirty.insert(at, summary.failures.values().map(|violation| violation.checker).collect());
+            let summary = self.run(at, world, None, &batch);
+            self.dirty.insert(key, summary.failures.values().map(|violation| violation.checker).collect());
         }
-        &self.dirty[&at]
+        &self.dirty[&key]
     }
 
-    fn run(&self, at: usize, mutant: Option<Mutant>, batch: &Batch) -> Summary {
+    fn run(&self, at: usize, world: &(dyn World + Sync), mutant: Option<Mutant>, batch: &Batch) -> Summary {
         let scenario = Scenario { mutant, every: 1, ..self.items[at].scenario.clone() };
-        run_batch(&Heap, &scenario, batch, &Progress::default())
+        run_batch(world, &scenario, batch, &Progress::default())
     }
+}
+
+/// Where a planted bug lives: those of the data plane only where there is one.
+fn world_of(mutant: Mutant) -> &'static (dyn World + Sync) {
+    if mutant.part() == "dispatch" { &Emulated } else { &Heap }
 }
 
 fn sentence(fate: &Fate) -> String {

@@ -26,6 +26,7 @@ impl World {
         match self {
             Self::Heap => "heap",
             Self::Turmoil => "turmoil",
+            Self::Emulated => "emulated",
             Self::All => "all",
         }
     }

@@ -61,6 +61,20 @@ names! {
     "bounded-work" safety "own", "an engine is handed no more inputs a second than duties, faults and clients explain";
     "converges" liveness "own", "after healing there is one leader, an owner of each resource, and every program runs";
     "takeover-bound" liveness "NT-SwiFT 3.6", "after its holder failed the dispatcher is held again within the bound";
+    "one-answerer" safety "NT-SwiFT 3.6; RFC 826, 5227", "who holds the lease, and nobody else, answers for the cluster's address or announces it";
+    "one-dispatcher" safety "NT-SwiFT 3.6; Gray and Cheriton 1989, leases", "who holds the lease, and nobody else, takes clients' packets from the wire";
+    "fenced" safety "Kleppmann 2016, fencing tokens", "a server takes no frame of a dispatcher of an earlier epoch than it knows of";
+    "delivered-once" safety "NT-SwiFT 3.6", "no packet to the cluster's address is delivered twice";
+    "delivered-or-counted" safety "NT-SwiFT 3.6", "every packet to the cluster's address is delivered or ends with a counted reason";
+    "flow-kept" safety "NT-SwiFT 3.6; RFC 9293", "a connection never changes its server while that is in the table";
+    "no-reset" safety "RFC 9293 3.5.2", "no connection is reset whose server runs and never left a table";
+    "second-chance-once" safety "own", "a packet is sent on twice at most";
+    "fragments-together" safety "RFC 791 3.2", "all fragments of a packet reach one server";
+    "errors-reach-owner" safety "RFC 1191, 8201", "an ICMP error reaches the server of the connection that it tells about";
+    "answers-true" safety "RFC 9293", "a client gets the answer to its own request";
+    "drained-rests" safety "NT-SwiFT 3.1, rejuvenation", "a drained server gets no new connection";
+    "blackout-bound" liveness "NT-SwiFT 3.6", "for no longer than the bound do all segments of a family fail to reach a server";
+    "clients-served" liveness "own", "after healing every client is answered";
     "no-panic" safety "own", "no engine panics";
     "clean-wire" safety "own", "an engine sends nothing that another cannot decode";
 }

@@ -33,13 +33,13 @@ pub(super) struct Arriving {
 }
 
 /// Kinds that let nothing of a link through, while they do.
-const fn is_cut(kind: Kind) -> bool {
+pub(super) const fn is_cut(kind: Kind) -> bool {
     use Kind::{Bridge, Flap, NicDown, OneWay, OneWayIn, Partition, Swizzle};
     matches!(kind, Partition | OneWay | OneWayIn | Bridge | Swizzle | Flap | NicDown)
 }
 
 /// Whether a cut lets nothing through from one node to another now.
-fn cuts(kind: Kind, state: &Active, from: NodeId, to: NodeId) -> bool {
+pub(super) fn cuts(kind: Kind, state: &Active, from: NodeId, to: NodeId) -> bool {
     let (inside_from, inside_to) = (state.has(from), state.has(to));
     let crosses = inside_from != inside_to;
     match kind {

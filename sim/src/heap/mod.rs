@@ -4,6 +4,7 @@
 
 mod clients;
 mod clock;
+mod ether;
 mod faults;
 mod link;
 mod node;
@@ -29,6 +30,7 @@ use clock::Clock;
 use faults::Active;
 use node::Host;
 use outside::Outside;
+pub(crate) use ether::Known;
 pub(crate) use outside::{Action, StreamId};
 use queue::{Due, Queue};
 use storage::Storage;
@@ -137,6 +139,8 @@ pub(crate) struct World {
     checkers: Option<Box<Checkers>>,
     /// Engines run in shells outside, not here.
     outside: Option<Box<Outside>>,
+    /// What a data plane measured.
+    measured_outside: BTreeMap<&'static str, Ns>,
 }
 
 impl World {
@@ -185,6 +189,7 @@ impl World {
             plan: Rc::new(plan.clone()),
             options: options.clone(),
             outside: None,
+            measured_outside: BTreeMap::new(),
         };
         world.schedule(&mut seed.stream("boot"));
         world
@@ -380,6 +385,7 @@ impl World {
             self.reach("two-holders");
         }
         self.clients.measure(&mut measures.map);
+        measures.map.append(&mut self.measured_outside);
         let mut faults = self.plan.faults.clone();
         for (fault, nodes) in faults.iter_mut().zip(&self.started) {
             if !nodes.is_empty() && fault.target != crate::fault::Target::All {

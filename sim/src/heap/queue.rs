@@ -108,6 +108,11 @@ impl Queue {
         self.heap.push(Reverse((key, slot)));
     }
 
+    /// When the earliest event is due.
+    pub(super) fn next_at(&self) -> Option<Ns> {
+        self.heap.peek().map(|Reverse(((at, _), _))| *at)
+    }
+
     /// Takes the earliest event, if it is due by then.
     pub(super) fn pop_until(&mut self, end: Ns) -> Option<(Ns, Due)> {
         self.heap.peek().filter(|Reverse(((at, _), _))| *at <= end)?;

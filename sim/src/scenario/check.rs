@@ -174,6 +174,7 @@ fn expect(r: &mut Reader<'_>, parts: &Parts<'_>) {
         ("takeover_within", s.expect.takeover_within),
         ("diagnosis_within", s.expect.diagnosis_within),
         ("news_within", s.expect.news_within),
+        ("blackout_within", s.expect.blackout_within),
     ] {
         if bound.is_some_and(|bound| bound > s.duration) {
             let message = format!("the bound is longer than the scenario, which lasts {}", show_time(s.duration));

@@ -130,7 +130,9 @@ const NODES: Shape = Shape::Count(1, MOST_NODES);
 pub(super) const TARGETS: &[&str] =
     &["all", "random", "voter", "minority", "half", "leader", "follower", "dispatcher", "bystander"];
 /// Worlds that this version has.
-pub(super) const WORLDS: &[&str] = &["heap", "turmoil"];
+pub(super) const WORLDS: &[&str] = &["heap", "turmoil", "emulated"];
+/// Nodes in the emulated world at most.
+pub const EMULATED_NODES: u16 = 32;
 
 /// The file.
 pub(super) static ROOT: Table = Table {
@@ -319,6 +321,12 @@ pub(super) static EXPECT: Table = Table {
             Shape::Time(MS, HOUR),
             "one second less than `heal`",
             "after healing everything is well",
+        ),
+        may(
+            "blackout_within",
+            Shape::Time(MS, HOUR),
+            "no bound",
+            "no longer than this does no client's segment reach a server; looked at where there are frames",
         ),
         may("sometimes", Shape::WordList(Words::Goals), "[]", "goals that at least one seed must reach"),
         may(

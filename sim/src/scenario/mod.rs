@@ -18,7 +18,7 @@ mod suggest;
 mod target;
 mod units;
 
-pub use keys::TURMOIL_NODES;
+pub use keys::{EMULATED_NODES, TURMOIL_NODES};
 pub use model::{Cluster, Expect, Plan, Scenario, ScriptedFault, Service, SwarmFault, Workload};
 pub use problem::{Problem, Problems};
 pub use reference::reference;

@@ -13,7 +13,7 @@ pub struct Scenario {
     pub name: String,
     /// Two lines for an operator.
     pub about: String,
-    /// Worlds it runs in: `heap`, `turmoil`.
+    /// Worlds it runs in: `heap`, `turmoil`, `emulated`.
     pub worlds: Vec<String>,
     /// Machines, numbered from 0.
     pub nodes: u16,
@@ -182,6 +182,8 @@ pub struct Expect {
     pub news_within: Option<Ns>,
     /// After healing everything is well within this time.
     pub converge_within: Option<Ns>,
+    /// For no longer than this no client's segment reaches a server; looked at where there are frames.
+    pub blackout_within: Option<Ns>,
     /// Goals that at least one seed must reach; names in [`crate::goal`].
     pub sometimes: Vec<String>,
     /// The scenario shows a failure on purpose: checkers of which at least one must fail in some seed (canary, 1998 rule).

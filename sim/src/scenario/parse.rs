@@ -249,6 +249,7 @@ fn read_expect<'t>(r: &mut Reader<'t>, view: &View<'t>) -> Expect {
         diagnosis_within: r.time(view, "diagnosis_within"),
         news_within: r.time(view, "news_within"),
         converge_within: r.time(view, "converge_within"),
+        blackout_within: r.time(view, "blackout_within"),
         sometimes: Vec::new(),
         fails: Vec::new(),
     }

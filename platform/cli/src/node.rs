@@ -37,7 +37,7 @@ pub(crate) fn node(what: &NodeCommand, format: Format) -> Result<u8, Trouble> {
         }
         NodeCommand::Run { config: file } => {
             let tell = move |line: &str| match format {
-                Format::Text => say!("{line}"),
+                Format::Text | Format::Csv => say!("{line}"),
                 Format::Json => print::line(json!({ "said": line })),
             };
             apus_node::run(&config(file)?, tell)?;

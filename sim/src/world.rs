@@ -39,8 +39,7 @@ pub trait World {
 }
 
 /// Every world of this build.
-pub const WORLDS: [&(dyn World + Sync); 3] =
-    [&crate::heap::Heap, &crate::turmoil::Turmoil, &crate::emulated::Emulated];
+pub const WORLDS: [&(dyn World + Sync); 3] = [&crate::heap::Heap, &crate::turmoil::Turmoil, &crate::emulated::Emulated];
 
 /// The world of this name.
 #[must_use]

@@ -2,8 +2,8 @@
 
 use apus_engine::Mutant;
 use apus_sim::artifact::Artifact;
-use apus_sim::fault::Kind;
 use apus_sim::emulated::Emulated;
+use apus_sim::fault::Kind;
 use apus_sim::heap::{self, Heap};
 use apus_sim::report::Verdict;
 use apus_sim::runner::{Batch, Progress, run_batch};

@@ -102,7 +102,8 @@ pub(crate) fn fault_table(path: &Path) -> Result<u8, Trouble> {
         };
         let (code, name, about) = (spec.code, spec.name, spec.about);
         let (heap, turmoil, emulated) = (effects("heap"), effects("turmoil"), effects("emulated"));
-        let _ = writeln!(out, "| {code} | `{name}` | {about} | {heap} | {turmoil} | {emulated} | {} |", shown.join(", "));
+        let _ =
+            writeln!(out, "| {code} | `{name}` | {about} | {heap} | {turmoil} | {emulated} | {} |", shown.join(", "));
     }
     crate::write(path, out)?;
     Ok(0)

@@ -64,8 +64,7 @@ pub(crate) fn mutants(args: &MutantArgs, format: Format) -> Result<u8, Trouble> 
     let mut items = suite::load_shipped()?;
     items.retain(|item| {
         let scenario = &item.scenario;
-        scenario.mutant.is_none()
-            && scenario.expect.fails.is_empty()
+        scenario.mutant.is_none() && scenario.expect.fails.is_empty()
     });
     if let Some(only) = &args.scenario {
         items.retain(|item| item.scenario.name == *only);

@@ -143,7 +143,8 @@ impl Machine {
         }
         let sockets = &mut self.stack.sockets;
         self.closing.retain(|handle| {
-            let over = matches!(sockets.get::<tcp::Socket<'_>>(*handle).state(), tcp::State::Closed | tcp::State::TimeWait);
+            let over =
+                matches!(sockets.get::<tcp::Socket<'_>>(*handle).state(), tcp::State::Closed | tcp::State::TimeWait);
             if over {
                 sockets.remove(*handle);
             }

@@ -109,7 +109,10 @@ impl Follow {
         if let Some(bound) = self.bound.filter(|bound| dark > *bound) {
             let (dark, bound) = (dark / 1_000_000, bound / 1_000_000);
             let family = ["IPv4", "IPv6"][family];
-            world.breaks("blackout-bound", format!("for {dark} ms no {family} segment reached a server, the bound is {bound} ms"));
+            world.breaks(
+                "blackout-bound",
+                format!("for {dark} ms no {family} segment reached a server, the bound is {bound} ms"),
+            );
         }
     }
 

@@ -278,7 +278,8 @@ impl Ether {
     /// A node uses another table.
     fn changed(&mut self, at: u16) {
         let nodes = 0..self.nodes.len() as u16;
-        let now: BTreeSet<u16> = nodes.filter(|node| self.nodes[usize::from(at)].lists(mac_of(NodeId(*node)))).collect();
+        let now: BTreeSet<u16> =
+            nodes.filter(|node| self.nodes[usize::from(at)].lists(mac_of(NodeId(*node)))).collect();
         let before = std::mem::replace(&mut self.tables[usize::from(at)], now.clone());
         for gone in before.difference(&now) {
             self.left[usize::from(*gone)] += 1;
@@ -323,7 +324,10 @@ impl Ether {
         match story {
             Story::Over(flow) => drop(self.follow.owners.remove(&flow)),
             Story::Wrong(flow) => {
-                world.breaks("answers-true", format!("the client at port {} got an answer to another request", flow.port));
+                world.breaks(
+                    "answers-true",
+                    format!("the client at port {} got an answer to another request", flow.port),
+                );
             }
             Story::Answered(after) => self.answers.push(after),
             Story::Echoed => world.reached("fragments-put-together"),
@@ -332,7 +336,9 @@ impl Ether {
                 let Some(owner) = self.follow.owners.remove(&flow) else { return };
                 let server = &self.nodes[usize::from(owner.node.0)];
                 let there = server.powered && server.boots == owner.boots;
-                if there && self.left[usize::from(owner.node.0)] == owner.left {
+                // A dispatcher that is about to lose its lease may still hand connections to a server that others gave up.
+                let listed = self.nodes.iter().all(|node| node.lists(mac_of(owner.node)));
+                if there && listed && self.left[usize::from(owner.node.0)] == owner.left {
                     let what = format!(
                         "the connection from port {} was reset, though its server {} runs and never left a table",
                         flow.port, owner.node
@@ -562,8 +568,8 @@ impl Ether {
     fn rests(&self, world: &World, at: u16) -> bool {
         let now = world.true_time();
         self.nodes.iter().enumerate().all(|(other, node)| {
-            let drains = world.known(NodeId(other as u16)).is_some_and(|known| known.servers.contains(&(NodeId(at), true)));
-            !world.may_dispatch(NodeId(other as u16)) || (drains && node.changed + S / 2 < now)
+            let rested = node.resting.get(&NodeId(at)).is_some_and(|since| since + S / 2 < now);
+            !world.may_dispatch(NodeId(other as u16)) || rested
         })
     }
 
@@ -619,8 +625,10 @@ impl Ether {
             }
             Kind::DuplicateAddress => {
                 let mac = [2, 8, 2, 2, 0, 1];
-                let claims =
-                    [arp(1, BROADCAST, (mac, CLUSTER_V4), ([0; 6], CLUSTER_V4)), packet::advertisement((mac, CLUSTER_V6), None)];
+                let claims = [
+                    arp(1, BROADCAST, (mac, CLUSTER_V4), ([0; 6], CLUSTER_V4)),
+                    packet::advertisement((mac, CLUSTER_V6), None),
+                ];
                 for bytes in claims {
                     self.stranger(world, index, Packet { bytes, meta: Meta::NONE });
                 }

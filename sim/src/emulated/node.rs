@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use apus_dispatch::{
-    Act, Block, Claim, Flow, Here, Hooks, Key, Mac, Member, Members, NOBODY, Notice, Reason, Slot, Station, StationConfig,
-    Table, Tag, Verdict, dispatch,
+    Act, Block, Claim, Flow, Here, Hooks, Key, Mac, Member, Members, NOBODY, Notice, Reason, Slot, Station,
+    StationConfig, Table, Tag, Verdict, dispatch,
 };
 use apus_engine::hash::mix;
 use apus_engine::{Mutant, NodeId, Seed};
@@ -109,8 +109,8 @@ pub(super) struct Node {
     /// The newest epoch that the process has found in its engine, and when it did.
     pub(super) known: u64,
     pub(super) looked: Ns,
-    /// When the table was last replaced.
-    pub(super) changed: Ns,
+    /// Since when its process has found servers to be drained.
+    pub(super) resting: BTreeMap<NodeId, Ns>,
     pub(super) timer: Ns,
     seed: u64,
     mutant: Option<Mutant>,
@@ -155,7 +155,7 @@ impl Node {
             powered: false,
             known: 0,
             looked: 0,
-            changed: 0,
+            resting: BTreeMap::new(),
             timer: Ns::MAX,
             seed,
             mutant,
@@ -206,9 +206,8 @@ impl Node {
 
     /// Whether the table in use names a server.
     pub(super) fn lists(&self, mac: Mac) -> bool {
-        Block::new(&self.block).is_ok_and(|block| {
-            (0_u16..).map_while(|place| block.server(place)).any(|listed| listed == mac)
-        })
+        Block::new(&self.block)
+            .is_ok_and(|block| (0_u16..).map_while(|place| block.server(place)).any(|listed| listed == mac))
     }
 
     /// Epoch of the table in use.
@@ -273,7 +272,8 @@ impl Node {
             frame[34] = 3;
             return verdict;
         }
-        let seed = u64::from(self.has(Mutant::FragmentsScattered) && part && Tag::of(self.sender(frame)).is_none()) << 17;
+        let seed =
+            u64::from(self.has(Mutant::FragmentsScattered) && part && Tag::of(self.sender(frame)).is_none()) << 17;
         let bent = Bent { block, seed, formers: !self.has(Mutant::FormersIgnored) };
         let verdict = dispatch(&here, &bent, &hooks, frame.as_mut_slice());
         if self.has(Mutant::OwnShareSentOn) && verdict == Verdict::Local && Tag::of(self.sender(frame)).is_none() {
@@ -390,6 +390,11 @@ impl Node {
         if known.epoch != self.known {
             (self.known, self.looked) = (known.epoch, now);
         }
+        let drained = |node: &NodeId| known.servers.contains(&(*node, true));
+        self.resting.retain(|node, _| drained(node));
+        for (node, _) in known.servers.iter().filter(|(_, drained)| *drained) {
+            self.resting.entry(*node).or_insert(now);
+        }
         if self.has(Mutant::DrainIgnored) {
             known.servers.iter_mut().for_each(|(_, drained)| *drained = false);
         }
@@ -413,7 +418,13 @@ impl Node {
             self.table_epoch += 1;
             let epoch = self.table_epoch.max(self.table() + 1);
             self.table_epoch = epoch;
-            self.changed = now;
+            let first = self.members.is_none();
+            if first && let Ok(others) = Members::new(servers.iter().filter(|(node, _)| *node != self.id).map(member)) {
+                // Who comes takes slots from others. Which, it knows only from the table without itself.
+                self.station(life).handle(local, Notice::Members { epoch, members: others });
+            }
+            let epoch = epoch + u64::from(first);
+            self.table_epoch = epoch;
             if let Ok(members) = Members::new(servers.iter().map(member)) {
                 self.members = Some(servers);
                 self.station(life).handle(local, Notice::Members { epoch, members });

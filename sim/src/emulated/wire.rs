@@ -128,8 +128,7 @@ impl Wire {
                         Kind::Latency => fault.size,
                         Kind::SlowPair | Kind::SlowPartition if crosses => fault.size,
                         Kind::Bandwidth => {
-                            let busy =
-                                (packet.bytes.len() as u64).saturating_mul(1_000_000_000) / fault.size.max(1);
+                            let busy = (packet.bytes.len() as u64).saturating_mul(1_000_000_000) / fault.size.max(1);
                             state.until = state.until.max(now) + busy;
                             state.until - now
                         }

@@ -155,7 +155,6 @@ mutants! {
         FirstTableKept "first-table-kept" "the first table is never replaced",
         DownKept "down-kept" "a server that is diagnosed down keeps its slots",
         DrainIgnored "drain-ignored" "a drained server keeps its slots",
-        JoinsAtOnce "joins-at-once" "who comes back gets slots at once, one table after the other",
         FragmentsScattered "fragments-scattered" "the later fragments of a packet are hashed differently from the first",
         ErrorsByRouter "errors-by-router" "an ICMP error goes where its router's own address hashes to",
         OwnShareSentOn "own-share-sent-on" "the dispatcher sends its own share of the flows out of its port",

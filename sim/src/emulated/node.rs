@@ -362,7 +362,6 @@ impl Node {
     fn station(&mut self, life: u32) -> &mut Station {
         if self.station.as_ref().is_none_or(|(of, _)| *of != life) {
             let station = Station::new(self.config());
-            let station = if self.has(Mutant::JoinsAtOnce) { station.with_quiet(0) } else { station };
             self.station = Some((life, station));
             (self.members, self.fence) = (None, 0);
         }

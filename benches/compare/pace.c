@@ -163,8 +163,8 @@ static int alone(char **arg)
     return 0;
 }
 
-/// The layout is that of the program's `maps.c`.
-enum { STATE_WORDS = 18, COUNTERS = 32 };
+/// The layout is that of the program's `maps.c`; the maps have the names of its sections.
+enum { STATE_WORDS = 18, COUNTERS = 32, COPIES = 513 };
 
 static int publish(char **arg)
 {
@@ -174,7 +174,7 @@ static int publish(char **arg)
     // The kernel takes whole values only, so the rest stays zero.
     static uint8_t block[1 << 21];
     size_t length = fread(block, 1, sizeof block, file);
-    int outer = pinned(arg[0], "map/oneip_table"), state = pinned(arg[0], "map/oneip_state"), inner = -1;
+    int outer = pinned(arg[0], "map/oneip_table"), state = pinned(arg[0], "map/oneip_data"), inner = -1;
     uint32_t bytes = (uint32_t)atoi(getenv("TABLE_BYTES") ? getenv("TABLE_BYTES") : "0");
     if (length == 0 || length > bytes) {
         fprintf(stderr, "pace: %s has %zu bytes, the program takes at most %u\n", arg[1], length, bytes);
@@ -205,11 +205,10 @@ static int publish(char **arg)
 
 static int counters(char **arg)
 {
-    // A copy for each processor that there could be.
-    static uint64_t copies[1024][COUNTERS];
-    get(pinned(arg[0], "map/oneip_counters"), copies);
+    static uint64_t copies[COPIES][COUNTERS];
+    get(pinned(arg[0], "map/oneip_bss"), copies);
     uint64_t counts[COUNTERS] = {0};
-    for (int cpu = 0; cpu < 1024; cpu++)
+    for (int cpu = 0; cpu < COPIES; cpu++)
         for (int i = 0; i < COUNTERS; i++)
             counts[i] += copies[cpu][i];
     printf("counters");

@@ -4,11 +4,16 @@
 //! published, and the core does the rest. What is here is what the kernel's verifier wants to see: each access to a packet follows a
 //! comparison of the very same register with the packet's end, each access to a map an upper bound. `opaque` keeps the
 //! optimiser from proving such a comparison needless by arithmetic that the verifier cannot follow.
+//!
+//! The usual frame goes a short way: the clock is asked first, so that nothing has to be kept on the stack while it is; of what
+//! this node is, only what such a frame needs is read; the first 34 bytes are compared with the packet's end once.
 #![no_std]
 #![no_main]
 
 use core::arch::asm;
-use core::ptr::{addr_of, read_unaligned, read_volatile, write_unaligned, write_volatile};
+use core::hint::assert_unchecked;
+use core::ptr::{addr_of, addr_of_mut, read_unaligned, read_volatile, write_unaligned, write_volatile};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use apus_dispatch::{Flow, Frame, HEAD_BYTES, Head, Here, Hooks, Key, Mac, NOBODY, Slot, Table, Verdict, any, usual};
 
@@ -32,6 +37,13 @@ const TABLE_BYTES: u64 = 64 + 4 * 65_536 + 8 * 4_096;
 /// No frame of a network card is longer.
 const FRAME_BYTES: usize = 0x3fff;
 
+/// Ethernet and IPv4 headers.
+const USUAL_BYTES: usize = 34;
+
+/// Counters of a processor, by number.
+const COUNTERS: usize = 32;
+/// As many processors count for themselves, all others together.
+const PROCESSORS: usize = 512;
 /// After the counters of the verdicts: no table was published.
 const NO_TABLE: u64 = 30;
 /// What this node is was changed all the time while it was read.
@@ -45,8 +57,8 @@ pub struct Map {
 unsafe extern "C" {
     // Defined in `maps.c`.
     static oneip_table: Map;
-    static oneip_state: Map;
-    static oneip_counters: Map;
+    static oneip_state: [u64; 18];
+    static mut oneip_counters: [[u64; COUNTERS]; PROCESSORS + 1];
     // The build renames it to `llvm.is.constant`: whether the value is known when the program is compiled.
     safe fn apus_is_constant(value: u64) -> bool;
 }
@@ -65,6 +77,7 @@ macro_rules! helper {
 }
 
 helper!(1, map_lookup(map: *const Map, key: *const u32) -> *mut u8);
+helper!(8, processor() -> u64);
 helper!(23, redirect(port: u32, flags: u64) -> i64);
 helper!(86, release(socket: *const Socket) -> i64);
 helper!(99, socket_of(context: *const Context, tuple: *const u32, size: u32, namespace: u64, flags: u64) -> *const Socket);
@@ -73,9 +86,10 @@ helper!(125, boot_clock() -> u64);
 /// The first and only value of a map.
 #[inline(always)]
 fn value(map: *const Map) -> Option<*mut u8> {
-    let key = 0_u32;
+    // The zero after the version: a key on the stack would have to be written each time.
+    let key = addr_of!(oneip_state).cast::<u32>().wrapping_add(2);
     // SAFETY: both pointers are to what the kernel function reads.
-    let value = unsafe { map_lookup(map, &key) };
+    let value = unsafe { map_lookup(map, key) };
     if value.is_null() { None } else { Some(value) }
 }
 
@@ -131,6 +145,47 @@ impl Frame for Memory {
     #[inline(always)]
     fn size(&self) -> usize {
         opaque!(self.end as usize - self.start as usize)
+    }
+}
+
+/// A packet that has at least [`USUAL_BYTES`].
+struct Usual(Memory);
+
+impl Usual {
+    #[inline(always)]
+    fn of(context: *const Context) -> Option<Self> {
+        let memory = Memory::of(context);
+        memory.inside(memory.start, USUAL_BYTES)?;
+        Some(Self(memory))
+    }
+}
+
+impl Frame for Usual {
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        if at + N > USUAL_BYTES {
+            return self.0.read(at);
+        }
+        // SAFETY: so many bytes are there.
+        Some(unsafe { read_unaligned(self.0.start.wrapping_add(at).cast()) })
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
+        if at + N > USUAL_BYTES {
+            return self.0.write(at, bytes);
+        }
+        // SAFETY: so many bytes are there.
+        unsafe { write_unaligned(self.0.start.wrapping_add(at).cast(), bytes) };
+        true
+    }
+
+    #[inline(always)]
+    fn size(&self) -> usize {
+        let size = self.0.size();
+        // SAFETY: it was compared.
+        unsafe { assert_unchecked(size >= USUAL_BYTES) };
+        size
     }
 }
 
@@ -190,9 +245,20 @@ impl Frame for Anywhere {
 /// A published table, checked by its loader.
 struct Mapped {
     bytes: *const u8,
+    key: Key,
 }
 
 impl Mapped {
+    #[inline(always)]
+    fn key(bytes: *const u8) -> Key {
+        // SAFETY: the head is there.
+        match unsafe { *bytes.wrapping_add(33) } {
+            0 => Key::Source,
+            1 => Key::Ports,
+            _ => Key::Quic,
+        }
+    }
+
     /// `N` bytes at a place inside the head.
     #[inline(always)]
     fn head<const N: usize>(&self, at: usize) -> [u8; N] {
@@ -221,19 +287,16 @@ impl Mapped {
 impl Table for Mapped {
     #[inline(always)]
     fn head(&self) -> Head {
-        let [log2_slots, key] = self.head(32);
+        let [log2_slots] = self.head(32);
+        let [a, b, c, d, e, f, _, _] = self.head(56);
         Head {
             epoch: u64::from_le_bytes(self.head(16)),
             seed: u64::from_le_bytes(self.head(24)),
             log2_slots,
-            key: match key {
-                0 => Key::Source,
-                1 => Key::Ports,
-                _ => Key::Quic,
-            },
+            key: self.key,
             v4: self.head(36),
             v6: self.head(40),
-            claim: self.head(56),
+            claim: [a, b, c, d, e, f],
         }
     }
 
@@ -245,10 +308,7 @@ impl Table for Mapped {
         // SAFETY: 64 + 2 * 65,535 + 2 is less than the map has.
         let server: [u8; 2] = unsafe { read_unaligned(place.cast()) };
         let former = HEAD_BYTES as u64 + (2_u64.wrapping_shl(self.log2() as u32)) + 2 * number;
-        Slot {
-            server: u16::from_le_bytes(server),
-            former: self.read(former).map_or(NOBODY, u16::from_le_bytes),
-        }
+        Slot { server: u16::from_le_bytes(server), former: self.read(former).map_or(NOBODY, u16::from_le_bytes) }
     }
 
     #[inline(always)]
@@ -261,7 +321,19 @@ impl Table for Mapped {
         let [a, b, c, d, e, f, _, _] = self.read(at)?;
         Some([a, b, c, d, e, f])
     }
+
+    /// The loader has seen that every slot names a server that is there, or nobody: whose place would be beyond the map.
+    #[inline(always)]
+    fn port(&self, number: usize) -> Option<(u16, [u8; 8])> {
+        let place = self.bytes.wrapping_add(HEAD_BYTES + 2 * (number & 0xffff));
+        // SAFETY: 64 + 2 * 65,535 + 2 is less than the map has.
+        let server: u16 = unsafe { read_unaligned(place.cast()) };
+        let at = HEAD_BYTES as u64 + (4_u64.wrapping_shl(self.log2() as u32)) + 8 * u64::from(server);
+        Some((server, self.read(at)?))
+    }
 }
+
+const _: () = assert!(HEAD_BYTES as u64 + 8 * NOBODY as u64 > TABLE_BYTES);
 
 /// `struct bpf_sock` (linux/bpf.h), as far as it is read.
 #[repr(C)]
@@ -329,39 +401,93 @@ impl Hooks for Sockets<'_> {
     }
 }
 
-/// What this node is, and the port that frames leave by (0: the one they came by), if both could be read whole.
+/// A word of what this node is.
 ///
 /// The loader writes the record that is not in use, then raises the version: even and odd versions have a record each. A
 /// version that is the same after the reading as before means that nobody wrote in between.
 #[inline(always)]
-fn here() -> Option<(Here, u32, usize)> {
-    let state = value(addr_of!(oneip_state))?.cast::<u64>().cast_const();
-    // SAFETY (of all reads): 18 words are there; places are constant but for one bit of the version.
-    let word = |at: usize| unsafe { read_volatile(state.wrapping_add(at)) };
+fn word(at: usize) -> u64 {
+    // SAFETY: 18 words are there; places are constant but for one bit of the version.
+    unsafe { read_volatile(addr_of!(oneip_state).cast::<u64>().wrapping_add(at)) }
+}
+
+/// Where the record of a version is.
+#[inline(always)]
+fn record(version: u64) -> usize {
+    2 + 8 * (version & 1) as usize
+}
+
+/// An address from its word.
+#[inline(always)]
+fn mac(word: u64) -> Mac {
+    let [a, b, c, d, e, f, _, _] = word.to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
+/// What this node is, and the port that frames leave by (0: the one they came by), if both could be read whole.
+#[inline(always)]
+fn here(now: u64) -> Option<(Here, u32)> {
     for _ in 0..2 {
         let version = word(0);
-        let at = 2 + 8 * (version & 1) as usize;
-        let (lease, epoch, fence, place, mac, out) =
+        let at = record(version);
+        let (lease, epoch, fence, place, own, out) =
             (word(at), word(at + 1), word(at + 2), word(at + 3), word(at + 4), word(at + 5));
         if word(0) == version {
-            let [a, b, c, d, e, f, _, _] = mac.to_le_bytes();
-            // SAFETY: it only reads a clock. CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases do.
-            let now = unsafe { boot_clock() };
-            let here =
-                Here { now, lease, epoch, fence, server: place as u16, id: (place >> 16) as u8, mac: [a, b, c, d, e, f] };
-            return Some((here, out as u32, word(1) as usize));
+            let here = Here { now, lease, epoch, fence, server: place as u16, id: (place >> 16) as u8, mac: mac(own) };
+            return Some((here, out as u32));
         }
     }
     None
 }
 
+/// The short way: the port that the frame leaves by. None, and nothing written, for a frame that is not usual, or if what
+/// this node is was changed while it was read.
+#[inline(always)]
+fn short(context: *const Context, bytes: *const u8, now: u64) -> Option<u32> {
+    let version = word(0);
+    let at = record(version);
+    let (lease, epoch, place, own, out) = (word(at), word(at + 1), word(at + 3), word(at + 4), word(at + 5));
+    if word(0) != version {
+        return None;
+    }
+    // Usual frames are judged without the fence.
+    let here = Here { now, lease, epoch, fence: 0, server: place as u16, id: (place >> 16) as u8, mac: mac(own) };
+    let mut frame = Usual::of(context)?;
+    match Mapped::key(bytes) {
+        Key::Source => usual(&here, &Mapped { bytes, key: Key::Source }, &mut frame)?,
+        Key::Ports => usual(&here, &Mapped { bytes, key: Key::Ports }, &mut frame)?,
+        Key::Quic => return None,
+    }
+    Some(out as u32)
+}
+
 #[inline(always)]
 fn count(which: u64) {
-    if let Some(counters) = value(addr_of!(oneip_counters)) {
-        let counter = counters.cast::<u64>().wrapping_add((which & 31) as usize);
-        // SAFETY: 32 counters are there, and no other processor has this copy.
+    let which = (which as usize) & (COUNTERS - 1);
+    // SAFETY: it only reads a number.
+    let processor = unsafe { processor() } as usize;
+    let counters = addr_of_mut!(oneip_counters).cast::<u64>();
+    if processor < PROCESSORS {
+        let counter = counters.wrapping_add(COUNTERS * processor + which);
+        // SAFETY: it is there, and no other processor has this copy.
         unsafe { *counter += 1 };
+    } else {
+        let counter = counters.wrapping_add(COUNTERS * PROCESSORS + which);
+        // SAFETY: it is there, after the others.
+        let counter = unsafe { AtomicU64::from_ptr(counter) };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// A frame for another server, by this port.
+#[inline(always)]
+fn transmit(out: u32) -> u32 {
+    count(2);
+    if out == 0 {
+        return XDP_TX;
+    }
+    // SAFETY: it only notes where the frame goes.
+    (unsafe { redirect(out, 0) }) as u32
 }
 
 /// A frame comes in.
@@ -376,17 +502,18 @@ pub unsafe extern "C" fn oneip(context: *mut Context) -> u32 {
         return XDP_PASS;
     };
     let Some(bytes) = value(inner.cast_const().cast()) else { return XDP_PASS };
-    let Some((here, out, zero)) = here() else {
+    // SAFETY: it only reads a clock. CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases do.
+    let now = unsafe { boot_clock() };
+    if let Some(out) = short(context, bytes, now) {
+        return transmit(out);
+    }
+    let Some((here, out)) = here(now) else {
         count(NO_STATE);
         return XDP_DROP;
     };
-    let table = Mapped { bytes };
+    let table = Mapped { bytes, key: Mapped::key(bytes) };
     let hooks = Sockets { context, table: &table };
-    let verdict = if usual(&here, &table, &mut Memory::of(context)).is_some() {
-        Verdict::Transmit
-    } else {
-        any(&here, &table, &hooks, &mut Anywhere { context, zero })
-    };
+    let verdict = any(&here, &table, &hooks, &mut Anywhere { context, zero: word(1) as usize });
     match verdict {
         Verdict::Pass => {
             count(0);
@@ -396,14 +523,7 @@ pub unsafe extern "C" fn oneip(context: *mut Context) -> u32 {
             count(1);
             XDP_PASS
         }
-        Verdict::Transmit => {
-            count(2);
-            if out == 0 {
-                return XDP_TX;
-            }
-            // SAFETY: it only notes where the frame goes.
-            (unsafe { redirect(out, 0) }) as u32
-        }
+        Verdict::Transmit => transmit(out),
         Verdict::Drop(reason) => {
             count(3 + reason as u64);
             XDP_DROP

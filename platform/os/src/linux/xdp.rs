@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use apus_dispatch::{Block, BlockError, Here, NOBODY, Reason, Table};
 use aya::Ebpf;
-use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray};
+use aya::maps::{Array, ArrayOfMaps, MapData};
 use aya::programs::{self, TestRun, TestRunOptions, XdpMode};
 
 use crate::{Counters, Plane};
@@ -28,6 +28,9 @@ type TableMap = Array<MapData, [u8; TABLE_BYTES]>;
 
 /// A version and a zero; then a record each for even and odd versions.
 type State = [u64; 18];
+
+/// 32 counters for each of 512 processors, and for all others together.
+type Counts = [[u64; 32]; 513];
 
 /// How a program is on its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +67,7 @@ pub struct Xdp {
     used: TableMap,
     state: Array<MapData, State>,
     now: State,
-    counters: PerCpuArray<MapData, [u64; 32]>,
+    counters: Array<MapData, Counts>,
 }
 
 impl Xdp {
@@ -96,8 +99,8 @@ impl Xdp {
         entry(&mut program)?.load().map_err(io::Error::other)?;
         let mut map = |name: &str| program.take_map(name).ok_or_else(|| missing(name));
         let table = ArrayOfMaps::try_from(map("oneip_table")?).map_err(io::Error::other)?;
-        let state = Array::try_from(map("oneip_state")?).map_err(io::Error::other)?;
-        let counters = PerCpuArray::try_from(map("oneip_counters")?).map_err(io::Error::other)?;
+        let state = Array::try_from(map(".data")?).map_err(io::Error::other)?;
+        let counters = Array::try_from(map(".bss")?).map_err(io::Error::other)?;
         let spare = TableMap::create(1, 0).map_err(io::Error::other)?;
         let used = TableMap::create(1, 0).map_err(io::Error::other)?;
         let (attached, now) = (Attached::Nowhere, [0; 18]);

@@ -148,9 +148,9 @@ pub(crate) fn situation(random: &mut Random) -> Here {
     }
 }
 
-#[test]
-pub(crate) fn damaged_frames_change_nothing_but_what_may_change() {
-    let tables: Vec<_> = [Key::Source, Key::Ports, Key::Quic]
+/// A table for each key, with the address of the dispatcher's own port and with another that goes with the cluster's.
+pub(crate) fn tables() -> Vec<Vec<u8>> {
+    [Key::Source, Key::Ports, Key::Quic]
         .into_iter()
         .flat_map(|key| [table(key, [0; 6]), table(key, CLAIM)])
         .map(|mut bytes| {
@@ -159,7 +159,12 @@ pub(crate) fn damaged_frames_change_nothing_but_what_may_change() {
             seal(&mut bytes);
             bytes
         })
-        .collect();
+        .collect()
+}
+
+#[test]
+pub(crate) fn damaged_frames_change_nothing_but_what_may_change() {
+    let tables = tables();
     let blocks: Vec<_> = tables.iter().map(|bytes| Block::new(bytes).expect("a good table")).collect();
     let mut random = Random(1);
     let mut seen = std::collections::BTreeMap::<Verdict, u32>::new();

@@ -13,11 +13,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Command;
 
-use apus_dispatch::{Block, Flow, Hooks, Key, Reason, Verdict, dispatch};
+use apus_dispatch::{Block, Flow, Hooks, Reason, Verdict, dispatch};
 use apus_os::Plane;
 use apus_os::linux::Xdp;
-use fuzz::bed::{Random, V4, V6, seal, table};
-use fuzz::{CLAIM, CLIENTS, frame, situation};
+use fuzz::bed::{Random, V4, V6};
+use fuzz::{CLIENTS, frame, situation, tables};
 
 /// Connections that the namespace has.
 struct Sockets(BTreeSet<Flow>);
@@ -158,15 +158,7 @@ fn the_kernel_does_to_every_frame_what_the_core_does() {
     let frames: u64 =
         std::env::var("APUS_XDP_FRAMES").map_or(100_000, |many| many.parse().expect("a number of frames"));
     let (sockets, _open, _listeners) = sockets();
-    let tables: Vec<_> = [Key::Source, Key::Ports, Key::Quic]
-        .into_iter()
-        .flat_map(|key| [table(key, [0; 6]), table(key, CLAIM)])
-        .map(|mut bytes| {
-            bytes[64 + 2 * 60..64 + 2 * 64].fill(0xff);
-            seal(&mut bytes);
-            bytes
-        })
-        .collect();
+    let tables = tables();
     let mut random = Random(3);
     let mut out = vec![0; 4_096];
     let mut seen = std::collections::BTreeMap::<String, u64>::new();

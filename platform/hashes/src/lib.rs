@@ -105,9 +105,9 @@ kinds! {
     /// A ring of 160 points a server, as in ketama.
     Ring "ring" true ring::Ring::new,
     /// Highest random weight (Thaler and Ravishankar 1998).
-    Rendezvous "rendezvous" false rendezvous::Rendezvous::new,
+    Rendezvous "rendezvous" false rendezvous::Rendezvous::<rendezvous::Plain>::new,
     /// The same with logarithmic scores (Schindelhauer and Schomaker 2005).
-    WeightedRendezvous "rendezvous-weighted" true rendezvous::Weighted::new,
+    WeightedRendezvous "rendezvous-weighted" true rendezvous::Rendezvous::<rendezvous::Clock>::new,
     /// Jump (Lamping and Veach 2014); who leaves has its place taken by the last.
     Jump "jump" false jump::Jump::new,
     /// Maglev (Eisenbud et al. 2016), with the smaller of its paper's tables.

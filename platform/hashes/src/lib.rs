@@ -130,6 +130,23 @@ kinds! {
     Balanced "balanced" true Balanced::new,
 }
 
+impl Kind {
+    /// About what a lookup among so many servers takes, in nanoseconds, where nothing else is at hand: it only says how many
+    /// lookups can be afforded.
+    const fn rough_ns(self, servers: usize) -> usize {
+        match self {
+            Self::Rendezvous => 4 + 2 * servers,
+            Self::WeightedRendezvous => 4 + 10 * servers,
+            // A search of a ring, 21 times.
+            Self::MultiProbe => 40 * (1 + servers.ilog2() as usize),
+            Self::Ring => 4 * (4 + servers.ilog2() as usize),
+            Self::Jump | Self::Memento => 8 * (1 + servers.ilog2() as usize),
+            Self::Anchor | Self::Dx => 16,
+            _ => 4,
+        }
+    }
+}
+
 /// Numbers of the servers with a weight.
 fn live(servers: &[Server]) -> Vec<u32> {
     servers.iter().filter(|server| server.weight > 0).map(|server| server.id).collect()

@@ -180,7 +180,8 @@ static int publish(char **arg)
         fprintf(stderr, "pace: %s has %zu bytes, the program takes at most %u\n", arg[1], length, bytes);
         return 1;
     }
-    union bpf_attr made = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = bytes, .max_entries = 1};
+    union bpf_attr made = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = bytes, .max_entries = 1,
+                            .map_flags = BPF_F_MMAPABLE};
     inner = bpf(BPF_MAP_CREATE, &made);
     if (inner < 0)
         die("table");

@@ -10,14 +10,18 @@ typedef unsigned long long u64;
 
 enum { ARRAY = 2, ARRAY_OF_MAPS = 12 };
 
-/* A table: 64 bytes, two times 65,536 slots of two bytes, 4,096 servers of eight. */
-#define TABLE_BYTES (64 + 4 * 65536 + 8 * 4096)
+/* A loader writes the table that is not in use straight to its memory. */
+enum { MMAPABLE = 1 << 10 };
+
+/* A table: 64 bytes, two times 2^18 slots of two bytes, 4,096 servers of eight. */
+#define TABLE_BYTES (64 + 4 * (1 << 18) + 8 * 4096)
 
 struct inner {
     uint_(type, ARRAY);
     uint_(key_size, 4);
     uint_(value_size, TABLE_BYTES);
     uint_(max_entries, 1);
+    uint_(map_flags, MMAPABLE);
 };
 
 /* The table in use. */

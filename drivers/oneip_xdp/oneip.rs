@@ -15,7 +15,7 @@ use core::hint::assert_unchecked;
 use core::ptr::{addr_of, addr_of_mut, read_unaligned, read_volatile, write_unaligned, write_volatile};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use apus_dispatch::{Flow, Frame, HEAD_BYTES, Head, Here, Hooks, Key, Mac, NOBODY, Slot, Table, Verdict, any, usual};
+use apus_dispatch::{Flow, Frame, HEAD_BYTES, Head, Here, Hooks, Key, Mac, NOBODY, Slot, Table, Verdict, any, sign, usual};
 
 /// `struct xdp_md` (linux/bpf.h).
 #[repr(C)]
@@ -32,8 +32,10 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
-/// Bytes of a table's map: 2^16 slots, 4,096 servers.
-const TABLE_BYTES: u64 = 64 + 4 * 65_536 + 8 * 4_096;
+/// Most slots of a table, a power of two.
+const SLOTS: usize = 1 << 18;
+/// Bytes of a table's map: so many slots, 4,096 servers.
+const TABLE_BYTES: u64 = 64 + 4 * SLOTS as u64 + 8 * 4_096;
 /// No frame of a network card is longer.
 const FRAME_BYTES: usize = 0x3fff;
 
@@ -302,10 +304,10 @@ impl Table for Mapped {
 
     #[inline(always)]
     fn slot(&self, number: u32) -> Slot {
-        // `slot_of` gave a number below 2^16 for every table that fits.
-        let number = u64::from(number) & 0xffff;
+        // `slot_of` gave a number below that for every table that fits.
+        let number = u64::from(number) & (SLOTS as u64 - 1);
         let place = self.bytes.wrapping_add(HEAD_BYTES + 2 * number as usize);
-        // SAFETY: 64 + 2 * 65,535 + 2 is less than the map has.
+        // SAFETY: the head and so many slots of two bytes are there.
         let server: [u8; 2] = unsafe { read_unaligned(place.cast()) };
         let former = HEAD_BYTES as u64 + (2_u64.wrapping_shl(self.log2() as u32)) + 2 * number;
         Slot { server: u16::from_le_bytes(server), former: self.read(former).map_or(NOBODY, u16::from_le_bytes) }
@@ -322,18 +324,19 @@ impl Table for Mapped {
         Some([a, b, c, d, e, f])
     }
 
-    /// The loader has seen that every slot names a server that is there, or nobody: whose place would be beyond the map.
+    /// The loader has seen that every slot names a server that is there, or nobody.
     #[inline(always)]
     fn port(&self, number: usize) -> Option<(u16, [u8; 8])> {
-        let place = self.bytes.wrapping_add(HEAD_BYTES + 2 * (number & 0xffff));
-        // SAFETY: 64 + 2 * 65,535 + 2 is less than the map has.
+        let place = self.bytes.wrapping_add(HEAD_BYTES + 2 * (number & (SLOTS - 1)));
+        // SAFETY: the head and so many slots of two bytes are there.
         let server: u16 = unsafe { read_unaligned(place.cast()) };
+        if server == NOBODY {
+            return None;
+        }
         let at = HEAD_BYTES as u64 + (4_u64.wrapping_shl(self.log2() as u32)) + 8 * u64::from(server);
         Some((server, self.read(at)?))
     }
 }
-
-const _: () = assert!(HEAD_BYTES as u64 + 8 * NOBODY as u64 > TABLE_BYTES);
 
 /// `struct bpf_sock` (linux/bpf.h), as far as it is read.
 #[repr(C)]
@@ -513,13 +516,16 @@ pub unsafe extern "C" fn oneip(context: *mut Context) -> u32 {
     };
     let table = Mapped { bytes, key: Mapped::key(bytes) };
     let hooks = Sockets { context, table: &table };
-    let verdict = any(&here, &table, &hooks, &mut Anywhere { context, zero: word(1) as usize });
+    let mut frame = Anywhere { context, zero: word(1) as usize };
+    let verdict = any(&here, &table, &hooks, &mut frame);
     match verdict {
         Verdict::Pass => {
             count(0);
             XDP_PASS
         }
         Verdict::Local => {
+            // The system's guard lets in only what a dispatcher sent.
+            sign(&here, &mut frame);
             count(1);
             XDP_PASS
         }

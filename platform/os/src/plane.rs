@@ -37,6 +37,12 @@ pub trait Plane {
     /// If the system cannot be asked.
     fn counters(&mut self) -> io::Result<Counters>;
 
+    /// Whether the system gets a copy of each frame, also of those that this plane sends on: then it would answer for
+    /// connections that another server has.
+    fn copies(&self) -> bool {
+        false
+    }
+
     /// Claims by others to the cluster's address since the last question, with what was found in them. A plane in the kernel may
     /// only count them.
     fn claims(&mut self) -> Vec<Option<Claim>> {

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Command;
 
-use apus_dispatch::{Block, Flow, Hooks, Reason, Verdict, dispatch};
+use apus_dispatch::{Block, Flow, Hooks, Reason, Verdict, dispatch, sign};
 use apus_os::Plane;
 use apus_os::linux::Xdp;
 use fuzz::bed::{Random, V4, V6};
@@ -185,6 +185,9 @@ fn the_kernel_does_to_every_frame_what_the_core_does() {
         let block = Block::new(bytes).expect("a good table");
         let mut after = before.clone();
         let verdict = dispatch(&here, &block, &sockets, &mut after[..]);
+        if verdict == Verdict::Local {
+            sign(&here, &mut after[..]);
+        }
         let (answer, length) = xdp.test_run(&before, &mut out).expect("a run");
         let wanted = match verdict {
             Verdict::Drop(_) => 1,

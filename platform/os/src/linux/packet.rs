@@ -133,6 +133,10 @@ impl Plane for PacketPlane {
         Ok(plain.into_iter().chain(reasons).map(|(name, count)| (name.into(), count.load(Ordering::Relaxed))).collect())
     }
 
+    fn copies(&self) -> bool {
+        true
+    }
+
     fn claims(&mut self) -> Vec<Option<Claim>> {
         lock(&self.shared.claims).drain(..).collect()
     }
@@ -149,7 +153,7 @@ impl Drop for PacketPlane {
 }
 
 /// The group's hardware address by which an IPv6 address is asked for (RFC 4291, section 2.7.1; RFC 2464, section 7).
-fn solicited(v6: Ipv6Addr) -> Mac {
+pub(super) fn solicited(v6: Ipv6Addr) -> Mac {
     let [.., a, b, c] = v6.octets();
     [0x33, 0x33, 0xff, a, b, c]
 }

@@ -175,6 +175,31 @@ impl Xdp {
         self.change(record)
     }
 
+    /// The first half of [`Plane::publish`]: checks a table and writes it where no processor looks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare(&mut self, block: &[u8]) -> io::Result<()> {
+        let wrong = |error: BlockError| io::Error::new(io::ErrorKind::InvalidInput, error);
+        let log2 = Block::new(block).map_err(wrong)?.head().log2_slots;
+        if log2 > MOST_LOG2 {
+            return Err(too_large(log2));
+        }
+        self.spare.write(block);
+        Ok(())
+    }
+
+    /// The second half: what was written last is in use, whole, for every frame from some instant of this call on. It returns
+    /// when no processor can still be in the table before.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn flip(&mut self) -> io::Result<()> {
+        self.table.set(0, self.spare.map(), 0).map_err(io::Error::other)?;
+        std::mem::swap(&mut self.spare, &mut self.used);
+        Ok(())
+    }
+
     /// Runs the program on one frame, as if it had come in. Gives its answer (1 drop, 2 pass, 3 transmit, 4 redirect) and how
     /// many bytes of the frame are in `out`. Counts it.
     ///
@@ -211,16 +236,8 @@ impl Plane for Xdp {
     }
 
     fn publish(&mut self, block: &[u8]) -> io::Result<()> {
-        let wrong = |error: BlockError| io::Error::new(io::ErrorKind::InvalidInput, error);
-        let log2 = Block::new(block).map_err(wrong)?.head().log2_slots;
-        if log2 > MOST_LOG2 {
-            return Err(too_large(log2));
-        }
-        self.spare.write(block);
-        // The kernel returns from this when no processor can still be in the old table: it is then the spare one.
-        self.table.set(0, self.spare.map(), 0).map_err(io::Error::other)?;
-        std::mem::swap(&mut self.spare, &mut self.used);
-        Ok(())
+        self.prepare(block)?;
+        self.flip()
     }
 
     fn stand(&mut self, here: &Here) -> io::Result<()> {

@@ -85,13 +85,12 @@ helper!(86, release(socket: *const Socket) -> i64);
 helper!(99, socket_of(context: *const Context, tuple: *const u32, size: u32, namespace: u64, flags: u64) -> *const Socket);
 helper!(125, boot_clock() -> u64);
 
-/// The first and only value of a map.
+/// The table that a record of what this node is names; none before the first.
 #[inline(always)]
-fn value(map: *const Map) -> Option<*mut u8> {
-    // The zero after the version: a key on the stack would have to be written each time.
-    let key = addr_of!(oneip_state).cast::<u32>().wrapping_add(2);
+fn table(record: usize) -> Option<*const u8> {
+    let key = addr_of!(oneip_state).cast::<u64>().wrapping_add(record + 6).cast();
     // SAFETY: both pointers are to what the kernel function reads.
-    let value = unsafe { map_lookup(map, key) };
+    let value = unsafe { map_lookup(addr_of!(oneip_table), key) };
     if value.is_null() { None } else { Some(value) }
 }
 
@@ -407,7 +406,8 @@ impl Hooks for Sockets<'_> {
 /// A word of what this node is.
 ///
 /// The loader writes the record that is not in use, then raises the version: even and odd versions have a record each. A
-/// version that is the same after the reading as before means that nobody wrote in between.
+/// version that is the same after the reading as before means that nobody wrote in between. The table is part of it: it
+/// changes together with this node's place among its servers.
 #[inline(always)]
 fn word(at: usize) -> u64 {
     // SAFETY: 18 words are there; places are constant but for one bit of the version.
@@ -427,17 +427,27 @@ fn mac(word: u64) -> Mac {
     [a, b, c, d, e, f]
 }
 
-/// What this node is, and the port that frames leave by (0: the one they came by), if both could be read whole.
+/// What this node is.
+struct State {
+    here: Here,
+    /// The port that frames leave by; 0: the one they came by.
+    out: u32,
+    /// The table in use.
+    table: Option<*const u8>,
+}
+
+/// What this node is, if it could be read whole.
 #[inline(always)]
-fn here(now: u64) -> Option<(Here, u32)> {
+fn state(now: u64) -> Option<State> {
     for _ in 0..2 {
         let version = word(0);
         let at = record(version);
+        let table = table(at);
         let (lease, epoch, fence, place, own, out) =
             (word(at), word(at + 1), word(at + 2), word(at + 3), word(at + 4), word(at + 5));
         if word(0) == version {
             let here = Here { now, lease, epoch, fence, server: place as u16, id: (place >> 16) as u8, mac: mac(own) };
-            return Some((here, out as u32));
+            return Some(State { here, out: out as u32, table });
         }
     }
     None
@@ -446,9 +456,10 @@ fn here(now: u64) -> Option<(Here, u32)> {
 /// The short way: the port that the frame leaves by. None, and nothing written, for a frame that is not usual, or if what
 /// this node is was changed while it was read.
 #[inline(always)]
-fn short(context: *const Context, bytes: *const u8, now: u64) -> Option<u32> {
+fn short(context: *const Context, now: u64) -> Option<u32> {
     let version = word(0);
     let at = record(version);
+    let bytes = table(at)?;
     let (lease, epoch, place, own, out) = (word(at), word(at + 1), word(at + 3), word(at + 4), word(at + 5));
     if word(0) != version {
         return None;
@@ -500,19 +511,18 @@ fn transmit(out: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "xdp")]
 pub unsafe extern "C" fn oneip(context: *mut Context) -> u32 {
-    let Some(inner) = value(addr_of!(oneip_table)) else {
-        count(NO_TABLE);
-        return XDP_PASS;
-    };
-    let Some(bytes) = value(inner.cast_const().cast()) else { return XDP_PASS };
     // SAFETY: it only reads a clock. CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases do.
     let now = unsafe { boot_clock() };
-    if let Some(out) = short(context, bytes, now) {
+    if let Some(out) = short(context, now) {
         return transmit(out);
     }
-    let Some((here, out)) = here(now) else {
+    let Some(State { here, out, table }) = state(now) else {
         count(NO_STATE);
         return XDP_DROP;
+    };
+    let Some(bytes) = table else {
+        count(NO_TABLE);
+        return XDP_PASS;
     };
     let table = Mapped { bytes, key: Mapped::key(bytes) };
     let hooks = Sockets { context, table: &table };

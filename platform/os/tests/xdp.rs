@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Command;
 
-use apus_dispatch::{Block, Flow, Hooks, Reason, Verdict, dispatch, sign};
+use apus_dispatch::{Block, Flow, Here, Hooks, Reason, Verdict, dispatch, sign};
 use apus_os::Plane;
 use apus_os::linux::Xdp;
 use fuzz::bed::{Random, V4, V6};
@@ -152,6 +152,16 @@ fn load() -> Option<Xdp> {
     }
 }
 
+/// The kernel's clock is its own: an expired lease, and one without end.
+fn live(here: Here) -> Here {
+    let lease = match here.lease {
+        0 => 0,
+        lease if lease <= here.now => 1,
+        _ => u64::MAX,
+    };
+    Here { lease, ..here }
+}
+
 #[test]
 fn the_kernel_does_to_every_frame_what_the_core_does() {
     let Some(mut xdp) = load() else { return };
@@ -166,17 +176,11 @@ fn the_kernel_does_to_every_frame_what_the_core_does() {
     for number in 0..frames {
         if number % (frames / 60).max(1) == 0 {
             bytes = &tables[(number / (frames / 60).max(1)) as usize % tables.len()];
-            xdp.publish(bytes).expect("a good table");
+            xdp.publish(bytes, &live(here)).expect("a good table");
         }
         if number % 16 == 0 {
             here = situation(&mut random);
-            // The kernel's clock is its own: an expired lease, and one without end.
-            let lease = match here.lease {
-                0 => 0,
-                lease if lease <= here.now => 1,
-                _ => u64::MAX,
-            };
-            xdp.stand(&apus_dispatch::Here { lease, ..here }).expect("a state");
+            xdp.stand(&live(here)).expect("a state");
         }
         let before = frame(&mut random);
         if before.len() < 14 {

@@ -236,7 +236,7 @@ impl Keeper {
         while let Some(act) = self.station.poll() {
             match act {
                 Act::Publish(block) => {
-                    let published = self.choice.plane.publish(&block);
+                    let published = self.choice.plane.publish(&block, &self.station.here());
                     self.told("the table", published);
                     // A plane that gets the frames themselves asks the other server before its own system can answer.
                     self.rules.wanted.1 = self.choice.plane.copies() && shared(&block, self.station.here().server);

@@ -1,65 +1,101 @@
-//! Memory of a table that the kernel's program reads and this process writes.
+//! Memory of two tables: the kernel's program reads one, this process writes the other.
 
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
-
-use aya::maps::MapData;
+use std::thread::JoinHandle;
 
 /// Most slots of a table, as a power of two.
 pub(super) const MOST_LOG2: u8 = 18;
-/// Bytes of a table's map: so many slots, 4,096 servers.
+/// Bytes of a table: so many slots, 4,096 servers.
 pub(super) const TABLE_BYTES: usize = 64 + (4 << MOST_LOG2) + 8 * 4_096;
 
-/// `BPF_MAP_CREATE`, `BPF_MAP_TYPE_ARRAY`, `BPF_F_MMAPABLE` (linux/bpf.h).
-const CREATE: libc::c_int = 0;
-const ARRAY: u32 = 2;
-const MMAPABLE: u32 = 1 << 10;
-
-/// A map with one value, mapped.
-pub(super) struct TableMap {
-    map: MapData,
+/// The kernel's own pages of a map with two values, mapped.
+pub(super) struct Tables {
     memory: NonNull<u8>,
+    used: Option<u64>,
+    /// A processor may still be in the table that was in use before.
+    read: bool,
+    /// Ends when none is.
+    grace: Option<JoinHandle<io::Result<()>>>,
 }
 
 // SAFETY: the mapping is this value's alone, as far as this process goes.
-unsafe impl Send for TableMap {}
+unsafe impl Send for Tables {}
 
-impl TableMap {
-    pub(super) fn new() -> io::Result<Self> {
-        let size = u32::try_from(TABLE_BYTES).map_err(io::Error::other)?;
-        // `union bpf_attr`: type, bytes of a key, bytes of a value, how many values, flags.
-        let wanted = [ARRAY, 4, size, 1, MMAPABLE];
-        // SAFETY: the kernel reads as many bytes as it is told, and takes those beyond for zeros.
-        let fd = unsafe { libc::syscall(libc::SYS_bpf, CREATE, wanted.as_ptr(), size_of_val(&wanted)) };
-        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-        // SAFETY: it was just opened, and nobody else knows it.
-        let map = MapData::from_fd(unsafe { OwnedFd::from_raw_fd(fd) }).map_err(io::Error::other)?;
+impl Tables {
+    /// Of the map's first value before the first table: there is none.
+    pub(super) const NONE: u64 = 2;
+
+    pub(super) fn new(map: RawFd) -> io::Result<Self> {
         let (access, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
         // SAFETY: a new mapping at a place of the kernel's choice.
-        let memory = unsafe { libc::mmap(std::ptr::null_mut(), TABLE_BYTES, access, shared, fd, 0) };
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), 2 * TABLE_BYTES, access, shared, map, 0) };
         if memory == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let memory = NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("no memory for a table"))?;
-        Ok(Self { map, memory })
+        let memory = NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("no memory for tables"))?;
+        Ok(Self { memory, used: None, read: false, grace: None })
     }
 
-    /// Writes a table, which nobody may be reading. What lies behind it stays: the program looks at no place beyond the table.
-    pub(super) fn write(&mut self, block: &[u8]) {
+    /// The table in use, or [`Tables::NONE`].
+    pub(super) const fn used(&self) -> u64 {
+        match self.used {
+            Some(used) => used,
+            None => Self::NONE,
+        }
+    }
+
+    /// Writes a table aside, once nobody can be reading what was there. Gives its number. What lies behind it stays: the program
+    /// looks at no place beyond the table.
+    pub(super) fn write(&mut self, block: &[u8]) -> io::Result<u64> {
         assert!(block.len() <= TABLE_BYTES, "the block was measured");
-        // SAFETY: so many bytes are mapped, and the program has another table.
-        unsafe { std::ptr::copy_nonoverlapping(block.as_ptr(), self.memory.as_ptr(), block.len()) };
+        if self.read {
+            match self.grace.take().map(JoinHandle::join) {
+                Some(Ok(waited)) => waited?,
+                _ => barrier()?,
+            }
+            self.read = false;
+        }
+        let next = u64::from(self.used == Some(0));
+        let place = if next == 0 { 0 } else { TABLE_BYTES };
+        // SAFETY: the place is inside the mapping.
+        let to = unsafe { self.memory.as_ptr().add(place) };
+        // SAFETY: so many bytes are mapped there, and the program reads the other table.
+        unsafe { std::ptr::copy_nonoverlapping(block.as_ptr(), to, block.len()) };
+        Ok(next)
     }
 
-    pub(super) const fn map(&self) -> &MapData {
-        &self.map
+    /// The program was told to read this one from now on.
+    pub(super) const fn flipped(&mut self, to: u64) {
+        (self.used, self.read) = (Some(to), true);
+    }
+
+    /// Begins to wait for the one before to be free, some milliseconds, in a thread.
+    pub(super) fn settle(&mut self) {
+        if self.grace.is_none() && self.read {
+            self.grace = std::thread::Builder::new().name("grace".into()).spawn(barrier).ok();
+        }
     }
 }
 
-impl Drop for TableMap {
+impl Drop for Tables {
     fn drop(&mut self) {
+        if let Some(grace) = self.grace.take() {
+            let _ = grace.join();
+        }
         // SAFETY: the mapping is this value's alone, and nothing of it is lent.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), TABLE_BYTES) };
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), 2 * TABLE_BYTES) };
     }
+}
+
+/// Returns when every program that ran in the kernel when it was called has ended (`MEMBARRIER_CMD_GLOBAL`, which is the
+/// kernel's `synchronize_rcu`).
+pub(super) fn barrier() -> io::Result<()> {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: no memory is passed.
+    if unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

@@ -2,18 +2,18 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, FromRawFd, OwnedFd};
 
 use apus_dispatch::{Block, BlockError, Claim, Here, NOBODY, Reason, Table};
 use aya::Ebpf;
-use aya::maps::{Array, ArrayOfMaps, MapData};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{self, TestRun, TestRunOptions, XdpMode};
 
 use super::choose::Port;
 use super::packet::solicited;
 use super::ring::{index_of, join};
-use super::system::driver;
-use super::table::{MOST_LOG2, TableMap};
+use super::system::{at as place, driver};
+use super::table::{MOST_LOG2, Tables, barrier};
 use crate::{Counters, Plane};
 
 /// The program as it is committed; `drivers/oneip_xdp/build` makes it.
@@ -58,11 +58,9 @@ pub struct Xdp {
     attached: Attached,
     port: i32,
     socket: Option<OwnedFd>,
-    table: ArrayOfMaps<MapData>,
-    /// The map that no processor reads: the next table is written there.
-    spare: TableMap,
-    /// The one that was published last.
-    used: TableMap,
+    tables: Tables,
+    /// Keeps the tables' map.
+    _map: MapData,
     state: Array<MapData, State>,
     now: State,
     counters: Array<MapData, Counts>,
@@ -90,6 +88,7 @@ impl Xdp {
             (false, Err(error)) => format!("driver unknown: {error}"),
             (true, _) => String::new(),
         };
+        barrier().map_err(place("membarrier, by which a table is known to be free"))?;
         let mut xdp = Self::committed()?;
         let how = if native { Attached::Native } else { Attached::Generic(reason) };
         xdp.attach_as(&port.name, how)?;
@@ -126,13 +125,23 @@ impl Xdp {
         let mut program = Ebpf::load(object).map_err(io::Error::other)?;
         entry(&mut program)?.load().map_err(io::Error::other)?;
         let mut map = |name: &str| program.take_map(name).ok_or_else(|| missing(name));
-        let table = ArrayOfMaps::try_from(map("oneip_table")?).map_err(io::Error::other)?;
-        let (spare, used) = (TableMap::new()?, TableMap::new()?);
+        let Map::Array(map_of_tables) = map("oneip_table")? else { return Err(missing("oneip_table")) };
+        let tables = Tables::new(map_of_tables.fd().as_fd().as_raw_fd())?;
         let state = Array::try_from(map(".data")?).map_err(io::Error::other)?;
         let counters = Array::try_from(map(".bss")?).map_err(io::Error::other)?;
         let (attached, now) = (Attached::Nowhere, [0; 18]);
-        let mut xdp =
-            Self { program, attached, port: 0, socket: None, table, spare, used, state, now, counters, claims: 0 };
+        let mut xdp = Self {
+            program,
+            attached,
+            port: 0,
+            socket: None,
+            tables,
+            _map: map_of_tables,
+            state,
+            now,
+            counters,
+            claims: 0,
+        };
         xdp.stand(&Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: [0; 6] })?;
         Ok(xdp)
     }
@@ -175,29 +184,40 @@ impl Xdp {
         self.change(record)
     }
 
-    /// The first half of [`Plane::publish`]: checks a table and writes it where no processor looks.
+    /// The first half of [`Plane::publish`]: checks a table and writes it where no processor looks. Gives its number.
     ///
     /// # Errors
     /// As there.
-    pub fn prepare(&mut self, block: &[u8]) -> io::Result<()> {
+    pub fn prepare(&mut self, block: &[u8]) -> io::Result<u64> {
         let wrong = |error: BlockError| io::Error::new(io::ErrorKind::InvalidInput, error);
         let log2 = Block::new(block).map_err(wrong)?.head().log2_slots;
         if log2 > MOST_LOG2 {
             return Err(too_large(log2));
         }
-        self.spare.write(block);
-        Ok(())
+        self.tables.write(block)
     }
 
-    /// The second half: what was written last is in use, whole, for every frame from some instant of this call on. It returns
-    /// when no processor can still be in the table before.
+    /// The second half: a prepared table is in use, and this is what the node is, for every frame from some instant of this
+    /// call on.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn flip(&mut self) -> io::Result<()> {
-        self.table.set(0, self.spare.map(), 0).map_err(io::Error::other)?;
-        std::mem::swap(&mut self.spare, &mut self.used);
+    pub fn flip(&mut self, table: u64, here: &Here) -> io::Result<()> {
+        self.change(self.words(here, table))?;
+        self.tables.flipped(table);
         Ok(())
+    }
+
+    /// After that: has the table before waited for, aside, so that the next [`Xdp::prepare`] need not.
+    pub fn settle(&mut self) {
+        self.tables.settle();
+    }
+
+    fn words(&self, here: &Here, table: u64) -> [u64; 8] {
+        let [a, b, c, d, e, f] = here.mac;
+        let place = u64::from(here.server) | u64::from(here.id) << 16;
+        let mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        [here.lease, here.epoch, here.fence, place, mac, self.record()[5], table, 0]
     }
 
     /// Runs the program on one frame, as if it had come in. Gives its answer (1 drop, 2 pass, 3 transmit, 4 redirect) and how
@@ -235,16 +255,15 @@ impl Plane for Xdp {
         if matches!(self.attached, Attached::Generic(_)) { "xdp-generic" } else { "xdp" }
     }
 
-    fn publish(&mut self, block: &[u8]) -> io::Result<()> {
-        self.prepare(block)?;
-        self.flip()
+    fn publish(&mut self, block: &[u8], here: &Here) -> io::Result<()> {
+        let table = self.prepare(block)?;
+        self.flip(table, here)?;
+        self.settle();
+        Ok(())
     }
 
     fn stand(&mut self, here: &Here) -> io::Result<()> {
-        let [a, b, c, d, e, f] = here.mac;
-        let place = u64::from(here.server) | u64::from(here.id) << 16;
-        let mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-        self.change([here.lease, here.epoch, here.fence, place, mac, self.record()[5], 0, 0])
+        self.change(self.words(here, self.tables.used()))
     }
 
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {

@@ -209,9 +209,12 @@ impl Cluster {
     fn new(plane: Option<&str>) -> Result<Self, String> {
         let net = Net::new()?;
         let mut ends = None;
-        if plane == Some("xdp") {
-            // In the driver of a cable: frames that a program sends arrive if the other end polls, and as they are.
+        if matches!(plane, Some("xdp" | "af-xdp")) {
+            // Frames go on as they are, with what their sender left to a network card undone.
             sh(&format!("ip netns exec {} ethtool -K eth0 tx off", name("c")))?;
+        }
+        if plane == Some("xdp") {
+            // In the driver of a cable: frames that a program sends arrive if the other end polls.
             let mut program = net.start("br", &["poll", "vn0", "vn1", "vn2"])?;
             if program.line()? != "ready" {
                 return Err("the ends of the cables have no programs".into());
@@ -405,7 +408,7 @@ pub(crate) fn test(asked: &[&str]) -> Result<(), String> {
         return asked.iter().try_for_each(|plane| trial(Some(plane), &all).map(|_| ()));
     }
     let chosen = trial(None, &all)?;
-    for plane in ["xdp", "xdp-generic", "af-packet"].into_iter().filter(|plane| *plane != chosen) {
+    for plane in ["xdp", "xdp-generic", "af-xdp", "af-packet"].into_iter().filter(|plane| *plane != chosen) {
         trial(Some(plane), &[Strike::Stop])?;
     }
     Ok(())

@@ -42,9 +42,10 @@ impl std::fmt::Debug for Choice {
 type Start = fn(&Port, bool) -> io::Result<Box<dyn Plane + Send>>;
 
 /// Best first.
-const PLANES: [(&str, Start); 3] = [
+const PLANES: [(&str, Start); 4] = [
     ("xdp", |port, asked| Ok(Box::new(Xdp::on(port, true, asked)?))),
     ("xdp-generic", |port, asked| Ok(Box::new(Xdp::on(port, false, asked)?))),
+    ("af-xdp", |port, asked| Ok(Box::new(PacketPlane::early(port, asked)?))),
     ("af-packet", |port, _| Ok(Box::new(PacketPlane::new(port)?))),
 ];
 

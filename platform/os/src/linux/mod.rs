@@ -12,6 +12,7 @@ mod table;
 mod tap;
 mod vip;
 mod xdp;
+mod xsk;
 
 pub use choose::{Choice, Port, choose};
 pub use guard::Guard;

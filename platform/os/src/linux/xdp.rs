@@ -79,11 +79,7 @@ impl Xdp {
             return Err(too_large(port.log2_slots));
         }
         let reason = match (native, driver(&port.name)) {
-            (true, Ok(name)) if name == "veth" && !asked => {
-                let text = "a virtual cable (veth) loses what the program sends unless its other end polls; \
-                    `plane = \"xdp\"` takes it all the same";
-                return Err(io::Error::other(text));
-            }
+            (true, Ok(name)) if name == "veth" && !asked => return Err(cable("xdp")),
             (false, Ok(name)) => format!("driver {name}"),
             (false, Err(error)) => format!("driver unknown: {error}"),
             (true, _) => String::new(),
@@ -298,6 +294,16 @@ impl Plane for Xdp {
     }
 }
 
+/// Why this plane is not taken on a virtual cable, unless it is asked for.
+pub(super) fn cable(plane: &str) -> io::Error {
+    let what = if plane == "xdp" {
+        "loses what the program sends unless its other end polls"
+    } else {
+        "leaves checksums unfinished and segments joined"
+    };
+    io::Error::other(format!("a virtual cable (veth) {what}; `plane = \"{plane}\"` takes it all the same"))
+}
+
 fn too_large(log2: u8) -> io::Error {
     let text = format!("a table in the kernel has at most 2^{MOST_LOG2} slots, this one has 2^{log2}");
     io::Error::new(io::ErrorKind::InvalidInput, text)
@@ -318,7 +324,7 @@ fn missing(name: &str) -> io::Error {
 }
 
 /// An error and what it came from, in one line.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

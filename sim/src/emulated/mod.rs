@@ -5,11 +5,13 @@
 //! [`apus_dispatch::dispatch`] under the guard that the node's engine armed, and machines of clients. What must hold of
 //! packets is in [`follow`](self::follow).
 
+mod card;
 mod client;
 mod follow;
 mod link;
 mod node;
 mod packet;
+mod port;
 mod stack;
 mod switch;
 mod wire;
@@ -24,12 +26,15 @@ use crate::heap::World;
 use crate::report::Run;
 use crate::scenario::{EMULATED_NODES, Plan, Scenario, Workload};
 use crate::world::Options;
+use card::Outcome;
 use client::{Machine, Story};
 use follow::Follow;
-use node::{Node, Outcome, mac_of};
+use node::{Node, mac_of};
 use packet::{BROADCAST, CLUSTER_V4, CLUSTER_V6, Meta, PORT, Packet, Sort, arp, frame, read, solicitation};
 use switch::{Port, Switch};
 use wire::{Fate, Wire};
+
+pub use port::{NodePort, Taken};
 
 /// Between two looks of a node's process at its engine.
 const LOOK: Ns = 10 * MS;
@@ -440,7 +445,7 @@ impl Ether {
             return self.follow.ends(world, meta, "port-down");
         }
         let now = world.true_time();
-        let outcome = self.nodes[usize::from(at)].receive(now, world.local_ns(id), &bytes);
+        let outcome = self.nodes[usize::from(at)].receive(now, world.local_ns(id), bytes.clone());
         if outcome != Outcome::Ignores {
             world.hash_frame(u64::from(at), &bytes);
         }

@@ -34,7 +34,7 @@ mod verdict;
 pub use block::{Block, BlockError, CHECKSUM_AT, HEAD_BYTES, Layout, checksum};
 #[cfg(feature = "alloc")]
 pub use build::{BuildError, DEFAULT_LOG2_SLOTS, MAX_WEIGHT, Member, Members, build, primaries};
-pub use dispatch::{Flow, Here, Hooks, NoHooks, Ready, any, dispatch, slot_of, usual};
+pub use dispatch::{Flow, Here, Hooks, NoHooks, Ready, any, dispatch, sign, slot_of, usual};
 pub use frame::Frame;
 pub use hash::{hash_v4, hash_v6, with_ports};
 pub use mutant::Mutant;

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Command;
 
-use apus_dispatch::{Block, Flow, Hooks, Mac, Reason, Table as _, Verdict, dispatch};
+use apus_dispatch::{Block, Flow, Here, Hooks, Mac, Reason, Table as _, Verdict, dispatch, sign};
 use apus_os::Plane;
 use apus_os::linux::Xdp;
 use apus_sim::emulated::NodePort;
@@ -179,6 +179,16 @@ fn at_the_card(card: &mut NodePort, claim: Mac, before: &[u8], verdict: Verdict,
     }
 }
 
+/// The kernel's clock is its own: an expired lease, and one without end.
+fn live(here: Here) -> Here {
+    let lease = match here.lease {
+        0 => 0,
+        lease if lease <= here.now => 1,
+        _ => u64::MAX,
+    };
+    Here { lease, ..here }
+}
+
 #[test]
 fn the_kernel_and_the_emulated_card_do_to_every_frame_what_the_core_does() {
     let Some(mut xdp) = load() else { return };
@@ -195,19 +205,13 @@ fn the_kernel_and_the_emulated_card_do_to_every_frame_what_the_core_does() {
     for number in 0..frames {
         if number % (frames / 60).max(1) == 0 {
             bytes = &tables[(number / (frames / 60).max(1)) as usize % tables.len()];
-            xdp.publish(bytes).expect("a good table");
+            xdp.publish(bytes, &live(here)).expect("a good table");
             card.publish(bytes.clone());
         }
         if number % 16 == 0 {
             here = situation(&mut random);
             card.stand(here);
-            // The kernel's clock is its own: an expired lease, and one without end.
-            let lease = match here.lease {
-                0 => 0,
-                lease if lease <= here.now => 1,
-                _ => u64::MAX,
-            };
-            xdp.stand(&apus_dispatch::Here { lease, ..here }).expect("a state");
+            xdp.stand(&live(here)).expect("a state");
         }
         let before = frame(&mut random);
         let block = Block::new(bytes).expect("a good table");
@@ -217,6 +221,9 @@ fn the_kernel_and_the_emulated_card_do_to_every_frame_what_the_core_does() {
         if before.len() < 14 {
             runts += 1; // The kernel gives a program no such frame.
             continue;
+        }
+        if verdict == Verdict::Local {
+            sign(&here, &mut after[..]);
         }
         let (answer, length) = xdp.test_run(&before, &mut out).expect("a run");
         let wanted = match verdict {

@@ -46,7 +46,8 @@ impl Address {
     pub(super) fn start(config: &Config, answers: mpsc::UnboundedSender<OpId>, say: Say) -> io::Result<Self> {
         let vip = &config.vip;
         let own = config.own();
-        let port = Port { name: vip.interface.clone(), mac: own.mac, v4: vip.v4, v6: vip.v6 };
+        let port =
+            Port { name: vip.interface.clone(), mac: own.mac, v4: vip.v4, v6: vip.v6, log2_slots: vip.log2_slots };
         let guard = Guard::new(&vip.interface, vip.v4, vip.v6)?;
         let held = Vip::hold(&vip.interface, vip.v4, vip.v6, &config.folder.join("address"))?;
         let choice = choose(&port, vip.plane.as_deref())?;
@@ -235,9 +236,10 @@ impl Keeper {
         while let Some(act) = self.station.poll() {
             match act {
                 Act::Publish(block) => {
-                    let published = self.choice.plane.publish(&block);
+                    let published = self.choice.plane.publish(&block, &self.station.here());
                     self.told("the table", published);
-                    self.rules.wanted.1 = shared(&block, self.station.here().server);
+                    // A plane that gets the frames themselves asks the other server before its own system can answer.
+                    self.rules.wanted.1 = self.choice.plane.copies() && shared(&block, self.station.here().server);
                     self.rules.want();
                 }
                 Act::Stand(here) => {

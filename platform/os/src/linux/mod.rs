@@ -8,6 +8,7 @@ mod packet;
 mod ring;
 mod sockets;
 mod system;
+mod table;
 mod tap;
 mod vip;
 mod xdp;

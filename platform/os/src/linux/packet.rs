@@ -29,7 +29,8 @@ const CLAIMS: usize = 64;
 /// What both threads see.
 struct Shared {
     here: Mutex<Here>,
-    block: Mutex<Arc<Vec<u8>>>,
+    /// The table, and this node's place in it.
+    block: Mutex<(Arc<Vec<u8>>, u16)>,
     /// How many tables there have been.
     tables: AtomicU64,
     claims: Mutex<VecDeque<Option<Claim>>>,
@@ -77,7 +78,7 @@ impl PacketPlane {
         let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: port.mac };
         let shared = Arc::new(Shared {
             here: Mutex::new(here),
-            block: Mutex::default(),
+            block: Mutex::new((Arc::default(), NOBODY)),
             tables: AtomicU64::new(0),
             claims: Mutex::default(),
             pass: AtomicU64::new(0),
@@ -101,9 +102,10 @@ impl Plane for PacketPlane {
         "af-packet"
     }
 
-    fn publish(&mut self, block: &[u8]) -> io::Result<()> {
+    fn publish(&mut self, block: &[u8], here: &Here) -> io::Result<()> {
         Block::new(block).map_err(io::Error::other)?;
-        *lock(&self.shared.block) = Arc::new(block.to_vec());
+        *lock(&self.shared.block) = (Arc::new(block.to_vec()), here.server);
+        *lock(&self.shared.here) = *here;
         self.shared.tables.fetch_add(1, Ordering::Release);
         (&self.wake).write_all(&[0])
     }
@@ -133,6 +135,10 @@ impl Plane for PacketPlane {
         Ok(plain.into_iter().chain(reasons).map(|(name, count)| (name.into(), count.load(Ordering::Relaxed))).collect())
     }
 
+    fn copies(&self) -> bool {
+        true
+    }
+
     fn claims(&mut self) -> Vec<Option<Claim>> {
         lock(&self.shared.claims).drain(..).collect()
     }
@@ -149,7 +155,7 @@ impl Drop for PacketPlane {
 }
 
 /// The group's hardware address by which an IPv6 address is asked for (RFC 4291, section 2.7.1; RFC 2464, section 7).
-fn solicited(v6: Ipv6Addr) -> Mac {
+pub(super) fn solicited(v6: Ipv6Addr) -> Mac {
     let [.., a, b, c] = v6.octets();
     [0x33, 0x33, 0xff, a, b, c]
 }
@@ -186,16 +192,16 @@ impl Worker {
         let _ = self.woken.set_nonblocking(true);
         while self.shared.ended.load(Ordering::Acquire) == 0 {
             let tables = self.shared.tables.load(Ordering::Acquire);
-            let bytes = lock(&self.shared.block).clone();
+            let (bytes, place) = lock(&self.shared.block).clone();
             match Block::new(&bytes) {
-                Ok(block) => self.under(&block, tables),
-                Err(_) => self.under(&NoTable(self.v4, self.v6), tables),
+                Ok(block) => self.under(&block, place, tables),
+                Err(_) => self.under(&NoTable(self.v4, self.v6), NOBODY, tables),
             }
         }
     }
 
     /// Until there is another table.
-    fn under<T: Table>(&mut self, table: &T, tables: u64) {
+    fn under<T: Table>(&mut self, table: &T, place: u16, tables: u64) {
         let Self { shared, ring, tap, sockets, woken, v4, v6 } = self;
         let head = table.head();
         let hooks = Connections { sockets, v4: *v4, v6: *v6 };
@@ -204,7 +210,7 @@ impl Worker {
             if shared.tables.load(Ordering::Acquire) != tables || shared.ended.load(Ordering::Acquire) != 0 {
                 return;
             }
-            let more = ring.take(|bytes| shared.frame(table, &head, &hooks, tap, socket, bytes));
+            let more = ring.take(|bytes| shared.frame((table, &head, place), &hooks, tap, socket, bytes));
             if !more {
                 if !ring.wait(woken.as_raw_fd()) {
                     std::thread::sleep(std::time::Duration::from_millis(10));
@@ -218,8 +224,7 @@ impl Worker {
 impl Shared {
     fn frame<T: Table>(
         &self,
-        table: &T,
-        head: &Head,
+        (table, head, place): (&T, &Head, u16),
         hooks: &Connections<'_>,
         tap: &Tap,
         socket: i32,
@@ -233,6 +238,8 @@ impl Shared {
         // The clock is read last: whatever held this thread up before has counted.
         let mut here = *lock(&self.here);
         here.now = clock::boot();
+        // What it is in another table does not count yet, or no more.
+        here.server = place;
         match dispatch(&here, table, hooks, frame) {
             Verdict::Pass => one(&self.pass),
             Verdict::Local => {

@@ -51,6 +51,17 @@ pub(super) fn index_of(port: &str) -> io::Result<i32> {
     }
 }
 
+/// As long as this packet socket is open, the port takes in what is sent to a group.
+pub(super) fn join(socket: RawFd, index: i32, group: Mac) -> io::Result<()> {
+    // SAFETY: zeros are a valid request.
+    let mut join: libc::packet_mreq = unsafe { std::mem::zeroed() };
+    join.mr_ifindex = index;
+    join.mr_type = u16::try_from(libc::PACKET_MR_MULTICAST).unwrap_or_default();
+    join.mr_alen = 6;
+    join.mr_address[..6].copy_from_slice(&group);
+    option(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &join)
+}
+
 impl Ring {
     /// Listens on a port to what is about these addresses. `group` is the hardware address by which the IPv6 one is asked for.
     pub(super) fn new(port: &str, v4: [u8; 4], group: Option<Mac>) -> io::Result<Self> {
@@ -71,13 +82,7 @@ impl Ring {
         option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(16_i32 << 20))?;
         filter(fd, v4, group.is_some())?;
         if let Some(group) = group {
-            // SAFETY: zeros are a valid request.
-            let mut join: libc::packet_mreq = unsafe { std::mem::zeroed() };
-            join.mr_ifindex = index;
-            join.mr_type = u16::try_from(libc::PACKET_MR_MULTICAST).unwrap_or_default();
-            join.mr_alen = 6;
-            join.mr_address[..6].copy_from_slice(&group);
-            option(fd, packet, libc::PACKET_ADD_MEMBERSHIP, &join)?;
+            join(fd, index, group)?;
         }
         let number = |many: usize| libc::c_uint::try_from(many).unwrap_or_default();
         let ring = libc::tpacket_req {

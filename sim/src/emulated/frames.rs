@@ -45,7 +45,11 @@ impl Ether {
 
     fn ports(&self) -> impl Iterator<Item = Port> + use<> {
         let (nodes, machines) = (self.nodes.len() as u16, self.machines.len() as u16);
-        (0..nodes).map(Port::Node).chain((0..machines).map(Port::Machine)).chain([Port::Stranger])
+        (0..nodes)
+            .map(Port::Node)
+            .chain((0..machines).map(Port::Machine))
+            .chain([Port::Stranger])
+            .chain(self.outside.as_ref().map(|_| Port::Outside))
     }
 
     pub(super) fn arrives(&mut self, world: &mut World, port: Port, packet: Packet) {
@@ -69,6 +73,10 @@ impl Ether {
                 }
             }
             Port::Stranger => self.follow.ends(world, packet.meta, "at-a-stranger"),
+            Port::Outside => {
+                self.outside.get_or_insert_default().push(packet.bytes);
+                self.follow.ends(world, packet.meta, "left");
+            }
         }
     }
 

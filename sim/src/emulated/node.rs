@@ -12,6 +12,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp, udp};
 use smoltcp::wire::{IpAddress, IpListenEndpoint};
 
+use super::http::Talk;
 use super::link::Link;
 use super::packet::{CLUSTER_V4, CLUSTER_V6, PORT, read, wide};
 use super::stack::Stack;
@@ -31,6 +32,8 @@ pub(super) struct Node {
     pub(super) flows: BTreeMap<Flow, SocketHandle>,
     /// Frames to other cards are taken as well.
     pub(super) promiscuous: bool,
+    /// What is said on connections, if people may come by the cable: their servers know HTTP.
+    pub(super) talks: Option<BTreeMap<Flow, Talk>>,
     listening: Vec<SocketHandle>,
     datagrams: SocketHandle,
     /// The table in use, and what the node is.
@@ -81,6 +84,7 @@ impl Node {
             stack: Stack::new(0, 0, CLUSTER_V4, CLUSTER_V6),
             flows: BTreeMap::new(),
             promiscuous: false,
+            talks: None,
             listening: Vec::new(),
             datagrams: SocketHandle::default(),
             block: Vec::new(),
@@ -114,6 +118,9 @@ impl Node {
         self.stack = Stack::new(seed.stream("stack").next(), now, CLUSTER_V4, CLUSTER_V6);
         self.link = Link::new(self.link.mac, self.link.v4, self.link.v6);
         self.flows.clear();
+        if let Some(talks) = &mut self.talks {
+            talks.clear();
+        }
         self.listening.clear();
         let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 32_768]);
         let mut socket = udp::Socket::new(buffer(), buffer());
@@ -158,6 +165,7 @@ impl Node {
     pub(super) fn work(&mut self, now: Ns) {
         self.link.tick(now);
         self.stack.poll(now);
+        let speaks = self.talks.is_some();
         let sockets = &mut self.stack.sockets;
         let flows = &mut self.flows;
         self.listening.retain(|handle| {
@@ -165,6 +173,9 @@ impl Node {
             match flow_of(socket).filter(|_| socket.state() != tcp::State::Listen) {
                 Some(flow) => {
                     // A socket that closed at once is swept below.
+                    if let Some(talks) = &mut self.talks {
+                        talks.remove(&flow);
+                    }
                     if let Some(old) = flows.insert(flow, *handle) {
                         sockets.remove(old);
                     }
@@ -173,9 +184,17 @@ impl Node {
                 None => socket.state() == tcp::State::Listen,
             }
         });
+        if let Some(talks) = &mut self.talks {
+            let who = format!("server {}\nepoch {}\nafter {} ms\n", self.id, self.known, now / 1_000_000);
+            talks.retain(|flow, _| flows.contains_key(flow));
+            for (flow, handle) in flows.iter() {
+                let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
+                talks.entry(*flow).or_default().go_on(socket, &who);
+            }
+        }
         flows.retain(|_, handle| {
             let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
-            while socket.can_recv() && socket.can_send() {
+            while !speaks && socket.can_recv() && socket.can_send() {
                 let room = socket.send_capacity() - socket.send_queue();
                 let Ok(data) = socket.recv(|data| {
                     let many = data.len().min(room);
@@ -187,7 +206,7 @@ impl Node {
                     break;
                 }
             }
-            if socket.state() == tcp::State::CloseWait {
+            if !speaks && socket.state() == tcp::State::CloseWait {
                 socket.close();
             }
             let over = matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait);

@@ -1,5 +1,6 @@
 //! Linux.
 
+mod cable;
 mod choose;
 pub mod clock;
 mod guard;
@@ -13,6 +14,7 @@ mod tap;
 mod vip;
 mod xdp;
 
+pub use cable::{Cable, Seen};
 pub use choose::{Choice, Port, choose};
 pub use guard::Guard;
 pub use lease::Lease;

@@ -17,6 +17,8 @@ mod progress;
 mod report;
 mod run;
 mod suite;
+mod tap;
+mod trace;
 
 use std::path::Path;
 use std::process::ExitCode;

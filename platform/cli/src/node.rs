@@ -65,6 +65,7 @@ pub(crate) fn vip(args: &VipArgs, format: Format) -> Result<u8, Trouble> {
         VipCommand::Set { key, log2_slots } => {
             done(control, &json!({ "do": "set", "key": key, "log2_slots": log2_slots }), format)?;
         }
+        VipCommand::Trace(what) => return crate::trace::trace(control, what, format),
         VipCommand::Move { to } => done(control, &json!({ "do": "move", "node": to }), format)?,
     }
     Ok(0)

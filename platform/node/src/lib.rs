@@ -15,7 +15,7 @@ mod linux;
 use std::fmt;
 
 pub use config::{Config, ConfigError, Member, Vip};
-pub use control::ask;
+pub use control::{ask, trace};
 
 /// Why a node does not run.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use apus_dispatch::{Act, Block, Key, Members, NOBODY, Notice, Station, StationConfig, Table as _};
 use apus_engine::OpId;
+use apus_os::Trace;
 use apus_os::linux::{Choice, Guard, Lease, Port, Vip, choose, clock};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,8 @@ pub(super) enum Order {
     Set { key: Option<Key>, log2_slots: Option<u8> },
     /// How it stands.
     Status { to: oneshot::Sender<Value> },
+    /// Each frame from now on, with so many of its first bytes.
+    Trace { bytes: usize, to: oneshot::Sender<io::Result<Trace>> },
     /// The table in use.
     Table { to: oneshot::Sender<Value> },
 }
@@ -225,6 +228,9 @@ impl Keeper {
             }
             Order::Status { to } => {
                 let _ = to.send(self.status());
+            }
+            Order::Trace { bytes, to } => {
+                let _ = to.send(self.choice.plane.trace(bytes));
             }
             Order::Table { to } => {
                 let _ = to.send(table(self.station.block()));

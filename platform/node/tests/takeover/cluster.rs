@@ -21,6 +21,13 @@ pub(crate) fn node(file: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
+/// Undoes what a killed node has left.
+pub(crate) fn clear(file: &str) -> Result<(), String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let config = Config::read(file, &text).map_err(|error| error.to_string())?;
+    apus_node::clear(&config).map_err(|error| error.to_string())
+}
+
 /// Looks again and again until it is so.
 pub(crate) fn until<T>(seconds: u64, what: &str, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let began = Instant::now();

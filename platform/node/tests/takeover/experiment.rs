@@ -74,7 +74,7 @@ pub(crate) fn test() -> Result<(), String> {
     rows.push(operate::roll(&mut cluster, &mut clients)?);
     drop(clients);
     step("settings of the whole cluster");
-    operate::set(&cluster)?;
+    operate::set(&mut cluster)?;
     step("five nginx and curl");
     peers::nginx(&mut cluster)?;
     step("after a crash");

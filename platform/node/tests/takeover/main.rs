@@ -31,6 +31,7 @@ fn main() -> std::process::ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
         ["node", file] => cluster::node(file),
+        ["clear", file] => cluster::clear(file),
         ["serve", address, number] => {
             serve::serve(address, number.parse().unwrap_or_default()).map_err(|error| error.to_string())
         }

@@ -176,16 +176,15 @@ pub(crate) fn strike(
     row: &mut Row,
 ) -> Result<(), String> {
     cluster.whole()?;
-    let placed = cluster.place(together)?;
-    row.lose(clients.settle(&row.name)?);
-    sleep(Duration::from_millis(300));
+    let placed = until(20, "dispatcher and coordinator do not stay", || {
+        let placed = cluster.place(together)?;
+        row.lose(clients.settle(&row.name)?);
+        sleep(Duration::from_millis(300));
+        // Whoever coordinates may have changed meanwhile, by load, or the address was handed on.
+        let stays = cluster.dispatcher() == Ok(placed);
+        if stays { Ok(placed) } else { Err(format!("{placed:?}, then {:?}", cluster.dispatcher())) }
+    })?;
     let struck = placed.0;
-    if cluster.dispatcher() != Ok(placed) {
-        // Whoever coordinates has changed meanwhile, by load: the trial is not of this kind.
-        row.trials += 1;
-        row.invalid += 1;
-        return Ok(());
-    }
     clients.say("mark")?;
     let began = Instant::now();
     what.act(cluster, struck)?;

@@ -73,11 +73,6 @@ impl Watch {
         }
         seen
     }
-
-    /// Dispatchers, one after the other.
-    pub(crate) fn order(&self) -> Vec<u8> {
-        self.reigns.lock().unwrap_or_else(PoisonError::into_inner).values().map(|reign| reign.dispatcher).collect()
-    }
 }
 
 impl Drop for Watch {

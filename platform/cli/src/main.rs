@@ -1,5 +1,6 @@
 //! The `apus` command.
 
+mod advice;
 mod args;
 mod artifacts;
 mod bench;

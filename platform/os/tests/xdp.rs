@@ -35,6 +35,19 @@ fn ip(args: &str) {
     assert!(done.success(), "ip {args}");
 }
 
+/// The kernel makes IPv6 addresses usable a moment after they were added.
+fn settled() {
+    for _ in 0..500 {
+        let seen =
+            Command::new("ip").args(["-6", "address", "show", "tentative"]).output().expect("iproute2 is installed");
+        if seen.stdout.is_empty() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("addresses are tentative after five seconds");
+}
+
 fn bytes_of(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V6(address) => address.octets(),
@@ -118,6 +131,7 @@ fn sockets() -> (Sockets, Vec<OwnedFd>, Vec<TcpListener>) {
             ip(&format!("address replace {address}/128 dev lo nodad"));
         }
     }
+    settled();
     let (mut flows, mut open, mut listeners) = (BTreeSet::new(), Vec::new(), Vec::new());
     for cluster_port in [80, 443] {
         for cluster in [four, six] {

@@ -34,7 +34,7 @@ mod verdict;
 pub use block::{Block, BlockError, CHECKSUM_AT, HEAD_BYTES, Layout, checksum};
 #[cfg(feature = "alloc")]
 pub use build::{BuildError, DEFAULT_LOG2_SLOTS, MAX_WEIGHT, Member, Members, build, primaries};
-pub use dispatch::{Flow, Here, Hooks, NoHooks, Ready, any, dispatch, sign, slot_of, usual};
+pub use dispatch::{Flow, Here, Hooks, NoHooks, Ready, any, dispatch, dispatch_batch, sign, slot_of, usual};
 pub use frame::Frame;
 pub use hash::{hash_v4, hash_v6, with_ports};
 pub use mutant::Mutant;
@@ -113,5 +113,24 @@ pub trait Table {
         let server = self.slot(number as u32).server;
         let [a, b, c, d, e, f] = self.server(server)?;
         Some((server, [a, b, c, d, e, f, 0, 0]))
+    }
+}
+
+impl<T: Table + ?Sized> Table for &T {
+    #[inline]
+    fn head(&self) -> Head {
+        (**self).head()
+    }
+    #[inline]
+    fn slot(&self, number: u32) -> Slot {
+        (**self).slot(number)
+    }
+    #[inline]
+    fn server(&self, place: u16) -> Option<Mac> {
+        (**self).server(place)
+    }
+    #[inline]
+    fn port(&self, number: usize) -> Option<(u16, [u8; 8])> {
+        (**self).port(number)
     }
 }

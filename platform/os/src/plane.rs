@@ -5,6 +5,8 @@ use std::io;
 
 use apus_dispatch::{Claim, Here};
 
+use crate::Trace;
+
 /// Frames by what became of them: `pass`, `local`, `transmit`, or the reason of a drop.
 pub type Counters = BTreeMap<String, u64>;
 
@@ -42,6 +44,16 @@ pub trait Plane {
     /// connections that another server has.
     fn copies(&self) -> bool {
         false
+    }
+
+    /// Tells of each frame from now on, with so many of its first bytes, until the trace is dropped.
+    ///
+    /// # Errors
+    /// If this plane cannot.
+    fn trace(&mut self, _bytes: usize) -> io::Result<Trace> {
+        let what =
+            format!("the plane {} counts its frames and tells of none; `plane = \"af-packet\"` does", self.name());
+        Err(io::Error::new(io::ErrorKind::Unsupported, what))
     }
 
     /// Claims by others to the cluster's address since the last question, with what was found in them. A plane in the kernel may

@@ -1,5 +1,6 @@
 //! Linux.
 
+mod cable;
 mod choose;
 pub mod clock;
 mod guard;
@@ -14,6 +15,7 @@ mod vip;
 mod xdp;
 mod xsk;
 
+pub use cable::{Cable, Seen};
 pub use choose::{Choice, Port, choose};
 pub use guard::Guard;
 pub use lease::Lease;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Table, Tag, Verdict, dispatch_batch};
+use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Table, Tag, Verdict};
 
 use super::choose::Port;
 use super::clock;
@@ -25,6 +25,7 @@ use super::tap::Tap;
 use super::xdp::cable;
 use super::xsk::{Xsk, lost};
 use crate::plane::{Counters, Plane};
+use crate::trace::{Trace, Tracer};
 
 /// Most frames at a time.
 pub(super) const BATCH: usize = 32;
@@ -48,6 +49,7 @@ struct Shared {
     lost: AtomicU64,
     dropped: [AtomicU64; Reason::ALL.len()],
     ended: AtomicU64,
+    tracer: Tracer,
 }
 
 fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -148,6 +150,7 @@ impl PacketPlane {
             lost: AtomicU64::new(0),
             dropped: std::array::from_fn(|_| AtomicU64::new(0)),
             ended: AtomicU64::new(0),
+            tracer: Tracer::default(),
         });
         let sockets = Sockets::new().map_err(at("asking the kernel for its sockets"))?;
         let v6 = port.v6.map_or([0; 16], |v6| v6.octets());
@@ -203,6 +206,10 @@ impl Plane for PacketPlane {
 
     fn copies(&self) -> bool {
         self.shared.copies
+    }
+
+    fn trace(&mut self, bytes: usize) -> io::Result<Trace> {
+        Ok(self.shared.tracer.start(bytes))
     }
 
     fn claims(&mut self) -> Vec<Option<Claim>> {
@@ -309,7 +316,7 @@ impl Shared {
         here.now = clock::boot();
         // What it is in another table does not count yet, or no more.
         here.server = place;
-        dispatch_batch(&here, table, hooks, &mut frames[..many], &mut verdicts);
+        self.tracer.dispatch(&here, table, hooks, &mut frames[..many], &mut verdicts);
         for (bytes, verdict) in batch.iter_mut().zip(verdicts) {
             self.done(verdict, bytes, &here, head, tap, socket);
         }

@@ -52,7 +52,7 @@ pub use neighbour::{ANNOUNCEMENT_BYTES, Announcement, Claim, announcement};
 #[cfg(feature = "alloc")]
 pub use station::{ANNOUNCED_AT, Act, Notice, QUIET, SERIES_APART, Station, StationConfig};
 pub use tag::Tag;
-pub use usual::{Ready, usual};
+pub use usual::{Ready, dispatch_batch, usual};
 pub use verdict::{Reason, Verdict};
 
 /// A hardware address.
@@ -122,5 +122,24 @@ pub trait Table {
         let server = self.slot(number as u32).server;
         let [a, b, c, d, e, f] = self.server(server)?;
         Some((server, [a, b, c, d, e, f, 0, 0]))
+    }
+}
+
+impl<T: Table + ?Sized> Table for &T {
+    #[inline]
+    fn head(&self) -> Head {
+        (**self).head()
+    }
+    #[inline]
+    fn slot(&self, number: u32) -> Slot {
+        (**self).slot(number)
+    }
+    #[inline]
+    fn server(&self, place: u16) -> Option<Mac> {
+        (**self).server(place)
+    }
+    #[inline]
+    fn port(&self, number: usize) -> Option<(u16, [u8; 8])> {
+        (**self).port(number)
     }
 }

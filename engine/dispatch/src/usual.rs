@@ -22,6 +22,20 @@ where
     }
 }
 
+/// As [`dispatch`](crate::dispatch), for frames that came together: the verdict of each goes to its place in `verdicts`. For
+/// more frames than there are places, as many as there are. What they are compared with is worked out once for all.
+pub fn dispatch_batch<F, T, H>(here: &Here, table: &T, hooks: &H, frames: &mut [&mut F], verdicts: &mut [Verdict])
+where
+    F: Frame + ?Sized,
+    T: Table + ?Sized,
+    H: Hooks + ?Sized,
+{
+    let ready = Ready::new(here, table);
+    for (frame, verdict) in frames.iter_mut().zip(verdicts) {
+        *verdict = ready.dispatch(here.now, hooks, &mut **frame);
+    }
+}
+
 /// A node and a table that stay for many frames: what each frame is compared with is worked out once.
 #[derive(Clone, Copy, Debug)]
 pub struct Ready<T> {

@@ -4,8 +4,8 @@
 pub(crate) mod bed;
 
 use apus_dispatch::{
-    Block, Flow, Here, Hooks, Key, NOBODY, Ready, Reason, Table, Tag, Verdict, dispatch, hash_v4, hash_v6, slot_of,
-    with_ports,
+    Block, Flow, Here, Hooks, Key, NOBODY, Ready, Reason, Table, Tag, Verdict, dispatch, dispatch_batch, hash_v4,
+    hash_v6, slot_of, with_ports,
 };
 use bed::*;
 
@@ -160,6 +160,24 @@ pub(crate) fn tables() -> Vec<Vec<u8>> {
             bytes
         })
         .collect()
+}
+
+#[test]
+fn a_batch_has_the_verdicts_and_bytes_of_its_frames() {
+    let mut random = Random(11);
+    for bytes in tables() {
+        let block = Block::new(&bytes).expect("a good table");
+        for many in 0..200 {
+            let here = situation(&mut random);
+            let mut frames: Vec<_> = (0..many % 40).map(|_| frame(&mut random)).collect();
+            let mut alone = frames.clone();
+            let wanted: Vec<_> = alone.iter_mut().map(|frame| dispatch(&here, &block, &Odd, &mut frame[..])).collect();
+            let mut verdicts = vec![Verdict::Pass; frames.len()];
+            let mut batch: Vec<&mut [u8]> = frames.iter_mut().map(|frame| &mut frame[..]).collect();
+            dispatch_batch(&here, &block, &Odd, &mut batch, &mut verdicts);
+            assert_eq!((verdicts, frames), (wanted, alone), "{here:?}");
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use apus_dispatch::{Head, Here, Hooks, Mac, NOBODY, Slot, Table, Verdict, dispatch};
+use apus_dispatch::{Head, Here, Hooks, Mac, NOBODY, Slot, Table, Verdict, dispatch, dispatch_batch};
 
 /// Frames that wait for whoever asks; more are lost to it, and counted.
 const WAITING: usize = 8_192;
@@ -113,13 +113,22 @@ impl Tracer {
         Trace { from, lost }
     }
 
-    /// What the core does with a frame; told if somebody asks.
+    /// What the core does with frames that came together; told if somebody asks.
     #[inline]
-    pub(crate) fn dispatch<T: Table>(&self, here: &Here, table: &T, hooks: &impl Hooks, frame: &mut [u8]) -> Verdict {
-        if self.on.load(Ordering::Relaxed) {
-            return self.told(here, table, hooks, frame);
+    pub(crate) fn dispatch<T: Table>(
+        &self,
+        here: &Here,
+        table: &T,
+        hooks: &impl Hooks,
+        frames: &mut [&mut [u8]],
+        verdicts: &mut [Verdict],
+    ) {
+        if !self.on.load(Ordering::Relaxed) {
+            return dispatch_batch(here, table, hooks, frames, verdicts);
         }
-        dispatch(here, table, hooks, frame)
+        for (frame, verdict) in frames.iter_mut().zip(verdicts) {
+            *verdict = self.told(here, table, hooks, frame);
+        }
     }
 
     #[cold]
@@ -192,6 +201,12 @@ mod tests {
         (bytes, Here { now: 1, lease: 2, epoch: 1, fence: 1, server: 0, id: 0, mac: [2, 0, 0, 0, 0, 1] })
     }
 
+    fn one(tracer: &Tracer, here: &Here, block: &Block<'_>, frame: &mut [u8]) -> Verdict {
+        let mut verdicts = [Verdict::Pass];
+        tracer.dispatch(here, block, &NoHooks, &mut [frame], &mut verdicts);
+        verdicts[0]
+    }
+
     #[test]
     fn what_is_told_is_what_happens() {
         let (bytes, here) = table();
@@ -202,7 +217,7 @@ mod tests {
         for client in 0..64 {
             let (mut plain, mut told) = (frame(client), frame(client));
             let wanted = dispatch(&here, &block, &NoHooks, &mut plain[..]);
-            assert_eq!(tracer.dispatch(&here, &block, &NoHooks, &mut told), wanted);
+            assert_eq!(one(&tracer, &here, &block, &mut told), wanted);
             assert_eq!(plain, told);
             let Next::Frame(record) = trace.next(Instant::now()) else { panic!("nothing is told") };
             assert_eq!((record.verdict, record.length, &record.bytes[..]), (wanted, 54, &frame(client)[..34]));
@@ -230,11 +245,11 @@ mod tests {
         let second = tracer.start(14);
         assert_eq!(first.next(Instant::now() + Duration::from_secs(1)), Next::Over);
         for _ in 0..WAITING + 5 {
-            tracer.dispatch(&here, &block, &NoHooks, &mut frame(1));
+            one(&tracer, &here, &block, &mut frame(1));
         }
         assert_eq!(second.lost(), 5);
         drop(second);
-        tracer.dispatch(&here, &block, &NoHooks, &mut frame(1));
+        one(&tracer, &here, &block, &mut frame(1));
         assert!(!tracer.on.load(Ordering::Relaxed));
     }
 }

@@ -269,6 +269,15 @@ impl Cluster {
         self.ask(node, &json!({"do": "status"}))
     }
 
+    /// Frames of clients that a node refused for want of a lease: what its program in the kernel counted, which alone sees
+    /// the lease end while the daemon is frozen, or what its daemon did.
+    fn refused(&self, node: usize) -> Result<u64, String> {
+        let address = self.status(node)?["address"].clone();
+        let of = |reason: &str| address["counters"][reason].as_u64().unwrap_or_default();
+        let in_kernel = address["plane"].as_str().is_some_and(|plane| plane.starts_with("xdp"));
+        Ok(of("lease-expired") + if in_kernel { 0 } else { of("not-dispatcher") })
+    }
+
     fn dispatcher(&self) -> Result<usize, String> {
         (0..NODES)
             .find(|node| {
@@ -315,6 +324,7 @@ fn answered(clients: &mut Program) -> Result<(), String> {
 fn strike(cluster: &mut Cluster, clients: &mut Program, what: Strike) -> Result<(), String> {
     let struck = cluster.whole()?;
     answered(clients)?;
+    let before = cluster.refused(struck)?;
     let began = Instant::now();
     match what {
         Strike::Move => {
@@ -347,10 +357,9 @@ fn strike(cluster: &mut Cluster, clients: &mut Program, what: Strike) -> Result<
                 return Err(format!("a frozen node dispatches: {fresh:?}"));
             }
             cluster.away = None;
-            let counters = until(10, "a thawed node", || cluster.status(struck))?["address"]["counters"].clone();
-            // What the kernel counted, or what the daemon found in its ring.
-            if ["lease-expired", "not-dispatcher"].iter().all(|reason| counters[reason] == 0) {
-                return Err(format!("a frozen node refused nothing: {counters}"));
+            let after = until(10, "a thawed node", || cluster.refused(struck))?;
+            if after <= before {
+                return Err(format!("a frozen node refused nothing: {before} frames before, {after} after"));
             }
         }
     }

@@ -27,6 +27,8 @@ use super::xsk::{Xsk, lost};
 use crate::plane::{Counters, Plane};
 use crate::trace::{Trace, Tracer};
 
+/// Most frames at a time.
+pub(super) const BATCH: usize = 32;
 /// Foreign claims that wait to be asked for.
 const CLAIMS: usize = 64;
 
@@ -63,9 +65,10 @@ enum Source {
 }
 
 impl Source {
-    fn take(&mut self, act: impl FnMut(&mut [u8])) -> bool {
+    /// At most [`BATCH`] frames at a time, each behind what precedes it.
+    fn take(&mut self, mut act: impl FnMut(&mut [&mut [u8]])) -> bool {
         match self {
-            Self::Packet(ring) => ring.take(act),
+            Self::Packet(ring) => ring.take(|mut bytes| act(std::slice::from_mut(&mut bytes))),
             Self::Early(xsk) => xsk.take(act),
         }
     }
@@ -281,7 +284,8 @@ impl Worker {
             if shared.tables.load(Ordering::Acquire) != tables || shared.ended.load(Ordering::Acquire) != 0 {
                 return;
             }
-            let more = source.take(|bytes| shared.frame((table, &head, place), &hooks, tap, socket, bytes));
+            let more =
+                source.take(|bytes: &mut [&mut [u8]]| shared.frames((table, &head, place), &hooks, tap, socket, bytes));
             if !more {
                 if !source.wait(woken.as_raw_fd()) {
                     std::thread::sleep(std::time::Duration::from_millis(10));
@@ -293,25 +297,38 @@ impl Worker {
 }
 
 impl Shared {
-    fn frame<T: Table>(
+    fn frames<T: Table>(
         &self,
         (table, head, place): (&T, &Head, u16),
         hooks: &Connections<'_>,
         tap: &Tap,
         socket: i32,
-        bytes: &mut [u8],
+        batch: &mut [&mut [u8]],
     ) {
-        let Some((_, frame)) = bytes.split_at_mut_checked(BEFORE) else { return };
-        let one = |count: &AtomicU64| {
-            count.fetch_add(1, Ordering::Relaxed);
-        };
-        let from = frame.get(6..12).and_then(|from| from.first_chunk::<6>()).copied().unwrap_or_default();
+        let mut verdicts = [Verdict::Drop(Reason::Runt); BATCH];
+        let mut frames: [&mut [u8]; BATCH] = std::array::from_fn(|_| &mut [][..]);
+        let many = batch.len().min(BATCH);
+        for (frame, bytes) in frames.iter_mut().zip(&mut *batch) {
+            *frame = bytes.get_mut(BEFORE..).unwrap_or_default();
+        }
         // The clock is read last: whatever held this thread up before has counted.
         let mut here = *lock(&self.here);
         here.now = clock::boot();
         // What it is in another table does not count yet, or no more.
         here.server = place;
-        match self.tracer.dispatch(&here, table, hooks, frame) {
+        self.tracer.dispatch(&here, table, hooks, &mut frames[..many], &mut verdicts);
+        for (bytes, verdict) in batch.iter_mut().zip(verdicts) {
+            self.done(verdict, bytes, &here, head, tap, socket);
+        }
+    }
+
+    fn done(&self, verdict: Verdict, bytes: &mut [u8], here: &Here, head: &Head, tap: &Tap, socket: i32) {
+        let one = |count: &AtomicU64| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let Some((_, frame)) = bytes.split_at_mut_checked(BEFORE) else { return };
+        let from = frame.get(6..12).and_then(|from| from.first_chunk::<6>()).copied().unwrap_or_default();
+        match verdict {
             Verdict::Pass => one(&self.pass),
             Verdict::Local => {
                 one(&self.local);

@@ -14,7 +14,7 @@ use aya::maps::{Array, XskMap};
 use aya::programs::{self, XdpMode};
 
 use super::choose::Port;
-use super::packet::solicited;
+use super::packet::{BATCH, solicited};
 use super::ring::{BEFORE, index_of, join, option};
 use super::system::at;
 use super::xdp::causes;
@@ -149,28 +149,42 @@ impl Queue {
         producer.store(number.wrapping_add(1), Ordering::Release);
     }
 
-    fn take(&mut self, act: &mut impl FnMut(&mut [u8])) -> bool {
-        let came = self.came.counter(self.offsets.rx.producer).load(Ordering::Acquire);
-        if came == self.next {
-            return false;
-        }
-        let entry = self.next as usize % CHUNKS * size_of::<libc::xdp_desc>();
+    /// The next frame's place, which must be there.
+    fn entry(&self, number: u32) -> libc::xdp_desc {
+        let entry = number as usize % CHUNKS * size_of::<libc::xdp_desc>();
         let first = usize::try_from(self.offsets.rx.desc).unwrap_or(usize::MAX);
         let place = self.came.place(first.saturating_add(entry), size_of::<libc::xdp_desc>());
         // SAFETY: it is inside, aligned, and was written before the number was raised.
-        let libc::xdp_desc { addr, len, .. } = unsafe { place.cast::<libc::xdp_desc>().read() };
-        let (start, many) = (usize::try_from(addr).unwrap_or(usize::MAX), len as usize + BEFORE);
-        // The kernel leaves more room in front of a frame than this.
-        if let Some(start) = start.checked_sub(BEFORE) {
-            let memory = self.frames.place(start, many);
-            // SAFETY: it is inside, and until its place is given back, the frame is this value's alone.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(memory, many) };
-            bytes[..BEFORE].fill(0);
-            act(bytes);
+        unsafe { place.cast::<libc::xdp_desc>().read() }
+    }
+
+    fn take(&mut self, act: &mut impl FnMut(&mut [&mut [u8]])) -> bool {
+        let came = self.came.counter(self.offsets.rx.producer).load(Ordering::Acquire).wrapping_sub(self.next);
+        let many = (came as usize).min(BATCH);
+        if many == 0 {
+            return false;
         }
-        self.give(addr & !(CHUNK as u64 - 1));
-        self.next = self.next.wrapping_add(1);
-        self.came.counter(self.offsets.rx.consumer).store(self.next, Ordering::Release);
+        let mut places = [0; BATCH];
+        let mut frames: [&mut [u8]; BATCH] = std::array::from_fn(|_| &mut [][..]);
+        for ((number, place), frame) in (0..).zip(&mut places).zip(&mut frames).take(many) {
+            let libc::xdp_desc { addr, len, .. } = self.entry(self.next.wrapping_add(number));
+            *place = addr;
+            // The kernel leaves more room in front of a frame than this.
+            if let Some(start) = usize::try_from(addr).ok().and_then(|start| start.checked_sub(BEFORE)) {
+                let memory = self.frames.place(start, len as usize + BEFORE);
+                // SAFETY: it is inside, no two frames share a chunk, and until its place is given back, the frame is this value's alone.
+                *frame = unsafe { std::slice::from_raw_parts_mut(memory, len as usize + BEFORE) };
+                frame[..BEFORE].fill(0);
+            }
+        }
+        act(&mut frames[..many]);
+        for place in &places[..many] {
+            self.give(place & !(CHUNK as u64 - 1));
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "of a batch")]
+        let next = self.next.wrapping_add(many as u32);
+        self.next = next;
+        self.came.counter(self.offsets.rx.consumer).store(next, Ordering::Release);
         true
     }
 }
@@ -247,8 +261,8 @@ impl Xsk {
         self.queues.iter().map(|queue| queue.socket.try_clone()).collect()
     }
 
-    /// At most one frame of each queue, with room for what precedes a frame on a packet socket: zeros. Whether there was any.
-    pub(super) fn take(&mut self, mut act: impl FnMut(&mut [u8])) -> bool {
+    /// At most a batch of each queue: frames with room for what precedes a frame on a packet socket: zeros. Whether there was any.
+    pub(super) fn take(&mut self, mut act: impl FnMut(&mut [&mut [u8]])) -> bool {
         let mut any = false;
         for queue in &mut self.queues {
             any |= queue.take(&mut act);

@@ -82,16 +82,22 @@ fn ended(child: Child) -> String {
 
 #[test]
 fn a_trace_has_each_frame_with_what_became_of_it() {
-    let mut net = match Net::new() {
-        Ok(net) => net,
-        Err(error) => return println!("SKIPPED: {error}"),
-    };
-    let folder = temp("trace");
+    // The packet plane tells what came, the kernel program what left: the question, or its answer.
+    for (plane, question) in [("af-packet", "|1|"), ("xdp-generic", "|2|")] {
+        match Net::new() {
+            Ok(net) => traced(net, plane, question),
+            Err(error) => println!("SKIPPED: {error}"),
+        }
+    }
+}
+
+fn traced(mut net: Net, plane: &str, question: &str) {
+    let folder = temp(&format!("trace-{plane}"));
     let (file, control) = (folder.join("node.toml"), folder.join("control").display().to_string());
     let text = format!(
         "cluster = 973\nnode = 0\nfolder = \"{0}/store\"\ncontrol = \"{control}\"\n\
          [[nodes]]\nid = 0\naddress = \"10.97.3.1\"\nmac = \"02:97:03:00:00:01\"\n\
-         [vip]\nv4 = \"{VIP}\"\ninterface = \"eth0\"\nlog2_slots = 10\nseed = 97\nplane = \"af-packet\"\n",
+         [vip]\nv4 = \"{VIP}\"\ninterface = \"eth0\"\nlog2_slots = 10\nseed = 97\nplane = \"{plane}\"\n",
         folder.display()
     );
     std::fs::write(&file, text).expect("it can be written");
@@ -111,7 +117,7 @@ fn a_trace_has_each_frame_with_what_became_of_it() {
 
     // A capture.
     let capture = folder.join("out.pcapng").display().to_string();
-    let tracing = spawn(&control, &["--pcapng", &capture, "--for", "2500ms"]);
+    let tracing = spawn(&control, &["--pcapng", &capture, "--for", "2s"]);
     sleep(Duration::from_millis(300));
     net.ask();
     net.neighbour("dev eth0 nud permanent lladdr 01:00:5e:00:00:01");
@@ -124,7 +130,7 @@ fn a_trace_has_each_frame_with_what_became_of_it() {
             let rows = String::from_utf8_lossy(&out.stdout).into_owned();
             assert!(out.status.success(), "{rows}{}", String::from_utf8_lossy(&out.stderr));
             let has = |what: &str, end: &str| rows.lines().any(|row| row.starts_with(what) && row.ends_with(end));
-            assert!(has("transmit", "|1|"), "the question is not answered: {rows}");
+            assert!(has("transmit", question), "the question is not answered: {rows}");
             assert!(has("local, slot ", ", server 0||80"), "the client's segment: {rows}");
             assert!(has("drop, group", "||80"), "by a group's address: {rows}");
             println!("{rows}");

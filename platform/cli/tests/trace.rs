@@ -3,7 +3,9 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -117,8 +119,8 @@ fn traced(mut net: Net, plane: &str, question: &str) {
 
     // A capture.
     let capture = folder.join("out.pcapng").display().to_string();
-    let tracing = spawn(&control, &["--pcapng", &capture, "--for", "2s"]);
-    sleep(Duration::from_millis(300));
+    let tracing = spawn(&control, &["--pcapng", &capture, "--for", "3s"]);
+    sleep(Duration::from_millis(800));
     net.ask();
     net.neighbour("dev eth0 nud permanent lladdr 01:00:5e:00:00:01");
     net.ask();
@@ -141,13 +143,25 @@ fn traced(mut net: Net, plane: &str, question: &str) {
     assert!(bytes.len() > 400 && bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]), "{} bytes", bytes.len());
 
     // Lines, until somebody else asks; JSON, until there are enough.
-    let lines = spawn(&control, &["--for", "20s"]);
-    sleep(Duration::from_millis(300));
-    net.ask();
-    let json = spawn(&control, &["--for", "20s", "--frames", "1", "--bytes", "34", "--format", "json"]);
-    sleep(Duration::from_millis(300));
-    net.ask();
-    let text = ended(lines);
+    let mut lines = spawn(&control, &["--for", "60s"]);
+    let mut out = BufReader::new(lines.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let (to, first) = channel();
+    let rest = std::thread::spawn(move || {
+        let _ = to.send(out.next());
+        out.collect::<Vec<String>>()
+    });
+    let text = loop {
+        net.ask();
+        if let Ok(line) = first.try_recv() {
+            break line.expect("a line");
+        }
+    };
+    let mut json = spawn(&control, &["--for", "60s", "--frames", "1", "--bytes", "34", "--format", "json"]);
+    while json.try_wait().expect("a child").is_none() {
+        net.ask();
+    }
+    let text = [vec![text], rest.join().expect("lines")].concat().join("\n");
+    assert!(lines.wait().expect("it ends").success(), "{text}");
     let wanted = format!("> {VIP}:80 tcp S, ");
     assert!(text.lines().any(|line| line.contains(&wanted) && line.ends_with("drop, group")), "{text}");
     assert!(text.contains("ended by: another trace"), "{text}");

@@ -8,7 +8,7 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-enum { ARRAY = 2 };
+enum { ARRAY = 2, EVENTS = 4 };
 
 /* The loader writes the table that is not in use straight to its memory. */
 enum { MMAPABLE = 1 << 10 };
@@ -31,5 +31,12 @@ u64 oneip_state[18] SEC(".data");
 
 /* Frames by what became of them, 32 counters a processor; the last ones for all processors beyond 512. As above. */
 u64 oneip_counters[513][32] SEC(".bss");
+
+/* Frames with what became of them, for whoever traces; a place for each processor. */
+struct {
+    uint_(type, EVENTS);
+    uint_(key_size, 4);
+    uint_(value_size, 4);
+} oneip_trace SEC(".maps");
 
 char oneip_license[] SEC("license") = "Dual MIT/GPL";

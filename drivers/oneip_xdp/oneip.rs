@@ -59,6 +59,7 @@ pub struct Map {
 unsafe extern "C" {
     // Defined in `maps.c`.
     static oneip_table: Map;
+    static oneip_trace: Map;
     static oneip_state: [u64; 18];
     static mut oneip_counters: [[u64; COUNTERS]; PROCESSORS + 1];
     // The build renames it to `llvm.is.constant`: whether the value is known when the program is compiled.
@@ -81,6 +82,7 @@ macro_rules! helper {
 helper!(1, map_lookup(map: *const Map, key: *const u32) -> *mut u8);
 helper!(8, processor() -> u64);
 helper!(23, redirect(port: u32, flags: u64) -> i64);
+helper!(25, output(context: *const Context, map: *const Map, flags: u64, data: *const u64, size: u64) -> i64);
 helper!(86, release(socket: *const Socket) -> i64);
 helper!(99, socket_of(context: *const Context, tuple: *const u32, size: u32, namespace: u64, flags: u64) -> *const Socket);
 helper!(125, boot_clock() -> u64);
@@ -430,8 +432,8 @@ fn mac(word: u64) -> Mac {
 /// What this node is.
 struct State {
     here: Here,
-    /// The port that frames leave by; 0: the one they came by.
-    out: u32,
+    /// The port that frames leave by, or 0: the one they came by. In the upper half how many bytes of each frame are told.
+    out: u64,
     /// The table in use.
     table: Option<*const u8>,
 }
@@ -447,7 +449,7 @@ fn state(now: u64) -> Option<State> {
             (word(at), word(at + 1), word(at + 2), word(at + 3), word(at + 4), word(at + 5));
         if word(0) == version {
             let here = Here { now, lease, epoch, fence, server: place as u16, id: (place >> 16) as u8, mac: mac(own) };
-            return Some(State { here, out: out as u32, table });
+            return Some(State { here, out, table });
         }
     }
     None
@@ -456,7 +458,7 @@ fn state(now: u64) -> Option<State> {
 /// The short way: the port that the frame leaves by. None, and nothing written, for a frame that is not usual, or if what
 /// this node is was changed while it was read.
 #[inline(always)]
-fn short(context: *const Context, now: u64) -> Option<u32> {
+fn short(context: *const Context, now: u64) -> Option<u64> {
     let version = word(0);
     let at = record(version);
     let bytes = table(at)?;
@@ -472,7 +474,7 @@ fn short(context: *const Context, now: u64) -> Option<u32> {
         Key::Ports => usual(&here, &Mapped { bytes, key: Key::Ports }, &mut frame)?,
         Key::Quic => return None,
     }
-    Some(out as u32)
+    Some(out)
 }
 
 #[inline(always)]
@@ -493,15 +495,37 @@ fn count(which: u64) {
     }
 }
 
+/// Tells of a frame as it is now, if that is wanted: the counter of what became of it, its length, and the bytes that follow.
+#[inline(always)]
+fn told(context: *const Context, out: u64, which: u64) {
+    let most = out >> 32;
+    if most == 0 {
+        return;
+    }
+    let size = Memory::of(context).size() as u64;
+    let bytes = if size < most { size } else { most };
+    let mut head = core::mem::MaybeUninit::<u64>::uninit();
+    // SAFETY: the place is there.
+    unsafe { write_volatile(head.as_mut_ptr(), which | size << 8 | bytes << 32) };
+    // To the processor that this runs on; so many bytes of the packet behind the eight.
+    let flags = 0xffff_ffff | bytes << 32;
+    // SAFETY: the eight bytes were written. Who is too slow misses the frame, which the kernel counts.
+    unsafe { output(context, addr_of!(oneip_trace), flags, head.as_ptr(), 8) };
+}
+
 /// A frame for another server, by this port.
 #[inline(always)]
-fn transmit(out: u32) -> u32 {
+fn transmit(context: *const Context, out: u64) -> u32 {
     count(2);
     if out == 0 {
         return XDP_TX;
     }
+    told(context, out, 2);
+    if out as u32 == 0 {
+        return XDP_TX;
+    }
     // SAFETY: it only notes where the frame goes.
-    (unsafe { redirect(out, 0) }) as u32
+    (unsafe { redirect(out as u32, 0) }) as u32
 }
 
 /// A frame comes in.
@@ -514,7 +538,7 @@ pub unsafe extern "C" fn oneip(context: *mut Context) -> u32 {
     // SAFETY: it only reads a clock. CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases do.
     let now = unsafe { boot_clock() };
     if let Some(out) = short(context, now) {
-        return transmit(out);
+        return transmit(context, out);
     }
     let Some(State { here, out, table }) = state(now) else {
         count(NO_STATE);
@@ -531,17 +555,20 @@ pub unsafe extern "C" fn oneip(context: *mut Context) -> u32 {
     match verdict {
         Verdict::Pass => {
             count(0);
+            told(context, out, 0);
             XDP_PASS
         }
         Verdict::Local => {
             // The system's guard lets in only what a dispatcher sent.
             sign(&here, &mut frame);
+            told(context, out, 1);
             count(1);
             XDP_PASS
         }
-        Verdict::Transmit => transmit(out),
+        Verdict::Transmit => transmit(context, out),
         Verdict::Drop(reason) => {
             count(3 + reason as u64);
+            told(context, out, 3 + reason as u64);
             XDP_DROP
         }
     }

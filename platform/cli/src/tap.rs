@@ -147,7 +147,7 @@ mod linux {
         } else {
             print::line(json!({
                 "verdict": word(verdict), "exit_code": verdict as u8, "early": early, "frames_in": came, "frames_out": went,
-                "late_ms": late.as_millis() as u64,
+                "late_ms": u64::try_from(late.as_millis()).unwrap_or(u64::MAX),
                 "violation": violation.map(|violation| json!({ "checker": violation.checker, "what": violation.what })),
             }));
         }

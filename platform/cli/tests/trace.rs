@@ -3,7 +3,9 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -82,16 +84,22 @@ fn ended(child: Child) -> String {
 
 #[test]
 fn a_trace_has_each_frame_with_what_became_of_it() {
-    let mut net = match Net::new() {
-        Ok(net) => net,
-        Err(error) => return println!("SKIPPED: {error}"),
-    };
-    let folder = temp("trace");
+    // The packet plane tells what came, the kernel program what left: the question, or its answer.
+    for (plane, question) in [("af-packet", "|1|"), ("xdp-generic", "|2|")] {
+        match Net::new() {
+            Ok(net) => traced(net, plane, question),
+            Err(error) => println!("SKIPPED: {error}"),
+        }
+    }
+}
+
+fn traced(mut net: Net, plane: &str, question: &str) {
+    let folder = temp(&format!("trace-{plane}"));
     let (file, control) = (folder.join("node.toml"), folder.join("control").display().to_string());
     let text = format!(
         "cluster = 973\nnode = 0\nfolder = \"{0}/store\"\ncontrol = \"{control}\"\n\
          [[nodes]]\nid = 0\naddress = \"10.97.3.1\"\nmac = \"02:97:03:00:00:01\"\n\
-         [vip]\nv4 = \"{VIP}\"\ninterface = \"eth0\"\nlog2_slots = 10\nseed = 97\nplane = \"af-packet\"\n",
+         [vip]\nv4 = \"{VIP}\"\ninterface = \"eth0\"\nlog2_slots = 10\nseed = 97\nplane = \"{plane}\"\n",
         folder.display()
     );
     std::fs::write(&file, text).expect("it can be written");
@@ -111,8 +119,8 @@ fn a_trace_has_each_frame_with_what_became_of_it() {
 
     // A capture.
     let capture = folder.join("out.pcapng").display().to_string();
-    let tracing = spawn(&control, &["--pcapng", &capture, "--for", "2500ms"]);
-    sleep(Duration::from_millis(300));
+    let tracing = spawn(&control, &["--pcapng", &capture, "--for", "3s"]);
+    sleep(Duration::from_millis(800));
     net.ask();
     net.neighbour("dev eth0 nud permanent lladdr 01:00:5e:00:00:01");
     net.ask();
@@ -124,7 +132,7 @@ fn a_trace_has_each_frame_with_what_became_of_it() {
             let rows = String::from_utf8_lossy(&out.stdout).into_owned();
             assert!(out.status.success(), "{rows}{}", String::from_utf8_lossy(&out.stderr));
             let has = |what: &str, end: &str| rows.lines().any(|row| row.starts_with(what) && row.ends_with(end));
-            assert!(has("transmit", "|1|"), "the question is not answered: {rows}");
+            assert!(has("transmit", question), "the question is not answered: {rows}");
             assert!(has("local, slot ", ", server 0||80"), "the client's segment: {rows}");
             assert!(has("drop, group", "||80"), "by a group's address: {rows}");
             println!("{rows}");
@@ -135,13 +143,25 @@ fn a_trace_has_each_frame_with_what_became_of_it() {
     assert!(bytes.len() > 400 && bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]), "{} bytes", bytes.len());
 
     // Lines, until somebody else asks; JSON, until there are enough.
-    let lines = spawn(&control, &["--for", "20s"]);
-    sleep(Duration::from_millis(300));
-    net.ask();
-    let json = spawn(&control, &["--for", "20s", "--frames", "1", "--bytes", "34", "--format", "json"]);
-    sleep(Duration::from_millis(300));
-    net.ask();
-    let text = ended(lines);
+    let mut lines = spawn(&control, &["--for", "60s"]);
+    let mut out = BufReader::new(lines.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let (to, first) = channel();
+    let rest = std::thread::spawn(move || {
+        let _ = to.send(out.next());
+        out.collect::<Vec<String>>()
+    });
+    let text = loop {
+        net.ask();
+        if let Ok(line) = first.try_recv() {
+            break line.expect("a line");
+        }
+    };
+    let mut json = spawn(&control, &["--for", "60s", "--frames", "1", "--bytes", "34", "--format", "json"]);
+    while json.try_wait().expect("a child").is_none() {
+        net.ask();
+    }
+    let text = [vec![text], rest.join().expect("lines")].concat().join("\n");
+    assert!(lines.wait().expect("it ends").success(), "{text}");
     let wanted = format!("> {VIP}:80 tcp S, ");
     assert!(text.lines().any(|line| line.contains(&wanted) && line.ends_with("drop, group")), "{text}");
     assert!(text.contains("ended by: another trace"), "{text}");

@@ -51,8 +51,7 @@ pub trait Plane {
     /// # Errors
     /// If this plane cannot.
     fn trace(&mut self, _bytes: usize) -> io::Result<Trace> {
-        let what =
-            format!("the plane {} counts its frames and tells of none; `plane = \"af-packet\"` does", self.name());
+        let what = format!("the plane {} counts its frames and tells of none", self.name());
         Err(io::Error::new(io::ErrorKind::Unsupported, what))
     }
 

@@ -6,17 +6,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use apus_dispatch::{Head, Here, Hooks, Mac, NOBODY, Slot, Table, Verdict, dispatch, dispatch_batch};
+use apus_dispatch::{Flow, Head, Here, Hooks, Mac, NOBODY, Slot, Table, Verdict, dispatch, dispatch_batch};
 
 /// Frames that wait for whoever asks; more are lost to it, and counted.
 const WAITING: usize = 8_192;
 
-/// One frame, as it came.
+/// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Nanoseconds since 1970.
     pub at: u64,
-    /// Its first bytes.
+    /// Its first bytes: as it came, or from a plane in the kernel as it left.
     pub bytes: Vec<u8>,
     /// How many it had.
     pub length: usize,
@@ -35,6 +35,13 @@ pub struct Record {
 pub struct Trace {
     from: Receiver<Record>,
     lost: Arc<AtomicU64>,
+    gone: Arc<AtomicBool>,
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What [`Trace::next`] found.
@@ -66,17 +73,78 @@ impl Trace {
     }
 }
 
-struct Sink {
+/// Where frames are told.
+pub(crate) struct Sink {
     to: SyncSender<Record>,
     lost: Arc<AtomicU64>,
-    bytes: usize,
+    gone: Arc<AtomicBool>,
+}
+
+impl Sink {
+    /// Both ends.
+    pub(crate) fn new() -> (Self, Trace) {
+        let (to, from) = sync_channel(WAITING);
+        let (lost, gone) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        (Self { to, lost: lost.clone(), gone: gone.clone() }, Trace { from, lost, gone })
+    }
+
+    /// Becomes true when nobody listens any more.
+    pub(crate) fn gone(&self) -> Arc<AtomicBool> {
+        self.gone.clone()
+    }
+
+    /// Tells of a frame.
+    pub(crate) fn tell(&self, record: Record) {
+        if let Err(TrySendError::Full(_)) = self.to.try_send(record) {
+            self.missed(1);
+        }
+    }
+
+    /// So many frames could not be told.
+    pub(crate) fn missed(&self, many: u64) {
+        self.lost.fetch_add(many, Ordering::Relaxed);
+    }
+}
+
+/// Now, in nanoseconds since 1970.
+pub(crate) fn wall() -> u64 {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    u64::try_from(at).unwrap_or(u64::MAX)
+}
+
+/// The place of a server among a table's.
+pub(crate) fn place_of<T: Table>(table: &T, mac: Mac) -> Option<u16> {
+    (0..NOBODY)
+        .map_while(|place| Some((place, table.server(place)?)))
+        .find(|(_, known)| *known == mac)
+        .map(|(at, _)| at)
+}
+
+/// Every connection has its socket.
+struct All;
+
+impl Hooks for All {
+    fn has_socket(&self, _: &Flow) -> bool {
+        true
+    }
+}
+
+/// The slot that a frame to the cluster belongs to, whatever its hardware addresses have become since.
+pub(crate) fn slot_of<T: Table>(table: &T, here: &Here, frame: &[u8]) -> Option<u32> {
+    let mut frame = frame.to_vec();
+    let claim = table.head().claim;
+    let to = if claim == [0; 6] { here.mac } else { claim };
+    frame.get_mut(..12)?.copy_from_slice(&[to, [2, 0, 0, 0, 0, 0]].concat());
+    let table = Watched { table, slot: Cell::new(None) };
+    dispatch(&Here { now: 0, lease: u64::MAX, ..*here }, &table, &All, &mut frame[..]);
+    table.slot.get()
 }
 
 /// The plane's end.
 #[derive(Default)]
 pub(crate) struct Tracer {
     on: AtomicBool,
-    sink: Mutex<Option<Sink>>,
+    sink: Mutex<Option<(Sink, usize)>>,
 }
 
 /// A table that notes which slot is looked up.
@@ -105,12 +173,10 @@ impl<T: Table> Table for Watched<'_, T> {
 impl Tracer {
     /// Tells of frames from now on, with so many of their first bytes. Who asked before is told no more.
     pub(crate) fn start(&self, bytes: usize) -> Trace {
-        let (to, from) = sync_channel(WAITING);
-        let lost = Arc::new(AtomicU64::new(0));
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        *sink = Some(Sink { to, lost: lost.clone(), bytes });
+        let (sink, trace) = Sink::new();
+        *self.sink.lock().unwrap_or_else(PoisonError::into_inner) = Some((sink, bytes));
         self.on.store(true, Ordering::Release);
-        Trace { from, lost }
+        trace
     }
 
     /// What the core does with frames that came together; told if somebody asks.
@@ -135,7 +201,11 @@ impl Tracer {
     #[inline(never)]
     fn told<T: Table>(&self, here: &Here, table: &T, hooks: &impl Hooks, frame: &mut [u8]) -> Verdict {
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Sink { to, lost, bytes }) = sink.as_ref() else { return dispatch(here, table, hooks, frame) };
+        let Some((to, bytes)) = sink.as_ref().filter(|(to, _)| !to.gone.load(Ordering::Relaxed)) else {
+            *sink = None;
+            self.on.store(false, Ordering::Relaxed);
+            return dispatch(here, table, hooks, frame);
+        };
         let before = frame.get(..*bytes).unwrap_or(frame).to_vec();
         let table = Watched { table, slot: Cell::new(None) };
         let verdict = dispatch(here, &table, hooks, &mut *frame);
@@ -143,25 +213,10 @@ impl Tracer {
         let sent = frame.first_chunk::<6>().copied().filter(|_| verdict == Verdict::Transmit);
         let server = match verdict {
             Verdict::Local if slot.is_some() => Some(here.server),
-            Verdict::Transmit if slot.is_some() => {
-                (0..NOBODY).map_while(|place| Some((place, table.server(place)?))).find(|(_, mac)| Some(*mac) == sent)
-            }
-            .map(|(place, _)| place),
+            Verdict::Transmit if slot.is_some() => sent.and_then(|mac| place_of(&table, mac)),
             _ => None,
         };
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-        let at = u64::try_from(at).unwrap_or(u64::MAX);
-        let record = Record { at, bytes: before, length: frame.len(), verdict, slot, server, to: sent };
-        match to.try_send(record) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                lost.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(TrySendError::Disconnected(_)) => {
-                *sink = None;
-                self.on.store(false, Ordering::Relaxed);
-            }
-        }
+        to.tell(Record { at: wall(), bytes: before, length: frame.len(), verdict, slot, server, to: sent });
         verdict
     }
 }

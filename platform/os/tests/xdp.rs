@@ -13,10 +13,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use apus_dispatch::{Block, Flow, Here, Hooks, Mac, Reason, Table as _, Verdict, dispatch, sign};
-use apus_os::Plane;
 use apus_os::linux::Xdp;
+use apus_os::{Next, Plane};
 use apus_sim::emulated::NodePort;
 use fuzz::bed::{Random, V4, V6};
 use fuzz::{CLIENTS, frame, situation, tables};
@@ -201,6 +202,51 @@ fn live(here: Here) -> Here {
         _ => u64::MAX,
     };
     Here { lease, ..here }
+}
+
+#[test]
+fn a_trace_tells_of_each_frame_what_the_core_does() {
+    let Some(mut xdp) = load() else { return };
+    let (sockets, _open, _listeners) = sockets();
+    let mut random = Random(5);
+    let mut out = vec![0; 4_096];
+    let (mut told, mut routed) = (0, 0);
+    let bytes = &tables()[0];
+    let block = Block::new(bytes).expect("a good table");
+    let mut here = situation(&mut random);
+    xdp.publish(bytes, &live(here)).expect("a good table");
+    let trace = xdp.trace(100).expect("a trace");
+    for number in 0..2_000 {
+        if number % 16 == 0 {
+            here = situation(&mut random);
+            xdp.stand(&live(here)).expect("a state");
+        }
+        let before = frame(&mut random);
+        if before.len() < 14 {
+            continue;
+        }
+        let (_, length) = xdp.test_run(&before, &mut out).expect("a run");
+        let Next::Frame(record) = trace.next(Instant::now() + Duration::from_secs(5)) else {
+            panic!("frame {number} is not told: {before:x?}")
+        };
+        let verdict = dispatch(&here, &block, &sockets, &mut before.clone()[..]);
+        assert_eq!((record.verdict, record.length), (verdict, length), "frame {number}: {before:x?}");
+        assert_eq!(record.bytes, out[..length.min(100)], "frame {number}: {before:x?}");
+        told += 1;
+        if let (Some(slot), Verdict::Transmit, Some(server)) = (record.slot, verdict, record.server) {
+            assert_eq!(block.server(server), record.to);
+            let slot = block.slot(slot);
+            assert!([slot.server, slot.former].contains(&server), "frame {number}: {slot:?} {record:?}");
+            routed += 1;
+        }
+    }
+    assert!(told > 1_800 && routed > 20 && trace.lost() == 0, "{told} {routed} {}", trace.lost());
+    drop(trace);
+    assert_eq!(xdp.claims().len(), 1, "foreign claims were heard");
+    // Nobody asks, nothing is told: not even that nobody listens.
+    let again = xdp.trace(14).expect("another trace");
+    assert_eq!(again.next(Instant::now()), Next::Nothing);
+    println!("{told} frames told by the program, {routed} with slot and server");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod sockets;
 mod system;
 mod table;
 mod tap;
+mod told;
 mod vip;
 mod xdp;
 mod xsk;

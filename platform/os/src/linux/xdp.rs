@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use apus_dispatch::{Block, BlockError, Claim, Here, NOBODY, Reason, Table};
 use aya::Ebpf;
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, PerfEventArray};
 use aya::programs::{self, TestRun, TestRunOptions, XdpMode};
 
 use super::choose::Port;
@@ -14,7 +15,8 @@ use super::packet::solicited;
 use super::ring::{index_of, join};
 use super::system::{at as place, driver};
 use super::table::{MOST_LOG2, Tables, barrier};
-use crate::{Counters, Plane};
+use super::told::{Telling, View};
+use crate::{Counters, Plane, Trace};
 
 /// The program as it is committed; `drivers/oneip_xdp/build` makes it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../drivers/oneip_xdp/oneip.o");
@@ -23,6 +25,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../drivers/oneip_xd
 const AF_PACKET: u16 = libc::AF_PACKET as u16;
 #[allow(clippy::cast_possible_truncation, reason = "20")]
 const SOCKADDR_BYTES: u32 = size_of::<libc::sockaddr_ll>() as u32;
+
+/// The most that is told of a frame, in bytes: what a buffer's record has room for.
+const MOST_TOLD: u32 = 16_384;
 
 /// A version and a zero; then a record each for even and odd versions.
 type State = [u64; 18];
@@ -66,6 +71,11 @@ pub struct Xdp {
     counters: Array<MapData, Counts>,
     /// Foreign claims that were told of.
     claims: u64,
+    events: PerfEventArray<MapData>,
+    telling: Option<Telling>,
+    view: Arc<Mutex<View>>,
+    /// The table that is not in use yet.
+    prepared: Vec<u8>,
 }
 
 impl Xdp {
@@ -124,6 +134,7 @@ impl Xdp {
         let Map::Array(map_of_tables) = map("oneip_table")? else { return Err(missing("oneip_table")) };
         let tables = Tables::new(map_of_tables.fd().as_fd().as_raw_fd())?;
         let state = Array::try_from(map(".data")?).map_err(io::Error::other)?;
+        let events = PerfEventArray::try_from(map("oneip_trace")?).map_err(io::Error::other)?;
         let counters = Array::try_from(map(".bss")?).map_err(io::Error::other)?;
         let (attached, now) = (Attached::Nowhere, [0; 18]);
         let mut xdp = Self {
@@ -137,6 +148,10 @@ impl Xdp {
             now,
             counters,
             claims: 0,
+            events,
+            telling: None,
+            view: Arc::new(Mutex::new(View::new())),
+            prepared: Vec::new(),
         };
         xdp.stand(&Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: [0; 6] })?;
         Ok(xdp)
@@ -176,7 +191,7 @@ impl Xdp {
     /// If the system refuses.
     pub fn leave_by(&mut self, port: u32) -> io::Result<()> {
         let mut record = self.record();
-        record[5] = port.into();
+        record[5] = record[5] >> 32 << 32 | u64::from(port);
         self.change(record)
     }
 
@@ -190,7 +205,9 @@ impl Xdp {
         if log2 > MOST_LOG2 {
             return Err(too_large(log2));
         }
-        self.tables.write(block)
+        let number = self.tables.write(block)?;
+        self.prepared = block.to_vec();
+        Ok(number)
     }
 
     /// The second half: a prepared table is in use, and this is what the node is, for every frame from some instant of this
@@ -201,6 +218,8 @@ impl Xdp {
     pub fn flip(&mut self, table: u64, here: &Here) -> io::Result<()> {
         self.change(self.words(here, table))?;
         self.tables.flipped(table);
+        let mut view = lock(&self.view);
+        (view.here, view.block) = (*here, std::mem::take(&mut self.prepared));
         Ok(())
     }
 
@@ -225,6 +244,13 @@ impl Xdp {
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(out), ..TestRunOptions::new() };
         let result = entry(&mut self.program)?.test_run(options).map_err(io::Error::other)?;
         Ok((result.return_value, result.data_size_out as usize))
+    }
+
+    /// The program tells so many bytes of each frame from now on; 0: it tells of none.
+    fn tell(&mut self, bytes: u32) -> io::Result<()> {
+        let mut record = self.record();
+        record[5] = record[5] & u64::from(u32::MAX) | u64::from(bytes) << 32;
+        self.change(record)
     }
 
     fn record(&self) -> [u64; 8] {
@@ -259,7 +285,9 @@ impl Plane for Xdp {
     }
 
     fn stand(&mut self, here: &Here) -> io::Result<()> {
-        self.change(self.words(here, self.tables.used()))
+        self.change(self.words(here, self.tables.used()))?;
+        lock(&self.view).here = *here;
+        Ok(())
     }
 
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
@@ -283,8 +311,19 @@ impl Plane for Xdp {
         Ok(others.into_iter().chain(drops).map(|(which, name)| (name.to_owned(), sum(which))).collect())
     }
 
+    fn trace(&mut self, bytes: usize) -> io::Result<Trace> {
+        self.telling = None;
+        let (telling, trace) = Telling::start(&mut self.events, &self.view)?;
+        self.tell(u32::try_from(bytes).unwrap_or(u32::MAX).clamp(14, MOST_TOLD))?;
+        self.telling = Some(telling);
+        Ok(trace)
+    }
+
     /// The program only counts claims: what was in them stays unknown, but it counts none of a dispatcher that is obeyed.
     fn claims(&mut self) -> Vec<Option<Claim>> {
+        if self.telling.as_ref().is_some_and(Telling::over) && self.tell(0).is_ok() {
+            self.telling = None;
+        }
         let heard = self
             .counters
             .get(&0, 0)
@@ -302,6 +341,10 @@ pub(super) fn cable(plane: &str) -> io::Error {
         "leaves checksums unfinished and segments joined"
     };
     io::Error::other(format!("a virtual cable (veth) {what}; `plane = \"{plane}\"` takes it all the same"))
+}
+
+fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
+    view.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn too_large(log2: u8) -> io::Error {

@@ -22,6 +22,9 @@ pub struct Here {
     pub server: u16,
     /// Its number, in the tags of what it sends on.
     pub id: u8,
+    /// Whether slots moved so shortly ago that a connection may have begun at a slot's former server, which does not know yet
+    /// that it has it: the first segment is sent again, or late.
+    pub fresh: bool,
     /// The address of its port.
     pub mac: Mac,
 }
@@ -64,8 +67,8 @@ pub struct Flow {
 
 /// What the core asks the system it runs in.
 pub trait Hooks {
-    /// Whether this node has a TCP socket for the flow. Asked for segments that do not begin a connection, only where
-    /// another server could have it.
+    /// Whether this node has a TCP socket for the flow, one that only listens aside. Asked only where another server could
+    /// have it.
     fn has_socket(&self, flow: &Flow) -> bool;
 
     /// Which server a QUIC connection id names; its first eight bytes are given. By default a layout of
@@ -577,21 +580,35 @@ where
         return send(table, frame, slot.server, here.tag());
     }
     // It is for this node, unless it belongs to a connection that another server has.
-    if tag.is_none_or(|tag| tag.hop == 0 || planted(Mutant::ThirdChance))
-        && let Some(other) = elsewhere(here, slot)
-        && let Some(flow) = connection(frame, packet)
+    let first = tag.unwrap_or(here.tag());
+    if (first.hop < LAST_HOP || planted(Mutant::ThirdChance))
+        && let Some((flow, begins)) = connection(frame, packet)
+        && let Some(other) = elsewhere(here, slot, first.hop, begins)
         && !hooks.has_socket(&flow)
     {
-        let first = tag.unwrap_or(here.tag());
-        return send(table, frame, other, Tag { sender: here.id, hop: u8::from(!planted(Mutant::HopKept)), ..first });
+        let hop = first.hop.wrapping_add(u8::from(!planted(Mutant::HopKept)));
+        return send(table, frame, other, Tag { sender: here.id, hop, ..first });
     }
     Ok(Verdict::Local)
 }
 
-/// The other server that a connection of this slot may be with.
+/// From here a frame goes nowhere: it was with the slot's server, the former one, and the one before or the slot's again.
+const LAST_HOP: u8 = 2;
+
+/// The other server that a connection of this slot may be with. A first segment is asked about where it could have been before,
+/// for as long as it could, and comes back to the slot's server.
 #[inline]
-const fn elsewhere(here: &Here, slot: Slot) -> Option<u16> {
-    let other = if slot.former == here.server || slot.former == NOBODY { slot.server } else { slot.former };
+fn elsewhere(here: &Here, slot: Slot, hop: u8, begins: bool) -> Option<u16> {
+    let former = if slot.former == here.server { NOBODY } else { slot.former };
+    let other = if begins && slot.server == here.server {
+        if hop < LAST_HOP && (here.fresh || planted(Mutant::SynMoved)) { former } else { NOBODY }
+    } else if begins {
+        if hop == 1 { slot.server } else { NOBODY }
+    } else if former == NOBODY {
+        slot.server
+    } else {
+        former
+    };
     if other == here.server || other == NOBODY { None } else { Some(other) }
 }
 
@@ -631,21 +648,20 @@ fn hash<F: Frame + ?Sized>(frame: &F, head: &Head, packet: &Packet) -> Result<u6
     Ok(with_ports(hash, client, cluster))
 }
 
-/// The connection of a TCP segment that does not begin one, or of an error about one.
+/// The connection of a TCP segment, or of an error about one, and whether it begins there: SYN without ACK.
 #[inline]
-fn connection<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<Flow> {
+fn connection<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<(Flow, bool)> {
     if packet.inner.protocol != TCP || packet.inner.fragment {
         return None;
     }
     let (port, cluster_port) = ports(frame, packet)?;
-    if !packet.reverse {
+    let begins = if packet.reverse {
+        false
+    } else {
         let [flags] = frame.read::<1>(packet.inner.l4 + 13)?;
-        // SYN without ACK begins one.
-        if flags & 0x12 == 0x02 && !planted(Mutant::SynMoved) {
-            return None;
-        }
-    }
-    Some(Flow { client: whole(packet.client), v6: packet.v6, port, cluster_port })
+        flags & 0x12 == 0x02
+    };
+    Some((Flow { client: whole(packet.client), v6: packet.v6, port, cluster_port }, begins))
 }
 
 /// The server that a QUIC packet's destination connection id names (RFC 9000, section 17), if the table has it.

@@ -13,7 +13,7 @@ use smoltcp::socket::{tcp, udp};
 use smoltcp::wire::{IpAddress, IpListenEndpoint};
 
 use super::link::Link;
-use super::packet::{CLUSTER_V4, CLUSTER_V6, PORT, read, wide};
+use super::packet::{CLUSTER_V4, CLUSTER_V6, PORT, Sort, read, sort, wide};
 use super::stack::Stack;
 use crate::fault::Ns;
 use crate::heap::Known;
@@ -145,7 +145,7 @@ impl Node {
             listening: Vec::new(),
             datagrams: SocketHandle::default(),
             block: Vec::new(),
-            here: Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: low, mac },
+            here: Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: low, fresh: false, mac },
             station: None,
             members: None,
             table_epoch: 0,
@@ -237,12 +237,20 @@ impl Node {
                 Outcome::Sends(frame)
             }
             verdict => {
-                if let Some(packet) = self.link.receive(now, &frame) {
+                if let Some(packet) = self.link.receive(now, &frame)
+                    && !self.repeats(&packet)
+                {
                     self.stack.take(packet);
                 }
                 if verdict == Verdict::Local { Outcome::Local } else { Outcome::Passed }
             }
         }
+    }
+
+    /// Whether a packet begins a connection that has begun: the stack would hand it to whichever socket listens, and the
+    /// connection would have two. The one that it has repeats its answer by itself.
+    fn repeats(&self, packet: &[u8]) -> bool {
+        matches!(sort(packet), Some(Sort::Segment { flow, begins: true }) if self.serves(&flow))
     }
 
     fn decide(&mut self, frame: &mut Vec<u8>) -> Verdict {
@@ -292,19 +300,20 @@ impl Node {
         self.stack.poll(now);
         let sockets = &mut self.stack.sockets;
         let flows = &mut self.flows;
-        self.listening.retain(|handle| {
-            let socket = sockets.get::<tcp::Socket<'_>>(*handle);
-            match flow_of(socket).filter(|_| socket.state() != tcp::State::Listen) {
-                Some(flow) => {
-                    // A socket that closed at once is swept below.
-                    if let Some(old) = flows.insert(flow, *handle) {
+        // A socket whose first segment was an old one listens again, and may have another connection the next time.
+        let handles: Vec<_> = self.listening.drain(..).chain(std::mem::take(flows).into_values()).collect();
+        for handle in handles {
+            let socket = sockets.get::<tcp::Socket<'_>>(handle);
+            match (socket.state(), flow_of(socket)) {
+                (tcp::State::Listen, _) => self.listening.push(handle),
+                (_, Some(flow)) => {
+                    if let Some(old) = flows.insert(flow, handle) {
                         sockets.remove(old);
                     }
-                    false
                 }
-                None => socket.state() == tcp::State::Listen,
+                (_, None) => drop(sockets.remove(handle)),
             }
-        });
+        }
         flows.retain(|_, handle| {
             let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
             while socket.can_recv() && socket.can_send() {
@@ -414,15 +423,7 @@ impl Node {
                 weight: if *drained { 0 } else { 1 },
                 draining: *drained,
             };
-            self.table_epoch += 1;
-            let epoch = self.table_epoch.max(self.table() + 1);
-            self.table_epoch = epoch;
-            let first = self.members.is_none();
-            if first && let Ok(others) = Members::new(servers.iter().filter(|(node, _)| *node != self.id).map(member)) {
-                // Who comes takes slots from others. Which, it knows only from the table without itself.
-                self.station(life).handle(local, Notice::Members { epoch, members: others });
-            }
-            let epoch = epoch + u64::from(first);
+            let epoch = self.table_epoch.max(self.table()) + 1;
             self.table_epoch = epoch;
             if let Ok(members) = Members::new(servers.iter().map(member)) {
                 self.members = Some(servers);

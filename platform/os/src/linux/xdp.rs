@@ -105,7 +105,7 @@ impl Xdp {
         let used = TableMap::create(1, 0).map_err(io::Error::other)?;
         let (attached, now) = (Attached::Nowhere, [0; 18]);
         let mut xdp = Self { program, attached, port: 0, socket: None, table, spare, used, state, now, counters };
-        xdp.stand(&Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: [0; 6] })?;
+        xdp.stand(&Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, fresh: false, mac: [0; 6] })?;
         Ok(xdp)
     }
 
@@ -203,7 +203,7 @@ impl Plane for Xdp {
 
     fn stand(&mut self, here: &Here) -> io::Result<()> {
         let [a, b, c, d, e, f] = here.mac;
-        let place = u64::from(here.server) | u64::from(here.id) << 16;
+        let place = u64::from(here.server) | u64::from(here.id) << 16 | u64::from(here.fresh) << 24;
         let mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
         self.change([here.lease, here.epoch, here.fence, place, mac, self.record()[5], 0, 0])
     }

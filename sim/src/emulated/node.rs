@@ -447,6 +447,11 @@ impl Node {
         self.station(life).handle(local, notice);
     }
 
+    /// The guard was disarmed, and the process is gone.
+    pub(super) fn disarmed(&mut self) {
+        (self.lease, self.here.lease) = (None, 0);
+    }
+
     /// Time passes for the process.
     pub(super) fn tick(&mut self, local: u64) {
         if let Some((_, station)) = &mut self.station

@@ -3,7 +3,8 @@
 use apus_dispatch::{Flow, Mac, Reason, Tag};
 use apus_engine::{Mutant, NodeId};
 
-use super::node::{Node, Outcome, mac_of};
+use super::card::Outcome;
+use super::node::{Node, mac_of};
 use super::packet::{Meta, Packet, Sort, read};
 use super::switch::Port;
 use super::wire::Fate;
@@ -44,7 +45,11 @@ impl Ether {
 
     fn ports(&self) -> impl Iterator<Item = Port> + use<> {
         let (nodes, machines) = (self.nodes.len() as u16, self.machines.len() as u16);
-        (0..nodes).map(Port::Node).chain((0..machines).map(Port::Machine)).chain([Port::Stranger])
+        (0..nodes)
+            .map(Port::Node)
+            .chain((0..machines).map(Port::Machine))
+            .chain([Port::Stranger])
+            .chain(self.outside.as_ref().map(|_| Port::Outside))
     }
 
     pub(super) fn arrives(&mut self, world: &mut World, port: Port, packet: Packet) {
@@ -68,6 +73,10 @@ impl Ether {
                 }
             }
             Port::Stranger => self.follow.ends(world, packet.meta, "at-a-stranger"),
+            Port::Outside => {
+                self.outside.get_or_insert_default().push(packet.bytes);
+                self.follow.ends(world, packet.meta, "left");
+            }
         }
     }
 
@@ -78,7 +87,7 @@ impl Ether {
             return self.follow.ends(world, meta, "port-down");
         }
         let now = world.true_time();
-        let outcome = self.nodes[usize::from(at)].receive(now, world.local_ns(id), &bytes);
+        let outcome = self.nodes[usize::from(at)].receive(now, world.local_ns(id), bytes.clone());
         if outcome != Outcome::Ignores {
             world.hash_frame(u64::from(at), &bytes);
         }

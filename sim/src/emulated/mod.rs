@@ -5,13 +5,17 @@
 //! [`apus_dispatch::dispatch`] under the guard that the node's engine armed, and machines of clients. What must hold of
 //! packets is in [`follow`](self::follow).
 
+mod card;
 mod client;
 mod ending;
 mod follow;
 mod frames;
+mod http;
+mod joined;
 mod link;
 mod node;
 mod packet;
+mod port;
 mod stack;
 mod strikes;
 mod switch;
@@ -32,6 +36,9 @@ use node::{Node, mac_of};
 use packet::{CLUSTER_V4, CLUSTER_V6, Meta, Packet, Sort, read};
 use switch::{Port, Switch};
 use wire::Wire;
+
+pub use joined::{CLUSTER, Cable, Came, Joined, OUTSIDE, join};
+pub use port::{NodePort, Taken};
 
 /// Between two looks of a node's process at its engine.
 const LOOK: Ns = 10 * MS;
@@ -65,17 +72,10 @@ impl crate::world::World for Emulated {
             if steps.is_multiple_of(1 << 12) {
                 world.look_at_the_clock();
             }
-            let (machines, frames) = (world.due(), ether.due());
-            if machines.min(frames) > end {
+            if world.due().min(ether.due()) > end {
                 break;
             }
-            if machines <= frames {
-                world.one();
-                ether.sees(&mut world);
-            } else {
-                world.move_to(frames);
-                ether.one(&mut world);
-            }
+            ether.step(&mut world);
         }
         if !world.failed() {
             world.move_to(end);
@@ -112,6 +112,8 @@ struct Ether {
     wire: Wire,
     nodes: Vec<Node>,
     machines: Vec<Machine>,
+    /// Frames for the cable to a real Ethernet, if there is one.
+    outside: Option<Vec<Vec<u8>>>,
     follow: Follow,
     /// Faults that act by themselves, and their chance.
     strikes: BTreeMap<u16, Rng>,
@@ -146,6 +148,7 @@ impl Ether {
             wire: Wire::default(),
             nodes: (0..nodes).map(|node| Node::new(NodeId(node), plan.seed, mutant)).collect(),
             machines,
+            outside: None,
             follow: Follow::new(plan.scenario.expect.blackout_within),
             strikes: BTreeMap::new(),
             left: vec![0; usize::from(nodes)],
@@ -174,6 +177,18 @@ impl Ether {
 
     fn due(&self) -> Ns {
         self.queue.first_key_value().map_or(Ns::MAX, |((at, _), _)| *at)
+    }
+
+    /// Does the next event of the machines or of the frames.
+    fn step(&mut self, world: &mut World) {
+        let frames = self.due();
+        if world.due() <= frames {
+            world.one();
+            self.sees(world);
+        } else {
+            world.move_to(frames);
+            self.one(world);
+        }
     }
 
     fn one(&mut self, world: &mut World) {

@@ -24,7 +24,7 @@ pub fn parts(key: Key) -> (Here, Block<'static>) {
     let head = Head { epoch: 7, seed: 5, log2_slots: 12, key, v4: V4, v6: V6, claim: [0; 6] };
     let bytes = build(&head, &members, None).expect("a size that exists");
     let block = Block::new(bytes.leak()).expect("it is a table");
-    (Here { now: NOW, lease: 2 * NOW, epoch: 7, fence: 7, server: 0, id: 0, mac: mac(0) }, block)
+    (Here { now: NOW, lease: 2 * NOW, epoch: 7, fence: 7, server: 0, id: 0, fresh: false, mac: mac(0) }, block)
 }
 
 /// The node with its table made ready.

@@ -448,7 +448,8 @@ fn state(now: u64) -> Option<State> {
         let (lease, epoch, fence, place, own, out) =
             (word(at), word(at + 1), word(at + 2), word(at + 3), word(at + 4), word(at + 5));
         if word(0) == version {
-            let here = Here { now, lease, epoch, fence, server: place as u16, id: (place >> 16) as u8, mac: mac(own) };
+            let (server, id, fresh) = (place as u16, (place >> 16) as u8, place >> 24 & 1 != 0);
+            let here = Here { now, lease, epoch, fence, server, id, fresh, mac: mac(own) };
             return Some(State { here, out, table });
         }
     }
@@ -467,7 +468,8 @@ fn short(context: *const Context, now: u64) -> Option<u64> {
         return None;
     }
     // Usual frames are judged without the fence.
-    let here = Here { now, lease, epoch, fence: 0, server: place as u16, id: (place >> 16) as u8, mac: mac(own) };
+    let (server, id) = (place as u16, (place >> 16) as u8);
+    let here = Here { now, lease, epoch, fence: 0, server, id, fresh: false, mac: mac(own) };
     let mut frame = Usual::of(context)?;
     match Mapped::key(bytes) {
         Key::Source => usual(&here, &Mapped { bytes, key: Key::Source }, &mut frame)?,

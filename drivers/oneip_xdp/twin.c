@@ -61,7 +61,7 @@ struct node {
     u64 now, lease, epoch, fence, seed;
     u32 out, size;
     u16 server, count;
-    u8 id, log2, key;
+    u8 id, fresh, log2, key;
     u8 mac[6], claim[6], v4[4], v6[16];
 };
 
@@ -226,16 +226,26 @@ apart int has_socket(struct node *node, const struct packet *packet, u16 client,
     return state != 10;
 }
 
-/* The connection of a segment that does not begin one, or of an error about one, and that is not here. */
-apart int stranger(struct node *node, const struct packet *packet)
+/* Sends a segment, or an error about a connection, on if the connection is not here and another server may have it. */
+apart int elsewhere(struct node *node, const struct packet *packet, u32 slot, u16 epoch, u8 hop)
 {
-    u16 client = 0, cluster = 0;
-    u8 flags;
+    u16 client = 0, cluster = 0, server = slot >> 16, former = slot, other;
+    u8 flags = 0;
     if (packet->protocol != TCP || packet->fragment || !ports(node->context, packet, &client, &cluster))
         return 0;
-    if (!packet->reverse && (load(node->context, packet->l4 + 13, &flags, 1) || (flags & 0x12) == 2))
+    if (!packet->reverse && load(node->context, packet->l4 + 13, &flags, 1))
         return 0;
-    return !has_socket(node, packet, client, cluster);
+    if (former == node->server)
+        former = NOBODY;
+    if ((flags & 0x12) != 2)
+        other = former == NOBODY ? server : former;
+    else if (server == node->server)
+        other = node->fresh ? former : NOBODY;
+    else
+        other = hop == 1 ? server : NOBODY;
+    if (other == node->server || other == NOBODY || has_socket(node, packet, client, cluster))
+        return 0;
+    return send(node, other, node->id, epoch, hop + 1);
 }
 
 /* The server that a connection id names; NOBODY for none. */
@@ -291,9 +301,12 @@ apart int route(struct node *node, const struct ethernet *ethernet, const struct
     }
     if (!tagged && (server != node->server || server == NOBODY))
         return send(node, server, node->id, (u16)node->epoch, 0);
-    u16 other = former == node->server || former == NOBODY ? server : former;
-    if ((!tagged || ethernet->from[5] == 0) && other != node->server && other != NOBODY && stranger(node, packet))
-        return send(node, other, node->id, tagged ? epoch : (u16)node->epoch, 1);
+    u8 hop = tagged ? ethernet->from[5] : 0;
+    if (hop < 2) {
+        int sent = elsewhere(node, packet, (u32)server << 16 | former, tagged ? epoch : (u16)node->epoch, hop);
+        if (sent)
+            return sent;
+    }
     if (!tagged) {
         u8 mac[6];
         tag(mac, node->id, (u16)node->epoch, 0);
@@ -549,6 +562,7 @@ int oneip(struct context *context)
         node.out = (u32)state[at + 5];
         node.server = (u16)place;
         node.id = (u8)(place >> 16);
+        node.fresh = place >> 24 & 1;
         copy(node.mac, &mac, 6);
         whole = state[0] == version;
     }

@@ -40,6 +40,30 @@ fn every_safe_scenario_holds_on_a_few_seeds() {
     }
 }
 
+/// What holds among the machines holds with frames below them: a file's verdict is the same in each world that it names.
+#[test]
+fn the_emulated_world_has_the_verdicts_of_the_heap() {
+    let mut both = 0;
+    for (name, _) in shipped() {
+        let scenario = scenario(name);
+        let named = |world: &str| scenario.worlds.iter().any(|named| named == world);
+        if !named("heap") || !named("emulated") {
+            continue;
+        }
+        let batch = Batch { from: 0, to: 2, jobs: 2, ..Batch::default() };
+        let heap = run_batch(&Heap, &scenario, &batch, &Progress::default());
+        let emulated = run_batch(&Emulated, &scenario, &batch, &Progress::default());
+        assert!(
+            heap.failures.is_empty() && emulated.failures.is_empty(),
+            "{name}: {:?} {:?}",
+            heap.failures,
+            emulated.failures
+        );
+        both += 1;
+    }
+    assert!(both >= 20, "only {both} scenarios are for both");
+}
+
 #[test]
 fn canaries_fail_as_told() {
     for (name, _) in shipped().iter().filter(|(name, _)| name.starts_with("canary-") || *name == "partition-1998-rule")

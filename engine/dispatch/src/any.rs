@@ -212,21 +212,35 @@ where
         return send(table, frame, slot.server, here.tag());
     }
     // It is for this node, unless it belongs to a connection that another server has.
-    if tag.is_none_or(|tag| tag.hop == 0 || planted(Mutant::ThirdChance))
-        && let Some(other) = elsewhere(here, slot)
-        && let Some(flow) = packet::connection(frame, packet)
+    let first = tag.unwrap_or(here.tag());
+    if (first.hop < LAST_HOP || planted(Mutant::ThirdChance))
+        && let Some((flow, begins)) = packet::connection(frame, packet)
+        && let Some(other) = elsewhere(here, slot, first.hop, begins)
         && !hooks.has_socket(&flow)
     {
-        let first = tag.unwrap_or(here.tag());
-        return send(table, frame, other, Tag { sender: here.id, hop: u8::from(!planted(Mutant::HopKept)), ..first });
+        let hop = first.hop.wrapping_add(u8::from(!planted(Mutant::HopKept)));
+        return send(table, frame, other, Tag { sender: here.id, hop, ..first });
     }
     Ok(Verdict::Local)
 }
 
-/// The other server that a connection of this slot may be with.
+/// From here a frame goes nowhere: it was with the slot's server, the former one, and the one before or the slot's again.
+const LAST_HOP: u8 = 2;
+
+/// The other server that a connection of this slot may be with. A first segment is asked about where it could have been before,
+/// for as long as it could, and comes back to the slot's server.
 #[inline]
-const fn elsewhere(here: &Here, slot: Slot) -> Option<u16> {
-    let other = if slot.former == here.server || slot.former == NOBODY { slot.server } else { slot.former };
+fn elsewhere(here: &Here, slot: Slot, hop: u8, begins: bool) -> Option<u16> {
+    let former = if slot.former == here.server { NOBODY } else { slot.former };
+    let other = if begins && slot.server == here.server {
+        if hop < LAST_HOP && (here.fresh || planted(Mutant::SynMoved)) { former } else { NOBODY }
+    } else if begins {
+        if hop == 1 { slot.server } else { NOBODY }
+    } else if former == NOBODY {
+        slot.server
+    } else {
+        former
+    };
     if other == here.server || other == NOBODY { None } else { Some(other) }
 }
 

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use crate::block::{CHECKSUM_AT, HEAD_BYTES, Layout, MAGIC, checksum};
 use crate::hash::mix;
 use crate::mutant::planted;
-use crate::{Block, Frame as _, Head, MAX_SERVERS, Mac, Mutant, NOBODY, Table as _, slot_of};
+use crate::{Block, Frame as _, Head, MAX_SERVERS, Mac, Mutant, NOBODY, Slot, Table as _, slot_of};
 
 /// The size to use where nothing else is asked for: a table of 1 MiB, in which each of up to 256 servers of weights 1 to
 /// 100 has 10 slots or more, and so its share within 5 %. Another size gives every client another slot.
@@ -164,6 +164,50 @@ pub fn build(head: &Head, members: &Members, previous: Option<&Block<'_>>) -> Re
     for member in &members.0 {
         bytes.extend(member.mac);
         bytes.extend([0; 2]);
+    }
+    let sum = checksum(&bytes);
+    bytes.as_mut_slice().write(CHECKSUM_AT, sum.to_le_bytes());
+    Ok(bytes)
+}
+
+/// The table that one of the servers uses: `plain`, as [`build`] made it, with what this server must know about its own slots.
+///
+/// A server asks another one only about slots that it has, or had. For a slot that it has had for ever, as far as it knows, it
+/// asks who would have it without this server: if it was away, that one had it. For a slot that it had itself before, it asks
+/// whom it would have asked then, as `shown` tells, the table of its own that it used before.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_for(
+    node: u64,
+    plain: Vec<u8>,
+    members: &Members,
+    shown: Option<&Block<'_>>,
+) -> Result<Vec<u8>, BuildError> {
+    let (Ok(block), Some(me)) = (Block::new(&plain), members.place(node)) else { return Ok(plain) };
+    let (head, layout) = (block.head(), block.layout());
+    let others = Members(members.0.iter().filter(|member| member.id != node).copied().collect());
+    let without = primaries(head.seed, head.log2_slots, &others)?;
+    let alike = |old: &Head| old.seed == head.seed && old.log2_slots == head.log2_slots;
+    let shown = shown.filter(|shown| alike(&shown.head()));
+    let place = |mac: Mac| members.0.iter().zip(0_u16..).find(|(member, _)| member.mac == mac).map(|(_, place)| place);
+    let of = |slot: Slot, number: u32| {
+        if slot.server == me && slot.former == NOBODY && !planted(Mutant::OwnWithoutFormer) {
+            // Behind this server's place each has one more here than without it.
+            let other = without.get(number as usize).copied().unwrap_or(NOBODY);
+            return if other == NOBODY { NOBODY } else { other + u16::from(other >= me) };
+        }
+        if slot.server != me && slot.former == me {
+            let before = shown.as_ref().and_then(|shown| place(shown.server(shown.slot(number).former)?));
+            return before.filter(|before| *before != slot.server).unwrap_or(me);
+        }
+        slot.former
+    };
+    let formers: Vec<u8> =
+        (0..).take(layout.slots).flat_map(|number| of(block.slot(number), number).to_le_bytes()).collect();
+    let mut bytes = plain;
+    if let Some(there) = bytes.get_mut(layout.formers_at..layout.macs_at) {
+        there.copy_from_slice(&formers);
     }
     let sum = checksum(&bytes);
     bytes.as_mut_slice().write(CHECKSUM_AT, sum.to_le_bytes());

@@ -20,6 +20,9 @@ pub struct Here {
     pub server: u16,
     /// Its number, in the tags of what it sends on.
     pub id: u8,
+    /// Whether slots moved so shortly ago that a connection may have begun at a slot's former server, which does not know yet
+    /// that it has it: the first segment is sent again, or late.
+    pub fresh: bool,
     /// The address of its port.
     pub mac: Mac,
 }
@@ -62,8 +65,8 @@ pub struct Flow {
 
 /// What the core asks the system it runs in.
 pub trait Hooks {
-    /// Whether this node has a TCP socket for the flow. Asked for segments that do not begin a connection, only where
-    /// another server could have it.
+    /// Whether this node has a TCP socket for the flow, one that only listens aside. Asked only where another server could
+    /// have it.
     fn has_socket(&self, flow: &Flow) -> bool;
 
     /// Which server a QUIC connection id names; its first eight bytes are given. By default a layout of

@@ -38,7 +38,7 @@ mod verdict;
 pub use any::{any, sign};
 pub use block::{Block, BlockError, CHECKSUM_AT, HEAD_BYTES, Layout, checksum};
 #[cfg(feature = "alloc")]
-pub use build::{BuildError, DEFAULT_LOG2_SLOTS, MAX_WEIGHT, Member, Members, build, primaries};
+pub use build::{BuildError, DEFAULT_LOG2_SLOTS, MAX_WEIGHT, Member, Members, build, build_for, primaries};
 pub use dispatch::{dispatch, slot_of};
 pub use frame::Frame;
 #[cfg(feature = "alloc")]
@@ -50,7 +50,7 @@ pub use mutant::Mutant;
 pub use mutant::plant;
 pub use neighbour::{ANNOUNCEMENT_BYTES, Announcement, Claim, announcement};
 #[cfg(feature = "alloc")]
-pub use station::{ANNOUNCED_AT, Act, Notice, QUIET, SERIES_APART, Station, StationConfig};
+pub use station::{ANNOUNCED_AT, Act, Notice, QUIET, REFRESHED, SERIES_APART, SETTLED, Station, StationConfig};
 pub use tag::Tag;
 pub use usual::{Ready, dispatch_batch, usual};
 pub use verdict::{Reason, Verdict};

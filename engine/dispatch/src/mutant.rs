@@ -39,9 +39,9 @@ mutants! {
     LaterFragmentRead "core-later-fragment-read" "the middle of an IPv6 packet is read as if it were its headers",
     ErrorByRouter "core-error-by-router" "an ICMP error goes where the router's address hashes to, not its client's",
     ErrorNotReversed "core-error-not-reversed" "the ports inside an error are taken in the order of an own packet",
-    ThirdChance "core-third-chance" "a frame on its second chance gets another",
+    ThirdChance "core-third-chance" "a frame that was with all who could have its connection is sent on again",
     HopKept "core-hop-kept" "a frame on its second chance is not marked as such",
-    SynMoved "core-syn-moved" "the first segment of a connection gets a second chance",
+    SynMoved "core-syn-moved" "the first segment of a connection is asked about elsewhere, however long ago slots moved",
     TagTurned "core-tag-turned" "the epoch in a tag has its bytes turned round",
     ThreeTags "core-three-tags" "three VLAN tags are followed",
     LongWalk "core-long-walk" "one more IPv6 extension header is followed than may be",
@@ -67,6 +67,9 @@ mutants! {
     DrainWaits "core-drain-waits" "a drain waits until it is quiet",
     ReleaseIgnored "core-release-ignored" "a dispatcher goes on after its grant was released",
     FenceFalls "core-fence-falls" "a late word lowers the fence",
+    OwnWithoutFormer "core-own-without-former" "a server that comes does not know who has had its slots in the meantime",
+    AwayShrinks "core-away-shrinks" "a node that is cut off gives up the table of those it does not see",
+    FreshForEver "core-fresh-for-ever" "slots that have moved never settle",
     EpochRepeats "core-epoch-repeats" "a table that a new set-up asks for has the epoch of the one before",
 }
 

@@ -61,21 +61,20 @@ pub(crate) fn hash<F: Frame + ?Sized>(frame: &F, head: &Head, packet: &Packet) -
     Ok(with_ports(hash, client, cluster))
 }
 
-/// The connection of a TCP segment that does not begin one, or of an error about one.
+/// The connection of a TCP segment, or of an error about one, and whether it begins there: SYN without ACK.
 #[inline]
-pub(crate) fn connection<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<Flow> {
+pub(crate) fn connection<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<(Flow, bool)> {
     if packet.inner.protocol != TCP || packet.inner.fragment {
         return None;
     }
     let (port, cluster_port) = ports(frame, packet)?;
-    if !packet.reverse {
+    let begins = if packet.reverse {
+        false
+    } else {
         let [flags] = frame.read::<1>(packet.inner.l4 + 13)?;
-        // SYN without ACK begins one.
-        if flags & 0x12 == 0x02 && !planted(Mutant::SynMoved) {
-            return None;
-        }
-    }
-    Some(Flow { client: whole(packet.client), v6: packet.v6, port, cluster_port })
+        flags & 0x12 == 0x02
+    };
+    Some((Flow { client: whole(packet.client), v6: packet.v6, port, cluster_port }, begins))
 }
 
 /// The server that a QUIC packet's destination connection id names (RFC 9000, section 17), if the table has it.

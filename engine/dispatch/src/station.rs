@@ -7,7 +7,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::build::{Member, Members, build};
+use crate::build::{Member, Members, build, build_for};
 use crate::mutant::planted;
 use crate::{ANNOUNCEMENT_BYTES, Announcement, Block, Claim, Head, Here, Key, Mac, Mutant, NOBODY, announcement};
 
@@ -16,6 +16,13 @@ const MS: u64 = 1_000_000;
 /// When a new dispatcher announces the address, in nanoseconds from its first moment: a single frame may be lost, and some
 /// switches learn slowly.
 pub const ANNOUNCED_AT: [u64; 4] = [0, 50 * MS, 200 * MS, 1_000 * MS];
+
+/// From then on it announces the address again and again, so long after the last time: whoever missed all that still learns it,
+/// long before it would ask by itself.
+pub const REFRESHED: u64 = 2_000 * MS;
+
+/// For so long, in nanoseconds, a table is fresh: in which the first segment of a connection may be on its way again.
+pub const SETTLED: u64 = 10_000 * MS;
 
 /// At most one series begins in this time, in nanoseconds, however often others claim the address.
 pub const SERIES_APART: u64 = 50 * MS;
@@ -68,7 +75,8 @@ pub enum Notice {
         /// On the clock of [`Station::handle`].
         until: u64,
     },
-    /// The grant of this epoch, and any earlier one, is over.
+    /// The grant of this epoch, and any earlier one, is over. That of this epoch may begin again: its renewals were late, and
+    /// nobody else was granted it.
     Released {
         /// Of the grant.
         epoch: u64,
@@ -119,11 +127,17 @@ pub struct Station {
     shown: Option<Members>,
     wanted: Members,
     agreed: Option<u64>,
-    /// The table in use, and its epoch.
+    /// Those that were last agreed by enough: what this node sees alone when it is cut off is not what the others do.
+    whole: Members,
+    /// The table in use, without what this node knows of its own slots, and with it; their epoch.
+    plain: Vec<u8>,
     block: Vec<u8>,
     epoch: u64,
-    /// When somebody first wanted slots that the table in use does not give, and when they get them.
-    waiting: Option<(u64, u64)>,
+    /// When the first table came, and when the last one has settled.
+    began: u64,
+    settles: Option<u64>,
+    /// When somebody first wanted slots that the table in use does not give, when they get them, and who they are.
+    waiting: Option<(u64, u64, Members)>,
     series: Option<Series>,
     acts: VecDeque<Act>,
 }
@@ -138,8 +152,11 @@ struct Series {
 
 impl Series {
     fn next(&self) -> Option<u64> {
-        let done = if planted(Mutant::AnnouncesOnce) && self.done > 0 { ANNOUNCED_AT.len() } else { self.done };
-        ANNOUNCED_AT.get(done).map(|after| self.began.saturating_add(*after))
+        let done = self.done;
+        let last = ANNOUNCED_AT.len().saturating_sub(1);
+        let again = (done.saturating_sub(last) as u64).saturating_mul(REFRESHED);
+        let after = ANNOUNCED_AT.get(done.min(last)).map_or(again, |after| after.saturating_add(again));
+        (!planted(Mutant::AnnouncesOnce) || self.done == 0).then(|| self.began.saturating_add(after))
     }
 }
 
@@ -147,7 +164,8 @@ impl Station {
     /// A node that knows no members and is not the dispatcher.
     #[must_use]
     pub fn new(config: StationConfig) -> Self {
-        let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: config.id, mac: config.mac };
+        let here =
+            Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: config.id, fresh: false, mac: config.mac };
         let config = StationConfig { log2_slots: config.log2_slots.clamp(4, 20), ..config };
         Self {
             config,
@@ -157,8 +175,12 @@ impl Station {
             shown: None,
             wanted: Members::default(),
             agreed: None,
+            whole: Members::default(),
+            plain: Vec::new(),
             block: Vec::new(),
             epoch: 0,
+            began: 0,
+            settles: None,
             waiting: None,
             series: None,
             acts: VecDeque::from([Act::Stand(here)]),
@@ -186,8 +208,10 @@ impl Station {
                 self.on_configure(StationConfig { key, v4, v6, log2_slots: log2_slots.clamp(4, 20), ..self.config });
             }
         }
-        if self.waiting.is_some_and(|(_, due)| due <= now) {
-            self.publish();
+        self.adopt();
+        if self.settles.is_some_and(|settles| settles <= now) && !planted(Mutant::FreshForEver) {
+            self.settles = None;
+            self.here.fresh = false;
         }
         if self.here != (Here { now, ..before }) {
             self.acts.push_back(Act::Stand(self.here));
@@ -204,8 +228,9 @@ impl Station {
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
         let announce = self.series.and_then(|series| series.next());
-        let publish = self.waiting.map(|(_, due)| due);
-        announce.into_iter().chain(publish).min()
+        let publish = self.waiting.as_ref().map(|(_, due, _)| *due);
+        let ends = (self.away() && self.here.may().is_ok()).then_some(self.here.lease);
+        announce.into_iter().chain(publish).chain(self.settles).chain(ends).min()
     }
 
     /// What the node is.
@@ -225,42 +250,79 @@ impl Station {
         Head { epoch: self.epoch, seed, log2_slots, key, v4, v6, claim }
     }
 
-    /// Who leaves or drains must get no new connection, and whoever comes takes over at the same time: a slot remembers one
-    /// former server only, so one change is better than two. Who only comes can wait for others.
     fn on_members(&mut self, epoch: u64, members: &Members) {
         if self.agreed.is_some_and(|agreed| epoch < agreed) {
             return;
         }
         self.agreed = Some(epoch);
-        let members = members.plain();
-        let changed = members != self.wanted;
-        self.wanted = members;
-        let Some(shown) = &self.shown else { return self.publish() };
-        if *shown == self.wanted {
-            self.waiting = None;
-        } else if planted(Mutant::JoinAtOnce)
-            || !planted(Mutant::DrainWaits) && shown.all().iter().any(|old| self.wanted.lost(old))
-        {
-            self.publish();
-        } else if changed {
-            let now = self.here.now;
-            let first = self.waiting.map_or(now, |(first, _)| first);
-            let last = first.saturating_add(self.quiet.saturating_mul(PATIENCE));
-            self.waiting = Some((first, now.saturating_add(self.quiet).min(last)));
+        self.wanted = members.plain();
+        if !self.away() {
+            self.whole = self.wanted.clone();
         }
     }
 
-    /// Builds the table of the members that are wanted.
-    fn publish(&mut self) {
+    /// Whether this node sees half of the others or fewer, and nobody has granted anything since: it is cut off, more likely than not.
+    fn away(&self) -> bool {
+        self.wanted.all().len() * 2 <= self.whole.all().len() && !planted(Mutant::AwayShrinks)
+    }
+
+    /// Enough of the members have granted something: what is seen is what there is.
+    fn granted(&mut self) {
+        self.whole = self.wanted.clone();
+    }
+
+    /// Puts the members into use, now or when it is quiet.
+    ///
+    /// Who leaves or drains must get no new connection, and whoever comes takes over at the same time: a slot remembers one
+    /// former server only, so one change is better than two. Who only comes can wait for others; but not for a node that has
+    /// just begun or was cut off: the others may have their slots moved before it, and it must know then whom to ask. A node
+    /// that is cut off and may not dispatch keeps the table of the others: by that it will be sent what is for it.
+    fn adopt(&mut self) {
+        let now = self.here.now;
+        let may = self.here.may().is_ok();
+        let away = self.away() && !may;
+        let target = if away { &self.whole } else { &self.wanted };
+        let Some(shown) = &self.shown else {
+            if self.agreed.is_some() {
+                self.began = now;
+                self.publish(target.clone());
+            }
+            return;
+        };
+        if shown == target {
+            self.waiting = None;
+            return;
+        }
+        let lost = !planted(Mutant::DrainWaits) && shown.all().iter().any(|old| target.lost(old));
+        let young = now < self.began.saturating_add(self.quiet) && !may;
+        let due = self.waiting.as_ref().is_some_and(|(_, due, _)| *due <= now);
+        if lost || away || young || due || planted(Mutant::JoinAtOnce) {
+            return self.publish(target.clone());
+        }
+        if self.waiting.as_ref().is_none_or(|(.., waiting)| waiting != target) {
+            let first = self.waiting.as_ref().map_or(now, |(first, ..)| *first);
+            let last = first.saturating_add(self.quiet.saturating_mul(PATIENCE));
+            self.waiting = Some((first, now.saturating_add(self.quiet).min(last), target.clone()));
+            if self.quiet == 0 {
+                self.publish(target.clone());
+            }
+        }
+    }
+
+    /// Builds the table of these members.
+    fn publish(&mut self, members: Members) {
         self.waiting = None;
         let next = self.epoch.saturating_add(u64::from(!planted(Mutant::EpochRepeats)));
         self.epoch = self.agreed.unwrap_or_default().max(next);
-        let previous = Block::new(&self.block).ok();
+        let (node, previous) = (self.config.node, Block::new(&self.plain).ok());
         // It fails for a size that does not exist, and the configuration has none.
-        let Ok(block) = build(&self.head(), &self.wanted, previous.as_ref()) else { return };
-        self.block = block;
-        self.here.server = self.wanted.place(self.config.node).unwrap_or(NOBODY);
-        self.shown = Some(self.wanted.clone());
+        let Ok(plain) = build(&self.head(), &members, previous.as_ref()) else { return };
+        let Ok(block) = build_for(node, plain.clone(), &members, Block::new(&self.block).ok().as_ref()) else { return };
+        (self.plain, self.block) = (plain, block);
+        self.here.server = members.place(node).unwrap_or(NOBODY);
+        self.here.fresh = true;
+        self.settles = Some(self.here.now.saturating_add(SETTLED));
+        self.shown = Some(members);
         self.acts.push_back(Act::Publish(self.block.clone()));
     }
 
@@ -271,6 +333,9 @@ impl Station {
         let renewed = self.here.may().is_ok() && epoch == self.here.epoch;
         self.open = epoch;
         self.here = Here { lease: until, epoch, fence: epoch, ..self.here };
+        if self.here.may().is_ok() {
+            self.granted();
+        }
         if !renewed {
             self.begin();
         }
@@ -278,13 +343,16 @@ impl Station {
 
     fn on_released(&mut self, epoch: u64) {
         if epoch >= self.open && !planted(Mutant::ReleaseIgnored) {
-            self.open = epoch.saturating_add(1);
+            self.open = epoch;
             self.here.lease = 0;
         }
     }
 
     fn on_fence(&mut self, epoch: u64) {
         let kept = if planted(Mutant::FenceFalls) { 0 } else { self.here.fence };
+        if epoch > kept {
+            self.granted();
+        }
         self.here.fence = kept.max(epoch);
         if self.here.epoch < self.here.fence {
             self.here.lease = 0;
@@ -307,8 +375,8 @@ impl Station {
         }
         let moved = (config.v4, config.v6) != (self.config.v4, self.config.v6);
         self.config = config;
-        if self.shown.is_some() {
-            self.publish();
+        if let Some(shown) = self.shown.clone() {
+            self.publish(shown);
         }
         if moved {
             self.begin();

@@ -210,9 +210,28 @@ pub(crate) fn a_segment_without_a_socket_gets_a_second_chance_once() {
     assert_eq!(after[..6], mac(2), "not the former server");
     assert_eq!(after[6..12], Tag { sender: 1, epoch: 7, hop: 1 }.mac());
     assert_eq!(sent(2000, ACK | SYN, 0).0, Verdict::Transmit);
-    assert_eq!(sent(2000, ACK, 1).0, Verdict::Local, "a second chance is the last");
+    // From another that had it before, this one sends it on once more, and that was all.
+    let (verdict, after) = sent(2000, ACK, 1);
+    assert_eq!((verdict, after[11]), (Verdict::Transmit, 2));
+    assert_eq!(sent(2000, ACK, 2).0, Verdict::Local, "there is no further chance");
     let flow = sockets.asked.borrow()[1];
     assert_eq!((flow.v6, flow.port, flow.cluster_port, &flow.client[12..]), (false, 2000, 80, &client[..]));
+
+    // The first segment, soon after slots have moved: sent a second time it may be the former server's.
+    let first = |node: u16, fresh: bool, port, hop| {
+        let frame = sent_on(node, 7, hop, &ipv4(client, V4, 6, 0, &[], &tcp(port, 80, SYN)));
+        let (verdict, after) = run(Key::Source, &Here { fresh, ..here(node) }, &sockets, &frame);
+        (verdict, after[5], after[11])
+    };
+    let sent_to = |node: u16, hop| (Verdict::Transmit, mac(node)[5], hop);
+    assert_eq!(first(1, true, 2000, 0), sent_to(2, 1));
+    assert_eq!(first(2, true, 2000, 1), sent_to(1, 2), "who does not have it sends it back");
+    assert_eq!(first(2, false, 2000, 1), sent_to(1, 2));
+    assert_eq!(first(1, true, 2000, 1), sent_to(2, 2), "it is late, and its slot came here in the meantime");
+    assert_eq!(first(1, true, 2000, 2).0, Verdict::Local);
+    assert_eq!(first(2, true, 1000, 1).0, Verdict::Local, "it is the former server's");
+    assert_eq!(first(1, true, 1000, 0).0, Verdict::Local, "it has come before");
+    assert_eq!(first(2, true, 2000, 0).0, Verdict::Local, "by another's table");
 
     // An error about such a connection follows it.
     let error = icmp_error(3, &ipv4(V4, client, 6, 0, &[], &tcp(80, 2000, ACK)));

@@ -144,6 +144,7 @@ pub(crate) fn situation(random: &mut Random) -> Here {
         fence: random.pick(&[7, 7, 0, 9]),
         server,
         id: 0,
+        fresh: random.pick(&[false, true]),
         mac: random.pick(&[mac(0), mac(0), mac(1)]),
     }
 }
@@ -514,17 +515,24 @@ impl Modelling<'_> {
         if !tagged && (server != here.server || server == NOBODY) {
             return send(server, here.epoch as u16, 0);
         }
-        let others = [former, server];
+        let hop = if tagged { addresses[11] } else { 0 };
+        let flags = self.l4.and_then(|l4| l4.get(13)).copied();
+        let begins = !self.reverse && flags.is_some_and(|flags| flags & 0x12 == 2);
+        let others = match (begins, server == here.server, hop) {
+            (false, ..) => [former, server],
+            (true, true, 0 | 1) if here.fresh => [former, NOBODY],
+            (true, false, 1) => [server, NOBODY],
+            _ => [NOBODY; 2],
+        };
         let other = others.iter().find(|other| **other != here.server && **other != NOBODY);
         if let Some(other) = other
-            && (!tagged || addresses[11] == 0)
+            && hop < 2
             && self.protocol == 6
             && let Ok(Some((port, _))) = self.ports()
             && port % 2 == 0
-            && let Some(l4) = self.l4
-            && (self.reverse || l4.get(13).is_some_and(|flags| flags & 0x12 != 2))
+            && (self.reverse || flags.is_some())
         {
-            return send(*other, if tagged { epoch } else { here.epoch as u16 }, 1);
+            return send(*other, if tagged { epoch } else { here.epoch as u16 }, hop + 1);
         }
         Ok((Verdict::Local, None))
     }

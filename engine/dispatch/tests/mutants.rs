@@ -46,6 +46,9 @@ const TESTS: &[(&str, fn())] = tests! {
         a_stale_or_foreign_claim_is_answered_by_a_whole_series_but_not_too_often
         a_fence_only_rises_and_ends_an_older_lease
         the_table_follows_departures_at_once_and_arrivals_when_it_is_quiet
+        a_server_that_comes_asks_who_has_had_its_slots_in_the_meantime
+        who_is_cut_off_keeps_the_table_of_the_others
+        a_table_comes_before_the_place_in_it
         another_set_up_is_a_new_table_and_is_announced
     }
     table {

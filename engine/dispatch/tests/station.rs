@@ -3,8 +3,8 @@
 mod bed;
 
 use apus_dispatch::{
-    ANNOUNCED_AT, Act, Block, Claim, Here, Key, Member, Members, NOBODY, Notice, QUIET, Station, StationConfig,
-    Table as _, Tag,
+    ANNOUNCED_AT, Act, Block, Claim, Here, Key, Member, Members, NOBODY, Notice, QUIET, REFRESHED, SETTLED, Station,
+    StationConfig, Table as _, Tag, primaries,
 };
 use bed::{V4, V6, mac};
 
@@ -93,7 +93,8 @@ pub(crate) fn a_new_dispatcher_announces_four_times_in_all_forms() {
     let start = 7 * MS;
     run.tell(start, Notice::Lease { epoch: 4, until: start + 5_000 * MS });
     run.until(start + 10_000 * MS);
-    assert_eq!(run.announced(start), ANNOUNCED_AT.map(|at| at / MS));
+    assert_eq!(run.announced(start), [0, 50, 200, 1_000, 3_000]);
+    assert_eq!(ANNOUNCED_AT[3] + REFRESHED, 3_000 * MS);
     for (_, frame) in &run.sent {
         assert_eq!(Claim::heard(&frame[..]), Some(Claim { id: 3, epoch: 4 }));
         assert_eq!(frame[6..12], mac(1));
@@ -111,7 +112,7 @@ pub(crate) fn a_renewal_is_no_beginning_but_a_lease_after_a_gap_is() {
     for at in 0..40 {
         run.tell(at * 100 * MS, Notice::Lease { epoch: 4, until: (at * 100 + 300) * MS });
     }
-    assert_eq!(run.announced(0), [0, 50, 200, 1_000]);
+    assert_eq!(run.announced(0), [0, 50, 200, 1_000, 3_000]);
     run.sent.clear();
     run.tell(9_000 * MS, Notice::Lease { epoch: 4, until: 9_100 * MS });
     run.until(20_000 * MS);
@@ -139,7 +140,10 @@ pub(crate) fn nothing_is_sent_without_a_lease_at_that_instant() {
     assert_eq!(run.announced(10 * MS), [0]);
     assert_eq!(run.here().lease, 0);
     run.tell(300 * MS, Notice::Lease { epoch: 5, until: 900 * MS });
-    assert_eq!((run.announced(10 * MS), run.here().lease), (vec![0], 0), "a released epoch is over");
+    assert_eq!(run.here().lease, 900 * MS, "its renewals were late, and it goes on");
+    run.tell(300 * MS, Notice::Released { epoch: 5 });
+    run.tell(300 * MS, Notice::Lease { epoch: 4, until: 900 * MS });
+    assert_eq!(run.here().lease, 0, "an earlier one does not");
     run.tell(301 * MS, Notice::Lease { epoch: 6, until: 900 * MS });
     run.tell(302 * MS, Notice::Released { epoch: 5 });
     assert_eq!(run.here().lease, 900 * MS, "an earlier grant's end does not end this one");
@@ -152,7 +156,7 @@ pub(crate) fn a_late_tick_sends_once_for_all_it_missed() {
     run.station.handle(400 * MS, Notice::Tick);
     run.drain(400 * MS);
     run.until(5_000 * MS);
-    assert_eq!(run.announced(0), [0, 400, 1_000]);
+    assert_eq!(run.announced(0), [0, 400, 1_000, 3_000]);
 }
 
 #[test]
@@ -165,13 +169,14 @@ pub(crate) fn a_stale_or_foreign_claim_is_answered_by_a_whole_series_but_not_too
         run.tell(start, Notice::Claimed(claim));
         run.tell(start + 10 * MS, Notice::Claimed(claim));
         run.until(start + 4_000 * MS);
-        assert_eq!(run.announced(start), [0, 50, 200, 1_000]);
+        assert_eq!(run.announced(start), [0, 50, 200, 1_000, 3_000]);
         run.sent.clear();
         run.tell(start + 4_000 * MS, Notice::Claimed(Some(Claim { id: 3, epoch: 4 })));
         run.tell(start + 4_000 * MS, Notice::Claimed(Some(Claim { id: 9, epoch: 5 })));
         run.until(start + 4_900 * MS);
         assert_eq!(run.announced(start), [], "{claim:?}");
     }
+    run.until(20_000 * MS);
     run.sent.clear();
     for at in 0..1_000 {
         run.tell(20_000 * MS + at * MS, Notice::Claimed(None));
@@ -247,9 +252,9 @@ pub(crate) fn who_comes_does_not_wait_for_ever() {
     run.tell(0, agreed(0, &[member(1)]));
     for n in 1..30_u16 {
         let all: Vec<Member> = (1..=n + 1).map(member).collect();
-        run.tell(u64::from(n) * 900 * MS, agreed(u64::from(n), &all));
+        run.tell((u64::from(n) * 900 + 200) * MS, agreed(u64::from(n), &all));
     }
-    assert_eq!(run.published.get(1).map(|(at, _)| *at), Some(900 * MS + 8 * QUIET));
+    assert_eq!(run.published.get(1).map(|(at, _)| *at), Some(1_100 * MS + 8 * QUIET));
 }
 
 #[test]
@@ -260,8 +265,9 @@ pub(crate) fn a_former_server_is_remembered_over_a_drain() {
     run.tell(MS, agreed(2, &[member(1), drains, member(3)]));
     let [old, new] = [0, 1].map(|at| Block::new(&run.published[at].1).expect("it is a table"));
     for slot in 0..64 {
-        let wanted = if old.slot(slot).server == 1 { 1 } else { NOBODY };
-        assert_eq!(new.slot(slot).former, wanted);
+        let (wanted, slot) = (if old.slot(slot).server == 1 { 1 } else { NOBODY }, new.slot(slot));
+        // Of what this node has always had it asks who else could have it.
+        assert_eq!(slot.former, if wanted == NOBODY && slot.server == 0 { 2 } else { wanted });
     }
 }
 
@@ -283,7 +289,7 @@ pub(crate) fn another_set_up_is_a_new_table_and_is_announced() {
     assert_eq!((head.epoch, head.log2_slots, head.key), (6, 20, Key::Source));
     run.tell(5_000 * MS, configure(Key::Source, [10, 0, 0, 101], 6));
     run.until(9_000 * MS);
-    assert_eq!(run.announced(5_000 * MS), [0, 50, 200, 1_000]);
+    assert_eq!(run.announced(5_000 * MS), [0, 50, 200, 1_000, 3_000]);
     assert_eq!(run.sent[0].1[28..32], [10, 0, 0, 101]);
     assert_eq!(run.published.len(), 3);
     // What is agreed later is later.
@@ -302,5 +308,64 @@ pub(crate) fn a_table_comes_before_the_place_in_it() {
     assert_eq!(station.poll(), None);
     station.handle(6, agreed(2, &[member(0), member(1), member(2)]));
     assert!(matches!(station.poll(), Some(Act::Publish(_))), "no quiet time was asked for");
+    assert_eq!((station.poll(), station.deadline()), (None, Some(6 + SETTLED)));
+    station.handle(6 + SETTLED, Notice::Tick);
+    assert!(matches!(station.poll(), Some(Act::Stand(here)) if !here.fresh));
     assert_eq!((station.poll(), station.deadline()), (None, None));
+}
+
+/// Of each slot, the places of who has it and who had it.
+fn all_slots(block: &[u8]) -> Vec<(u16, u16)> {
+    let block = Block::new(block).expect("it is a table");
+    (0..64).map(|number| block.slot(number)).map(|slot| (slot.server, slot.former)).collect()
+}
+
+#[test]
+pub(crate) fn a_server_that_comes_asks_who_has_had_its_slots_in_the_meantime() {
+    let mut run = Run::new();
+    run.tell(0, agreed(1, &[member(1), member(2), member(3)]));
+    let others = members(&[member(2), member(3)]);
+    let without = primaries(config().seed, config().log2_slots, &others).expect("a good size");
+    for ((server, former), other) in all_slots(&run.published[0].1).into_iter().zip(&without) {
+        assert_eq!(former, if server == 0 { other + 1 } else { NOBODY });
+    }
+    // It saw itself before another one that was away at the same time: what is the other's now, it asks about as before.
+    let mut late = Run::new();
+    late.tell(0, agreed(1, &[member(1), member(2)]));
+    late.tell(160 * MS, agreed(2, &[member(1), member(2), member(3)]));
+    assert_eq!(late.published.len(), 2, "who has just begun does not wait");
+    let slots = all_slots(&late.published[1].1);
+    assert!(
+        slots
+            .iter()
+            .zip(all_slots(&late.published[0].1))
+            .all(|((server, former), (had, _))| { !(*server == 2 && had == 0) || *former == 1 })
+    );
+    assert!(slots.contains(&(2, 1)));
+}
+
+#[test]
+pub(crate) fn who_is_cut_off_keeps_the_table_of_the_others() {
+    let all = [member(1), member(2), member(3), member(4), member(5)];
+    let mut run = Run::new();
+    run.tell(0, agreed(1, &all));
+    run.tell(5_000 * MS, agreed(2, &all[..1]));
+    run.until(6_000 * MS);
+    assert_eq!(run.published.len(), 1);
+    // A grant says that the others are gone indeed.
+    run.tell(6_000 * MS, Notice::Lease { epoch: 1, until: 6_500 * MS });
+    assert_eq!((run.published.len(), slots_of(&run.published[1].1, mac(1))), (2, 64));
+    run.tell(20_000 * MS, agreed(3, &all));
+    run.until(30_000 * MS);
+    assert_eq!(run.published.len(), 3);
+    // A dispatcher serves what it sees for as long as it may, and then what the others do.
+    run.tell(30_000 * MS, Notice::Lease { epoch: 3, until: 31_000 * MS });
+    run.tell(30_500 * MS, agreed(4, &all[..2]));
+    assert_eq!((run.published.len(), run.here().server), (4, 0));
+    run.until(32_000 * MS);
+    assert_eq!((run.published.len(), run.published[4].0), (5, 31_000 * MS));
+    assert!(slots_of(&run.published[4].1, mac(5)) > 0);
+    // That somebody else was granted it says the same.
+    run.tell(33_000 * MS, Notice::Fence { epoch: 9 });
+    assert_eq!((run.published.len(), slots_of(&run.published[5].1, mac(5))), (6, 0));
 }

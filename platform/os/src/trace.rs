@@ -253,7 +253,7 @@ mod tests {
             claim: [0; 6],
         };
         let bytes = build(&head, &members, None).expect("a table");
-        (bytes, Here { now: 1, lease: 2, epoch: 1, fence: 1, server: 0, id: 0, mac: [2, 0, 0, 0, 0, 1] })
+        (bytes, Here { now: 1, lease: 2, epoch: 1, fence: 1, server: 0, id: 0, fresh: false, mac: [2, 0, 0, 0, 0, 1] })
     }
 
     fn one(tracer: &Tracer, here: &Here, block: &Block<'_>, frame: &mut [u8]) -> Verdict {

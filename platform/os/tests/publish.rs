@@ -89,7 +89,16 @@ const fn owner(slot: u32, version: u16) -> u16 {
 
 /// What the node is in an epoch: its number goes with it.
 const fn here(epoch: u64) -> Here {
-    Here { now: 0, lease: u64::MAX, epoch, fence: 0, server: NOBODY, id: number(epoch as u16), mac: DISPATCHER }
+    Here {
+        now: 0,
+        lease: u64::MAX,
+        epoch,
+        fence: 0,
+        server: NOBODY,
+        id: number(epoch as u16),
+        fresh: false,
+        mac: DISPATCHER,
+    }
 }
 
 const fn number(epoch: u16) -> u8 {

@@ -132,7 +132,7 @@ fn plane(net: &Net, role: &str, server: u16, lease: u64) -> Xdp {
 }
 
 fn here(server: u16, lease: u64) -> Here {
-    Here { now: 0, lease, epoch: 7, fence: 7, server, id: server as u8, mac: mac(server) }
+    Here { now: 0, lease, epoch: 7, fence: 7, server, id: server as u8, fresh: false, mac: mac(server) }
 }
 
 fn ask(stream: &mut TcpStream) -> io::Result<u8> {

@@ -218,8 +218,9 @@ impl Machine {
             return;
         }
         let give_up = match client.doing {
-            Doing::Rests(_) | Doing::Asks(_) => false,
+            Doing::Rests(_) => false,
             Doing::Connects(since) => since + CONNECT <= now,
+            Doing::Asks(since) => since + PATIENCE <= now,
             Doing::Reads(since, _) => since + PATIENCE <= now,
         };
         if give_up {

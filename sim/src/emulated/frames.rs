@@ -130,8 +130,8 @@ impl Ether {
                 if tag.is_some() {
                     world.reached("second-chance");
                 }
-                if meta.hops > 2 && !meta.dirty {
-                    world.breaks("second-chance-once", format!("{id} sends a packet on for the third time"));
+                if meta.hops > 3 && !meta.dirty {
+                    world.breaks("second-chance-once", format!("{id} sends a packet on for the fourth time"));
                 }
                 self.sends(world, Port::Node(at), Packet { bytes, meta });
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use apus_dispatch::Mac;
 
-use super::packet::{BROADCAST, Meta, Packet, advertisement, arp, frame, read, solicitation, target, wide};
+use super::packet::{BROADCAST, Meta, Packet, advertisement, arp, frame, read, solicitation, target, whole, wide};
 use crate::fault::{Ns, S};
 
 /// For so long an entry is used without asking.
@@ -158,6 +158,9 @@ impl Link {
                 None
             }
             0x86dd if read(bytes, 20)? == [58, 255] && matches!(read(bytes, 54)?, [135 | 136]) => {
+                if !whole(bytes.get(14..)?) {
+                    return None;
+                }
                 let [kind] = read(bytes, 54)?;
                 let (sender, about): ([u8; 16], [u8; 16]) = (read(bytes, 22)?, read(bytes, 62)?);
                 let mac = match read::<2>(bytes, 78) {

@@ -242,6 +242,9 @@ impl Ether {
             {
                 node.leased(world.local_ns(NodeId(at as u16)), life, seen.lease);
                 self.station(world, at as u16);
+            } else if seen.lease.is_none() && node.lease.is_some() {
+                // A daemon that stops in good order takes its lease back before it ends.
+                node.disarmed();
             }
         }
         let striking = world.striking();

@@ -14,7 +14,7 @@ use smoltcp::wire::{IpAddress, IpListenEndpoint};
 
 use super::http::Talk;
 use super::link::Link;
-use super::packet::{CLUSTER_V4, CLUSTER_V6, PORT, read, wide};
+use super::packet::{CLUSTER_V4, CLUSTER_V6, PORT, Sort, read, sort, wide};
 use super::stack::Stack;
 use crate::fault::Ns;
 use crate::heap::Known;
@@ -88,7 +88,7 @@ impl Node {
             listening: Vec::new(),
             datagrams: SocketHandle::default(),
             block: Vec::new(),
-            here: Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: low, mac },
+            here: Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: low, fresh: false, mac },
             station: None,
             members: None,
             table_epoch: 0,
@@ -164,26 +164,28 @@ impl Node {
     /// The servers work on what came up.
     pub(super) fn work(&mut self, now: Ns) {
         self.link.tick(now);
+        // The stack would hand what begins a connection to whichever socket listens, also where the connection has begun, which
+        // then had two. The one that it has repeats its answer by itself.
+        let has = |packet: &[u8]| matches!(sort(packet), Some(Sort::Segment { flow, begins: true }) if self.flows.contains_key(&flow));
+        self.stack.refuse(has);
         self.stack.poll(now);
         let speaks = self.talks.is_some();
         let sockets = &mut self.stack.sockets;
         let flows = &mut self.flows;
-        self.listening.retain(|handle| {
-            let socket = sockets.get::<tcp::Socket<'_>>(*handle);
-            match flow_of(socket).filter(|_| socket.state() != tcp::State::Listen) {
-                Some(flow) => {
-                    // A socket that closed at once is swept below.
-                    if let Some(talks) = &mut self.talks {
-                        talks.remove(&flow);
-                    }
-                    if let Some(old) = flows.insert(flow, *handle) {
+        // A socket whose first segment was an old one listens again, and may have another connection the next time.
+        let handles: Vec<_> = self.listening.drain(..).chain(std::mem::take(flows).into_values()).collect();
+        for handle in handles {
+            let socket = sockets.get::<tcp::Socket<'_>>(handle);
+            match (socket.state(), flow_of(socket)) {
+                (tcp::State::Listen, _) => self.listening.push(handle),
+                (_, Some(flow)) => {
+                    if let Some(old) = flows.insert(flow, handle) {
                         sockets.remove(old);
                     }
-                    false
                 }
-                None => socket.state() == tcp::State::Listen,
+                (_, None) => drop(sockets.remove(handle)),
             }
-        });
+        }
         if let Some(talks) = &mut self.talks {
             let who = format!("server {}\nepoch {}\nafter {} ms\n", self.id, self.known, now / 1_000_000);
             talks.retain(|flow, _| flows.contains_key(flow));
@@ -301,15 +303,7 @@ impl Node {
                 weight: if *drained { 0 } else { 1 },
                 draining: *drained,
             };
-            self.table_epoch += 1;
-            let epoch = self.table_epoch.max(self.table() + 1);
-            self.table_epoch = epoch;
-            let first = self.members.is_none();
-            if first && let Ok(others) = Members::new(servers.iter().filter(|(node, _)| *node != self.id).map(member)) {
-                // Who comes takes slots from others. Which, it knows only from the table without itself.
-                self.station(life).handle(local, Notice::Members { epoch, members: others });
-            }
-            let epoch = epoch + u64::from(first);
+            let epoch = self.table_epoch.max(self.table()) + 1;
             self.table_epoch = epoch;
             if let Ok(members) = Members::new(servers.iter().map(member)) {
                 self.members = Some(servers);
@@ -331,6 +325,11 @@ impl Node {
             (None, None) => return,
         };
         self.station(life).handle(local, notice);
+    }
+
+    /// The guard was disarmed, and the process is gone.
+    pub(super) fn disarmed(&mut self) {
+        (self.lease, self.here.lease) = (None, 0);
     }
 
     /// Time passes for the process.

@@ -156,6 +156,18 @@ pub(super) fn icmp6(hops: u8, from: [u8; 16], to: [u8; 16], mut message: Vec<u8>
     v6(58, hops, from, to, &message)
 }
 
+/// Whether the checksum of an `ICMPv6` packet is right.
+pub(super) fn whole(packet: &[u8]) -> bool {
+    let parts = || {
+        let length = usize::from(u16::from_be_bytes(read(packet, 4)?));
+        Some((packet.get(8..40)?, packet.get(40..40 + length)?))
+    };
+    parts().is_some_and(|(addresses, message)| {
+        let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
+        checksum(&[addresses, &length, &[0, 0, 0, 58], message]) == [0; 2]
+    })
+}
+
 /// The group that hears questions about an IPv6 address, and its hardware address.
 fn solicited(about: [u8; 16]) -> ([u8; 16], Mac) {
     let [.., a, b, c] = about;

@@ -96,6 +96,11 @@ impl Stack {
         newest
     }
 
+    /// Forgets packets on their way up.
+    pub(super) fn refuse(&mut self, which: impl Fn(&[u8]) -> bool) {
+        self.packets.up.retain(|packet| !which(packet));
+    }
+
     /// Works on all that is due.
     pub(super) fn poll(&mut self, now: Ns) {
         let _ = self.interface.poll(instant(now), &mut self.packets, &mut self.sockets);

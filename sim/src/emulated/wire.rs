@@ -32,15 +32,20 @@ pub(super) enum Fate {
     Lost,
 }
 
-/// Flips one to three bits behind the addresses.
-fn flip(rng: &mut Rng, bytes: &mut [u8]) {
-    let bits = (bytes.len().saturating_sub(12) * 8) as u64;
-    for _ in 0..rng.between(1, 3) {
-        if bits > 0 {
-            let bit = rng.below(bits) as usize;
-            bytes[12 + bit / 8] ^= 1 << (bit % 8);
-        }
+/// Flips bits behind the addresses; false if the port at the end sees it by the frame's check sequence, and drops the frame.
+///
+/// A cable's damage is always seen there (IEEE 802.3 finds any three bits), a switch's own never, for it makes the sequence
+/// anew. Then the checksums of IP and TCP are all there is: they find any one bit, but not two that cancel each other, so a
+/// switch flips one here. ARP has no checksum: of that only cables damage frames.
+fn flip(rng: &mut Rng, bytes: &mut [u8]) -> bool {
+    let ip = matches!(bytes.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd]));
+    let bits = (bytes.len().saturating_sub(14) * 8) as u64;
+    let (switch, bit) = (rng.below(2) == 0, rng.below(bits.max(1)) as usize);
+    match bytes.get_mut(14 + bit / 8).filter(|_| switch && ip) {
+        Some(byte) => *byte ^= 1 << (bit % 8),
+        None => return false,
     }
+    true
 }
 
 impl Wire {
@@ -109,10 +114,9 @@ impl Wire {
                     false
                 }
                 Kind::Corrupt if rng.hit(rate) => {
-                    flip(rng, &mut packet.bytes);
                     packet.meta.dirty = true;
                     world.had_effect(index);
-                    false
+                    !flip(rng, &mut packet.bytes)
                 }
                 Kind::Truncate if rng.hit(rate) => {
                     let keep = rng.below(packet.bytes.len() as u64) as usize;

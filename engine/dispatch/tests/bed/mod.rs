@@ -30,6 +30,7 @@ pub fn here(server: u16) -> Here {
         fence: 7,
         server,
         id: server as u8,
+        fresh: false,
         mac: mac(server),
     }
 }

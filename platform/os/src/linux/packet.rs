@@ -136,7 +136,7 @@ impl PacketPlane {
         let tap = Tap::new(port.mac)?;
         let name = tap.name().to_owned();
         let (wake, woken) = UnixStream::pair()?;
-        let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: port.mac };
+        let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, fresh: false, mac: port.mac };
         let shared = Arc::new(Shared {
             copies,
             here: Mutex::new(here),

@@ -153,7 +153,7 @@ impl Xdp {
             view: Arc::new(Mutex::new(View::new())),
             prepared: Vec::new(),
         };
-        xdp.stand(&Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: [0; 6] })?;
+        xdp.stand(&Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, fresh: false, mac: [0; 6] })?;
         Ok(xdp)
     }
 
@@ -230,7 +230,7 @@ impl Xdp {
 
     fn words(&self, here: &Here, table: u64) -> [u64; 8] {
         let [a, b, c, d, e, f] = here.mac;
-        let place = u64::from(here.server) | u64::from(here.id) << 16;
+        let place = u64::from(here.server) | u64::from(here.id) << 16 | u64::from(here.fresh) << 24;
         let mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
         [here.lease, here.epoch, here.fence, place, mac, self.record()[5], table, 0]
     }

@@ -89,7 +89,10 @@ fn refusal(error: SubmitError) -> String {
             format!("node {} may not have it: it is down, drained, or no candidate", node.0)
         }
         SubmitError::TooOld(node) => {
-            format!("node {} runs a program that does not know settings, or was not heard yet: upgrade or start it", node.0)
+            format!(
+                "node {} runs a program that does not know settings, or was not heard yet: upgrade or start it",
+                node.0
+            )
         }
         other => format!("refused: {other:?}"),
     }
@@ -249,9 +252,11 @@ impl Serving {
         let (_, log, views, _) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
         let state = log.state();
         let grant = state.grants.get(&DISPATCHER).filter(|grant| !grant.released);
-        let has = grant.is_some_and(|grant| grant.holder == node) || node == self.me && views.holds(DISPATCHER).is_some();
+        let has =
+            grant.is_some_and(|grant| grant.holder == node) || node == self.me && views.holds(DISPATCHER).is_some();
         let mac = self.nodes.iter().find(|member| member.id == node).map(|member| mac_text(member.mac));
-        let slots = table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
+        let slots =
+            table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
         let slots = slots.map_or(0, |server| server["slots"].as_u64().unwrap_or_default());
         let set_up = match state.settings.get(&DISPATCHER) {
             Some(setting) => self.first.read(setting)?,
@@ -335,7 +340,8 @@ impl Serving {
 mod tests {
     #[test]
     fn connections_that_are_open_are_told_from_those_that_are_over() {
-        let line = |state| format!("   0: 6400610A:1F90 C800610A:D2F0 {state} 00000000:00000000 00:00000000 00000000 0");
+        let line =
+            |state| format!("   0: 6400610A:1F90 C800610A:D2F0 {state} 00000000:00000000 00:00000000 00000000 0");
         for (state, open) in [("01", true), ("08", true), ("03", true), ("0A", false), ("06", false), ("07", false)] {
             assert_eq!(super::is_open(&line(state), "6400610A"), open, "{state}");
             assert!(!super::is_open(&line(state), "6500610A"), "another address");

@@ -10,7 +10,8 @@ use std::time::Duration;
 use apus_dispatch::{self as dispatch, Members};
 use apus_engine::diagnosis::Status;
 use apus_engine::{
-    Causes, Copy, Deadline, Engine, Event, Fact, GuardOrder, Input, Micros, NodeId, OpId, Outcome, ProcessOrder, Time, views,
+    Causes, Copy, Deadline, Engine, Event, Fact, GuardOrder, Input, Micros, NodeId, OpId, Outcome, ProcessOrder, Time,
+    views,
 };
 use apus_host::{Hold, Machine};
 use tokio::signal::unix::{Signal, SignalKind, signal};

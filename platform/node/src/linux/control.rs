@@ -12,12 +12,14 @@ use apus_engine::consensus::ViewState;
 use apus_engine::diagnosis::Status;
 use apus_engine::views::Order as Wish;
 use apus_engine::{Command, Engine, NodeId, SubmitError};
+use apus_os::Trace;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
 use super::address::Order;
+use super::trace::Bounds;
 use super::{DISPATCHER, now};
 use crate::{Error, Member, Setup};
 
@@ -75,7 +77,16 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
             let (from, mut to) = stream.into_split();
             let mut line = String::new();
             if BufReader::new(from.take(LONGEST)).read_line(&mut line).await.is_ok() {
-                let answer = serving.answer(&line).await.unwrap_or_else(|what| json!({"error": what}));
+                let trace = serving.trace(&line).await;
+                if let Some(Ok((trace, bounds))) = trace {
+                    return super::trace::tell(trace, bounds, &mut to).await;
+                }
+                let refused = trace.and_then(Result::err).map(Err);
+                let answer = match refused {
+                    Some(refused) => refused,
+                    None => serving.answer(&line).await,
+                };
+                let answer = answer.unwrap_or_else(|what| json!({"error": what}));
                 let _ = to.write_all(format!("{answer}\n").as_bytes()).await;
             }
         });
@@ -157,7 +168,18 @@ impl Serving {
         }
     }
 
-    async fn of_address(&self, order: impl FnOnce(oneshot::Sender<Value>) -> Order) -> Result<Value, String> {
+    /// A trace, if that is the question.
+    async fn trace(&self, line: &str) -> Option<Result<(Trace, Bounds), String>> {
+        let question: Value = serde_json::from_str(line).ok()?;
+        if question["do"] != "trace" {
+            return None;
+        }
+        let bounds = Bounds::of(&question);
+        let asked = self.of_address(|to| Order::Trace { bytes: bounds.bytes, to }).await;
+        Some(asked.and_then(|trace| trace.map_err(|error| error.to_string())).map(|trace| (trace, bounds)))
+    }
+
+    async fn of_address<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, String> {
         let (to, answer) = oneshot::channel();
         self.address.send(order(to)).map_err(|_| "the node is ending".to_owned())?;
         answer.await.map_err(|_| "the node is ending".to_owned())

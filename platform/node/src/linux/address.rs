@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use apus_dispatch::{Act, Block, Mac, NOBODY, Notice, Station, StationConfig, Table as _};
+use apus_dispatch::{Act, Block, Mac, Members, NOBODY, Notice, Station, StationConfig, Table as _};
 use apus_engine::OpId;
 use apus_os::Trace;
 use apus_os::linux::{Choice, Guard, Lease, Port, Vip, choose, clock};
@@ -20,6 +20,12 @@ use crate::{Config, Setup};
 
 /// Foreign claims are looked for this often.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long after a change resets are kept back whatever the table says, in nanoseconds: longer than a station waits to be quiet.
+const KEPT: u64 = 5_000_000_000;
+
+/// The dispatcher follows a drain this much after it learned of it, in nanoseconds: others learn by the next heartbeat.
+const LAST: u64 = 150_000_000;
 
 /// What the address is told.
 pub(super) enum Order {
@@ -75,6 +81,9 @@ impl Address {
             setup,
             station: Station::new(station),
             seen: 0,
+            members: Members::default(),
+            due: None,
+            kept_until: 0,
             setting: None,
             port,
             held: Some(held),
@@ -183,6 +192,11 @@ struct Keeper {
     station: Station,
     /// How many sets of members there have been.
     seen: u64,
+    /// Who serves, and when the station is told if that waits, in nanoseconds of the boot clock.
+    members: Members,
+    due: Option<u64>,
+    /// Until when resets are kept back whatever the table says; 0: no longer.
+    kept_until: u64,
     /// What the log says of the address.
     setting: Option<Vec<u8>>,
     port: Holding,
@@ -197,6 +211,7 @@ struct Keeper {
 impl Keeper {
     fn work(&mut self, orders: &Receiver<Order>, stopped: &Receiver<()>) {
         loop {
+            self.look();
             self.act();
             let due = self.station.deadline().map_or(LOOK, |at| clock::left(at).min(LOOK));
             match orders.recv_timeout(due) {
@@ -243,13 +258,11 @@ impl Keeper {
                     self.set_up();
                 }
                 self.handle(Notice::Fence { epoch: fence });
-                self.seen += 1;
-                self.handle(Notice::Members { epoch: self.seen, members });
-                self.act();
                 if let Some(held) = &mut self.held {
                     held.rules.wanted.0 = fence;
                     held.rules.want();
                 }
+                self.serve(members);
             }
             Order::Status { to } => {
                 let _ = to.send(self.status());
@@ -277,7 +290,60 @@ impl Keeper {
         }
     }
 
-    /// Sets the address up as the log says. Another address, or a table that the plane has no room for, is taken by everything anew; all else is a new table.
+    /// Other servers, or servers that drain. While nodes learn of it one after the other, a connection may come to a server that does
+    /// not know yet who else may have it: its system's resets are kept back before that.
+    fn serve(&mut self, members: Members) {
+        let old = std::mem::replace(&mut self.members, members);
+        let now = clock::boot();
+        let has = |all: &Members, id: u64| all.all().iter().any(|member| member.id == id);
+        let drains = |all: &Members, id: u64| all.all().iter().any(|member| member.id == id && member.draining);
+        if old != self.members && old.all().iter().all(|member| has(&self.members, member.id)) {
+            self.kept_until = now.saturating_add(KEPT);
+            self.keep_back(true);
+            // The dispatcher is the last to follow, if nobody died.
+            let drained = self.members.all().iter().any(|member| member.draining && !drains(&old, member.id));
+            if drained && self.armed.is_some() {
+                self.due = Some(now.saturating_add(LAST));
+                return;
+            }
+        }
+        self.follow();
+    }
+
+    /// Tells the station who serves.
+    fn follow(&mut self) {
+        self.due = None;
+        self.seen += 1;
+        let members = self.members.clone();
+        self.handle(Notice::Members { epoch: self.seen, members });
+        self.act();
+    }
+
+    /// A plane that gets the frames themselves asks the other server before its own system can answer: nothing is kept back then.
+    fn keep_back(&mut self, on: bool) {
+        let Some(held) = &mut self.held else { return };
+        let on = on && held.choice.plane.copies();
+        if held.rules.wanted.1 != on {
+            held.rules.wanted.1 = on;
+            held.rules.want();
+        }
+    }
+
+    /// What is due by now.
+    fn look(&mut self) {
+        let now = clock::boot();
+        if self.due.is_some_and(|due| due <= now) {
+            self.follow();
+        }
+        if self.kept_until != 0 && self.kept_until <= now {
+            self.kept_until = 0;
+            let shared = shared(self.station.block(), self.station.here().server);
+            self.keep_back(shared);
+        }
+    }
+
+    /// Sets the address up as the log says. Another address, or a table that the plane has no room for, is taken by everything anew;
+    /// all else is a new table.
     fn set_up(&mut self) {
         let read = self.setting.as_deref().map_or(Ok(self.first), |setting| self.first.read(setting));
         let setup = match read {
@@ -324,10 +390,9 @@ impl Keeper {
             match act {
                 Act::Publish(block) => {
                     let published = held.choice.plane.publish(&block, &self.station.here());
-                    // A plane that gets the frames themselves asks the other server before its own system can answer.
-                    held.rules.wanted.1 = held.choice.plane.copies() && shared(&block, self.station.here().server);
-                    held.rules.want();
+                    let kept = self.kept_until != 0 || shared(&block, self.station.here().server);
                     self.told("the table", published);
+                    self.keep_back(kept);
                 }
                 Act::Stand(here) => {
                     let stood = held.choice.plane.stand(&here);

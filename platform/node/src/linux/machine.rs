@@ -10,7 +10,8 @@ use std::time::Duration;
 use apus_dispatch::{self as dispatch, Members};
 use apus_engine::diagnosis::Status;
 use apus_engine::{
-    Causes, Copy, Deadline, Engine, Event, Fact, GuardOrder, Input, NodeId, OpId, Outcome, ProcessOrder, Time, views,
+    Causes, Copy, Deadline, Engine, Event, Fact, GuardOrder, Input, Micros, NodeId, OpId, Outcome, ProcessOrder, Time,
+    views,
 };
 use apus_host::{Hold, Machine};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -50,12 +51,46 @@ impl Live {
     /// Tells the address what has changed: who serves, and which dispatcher is the oldest that is obeyed.
     fn tell(&mut self) {
         let engine = self.engine.borrow();
-        let Some(seen) = seen(&engine, &self.nodes, self.me) else { return };
+        let Some(mut seen) = seen(&engine, &self.nodes, self.me) else { return };
+        match &self.told {
+            // Who comes takes slots from others. Which, it knows only from the table without itself.
+            None => {
+                let others = self.nodes.iter().filter(|node| node.id != self.me);
+                let members = Members::new(others.map(|node| member(node, false))).unwrap_or_default();
+                let _ = self.address.send(Order::Seen(Seen { members, ..seen.clone() }));
+            }
+            Some(told) if !self.is_connected(&engine) => seen.members = told.members.clone(),
+            Some(_) => {}
+        }
         if self.told.as_ref() != Some(&seen) {
             let _ = self.address.send(Order::Seen(seen.clone()));
             self.told = Some(seen);
         }
     }
+
+    /// Whether this node is with the majority. One that is cut off holds all others for dead, and while its lease lasts clients still
+    /// reach it: a table of itself alone would end their connections with the others.
+    fn is_connected(&self, engine: &Engine) -> bool {
+        let Some((diagnosis, log, ..)) = engine.look() else { return false };
+        let voters = &log.membership().voters;
+        let down = |node: &&NodeId| {
+            let status = diagnosis.status(**node).map(|(status, _)| status);
+            **node != self.me && matches!(status, Some(Status::Down | Status::Left))
+        };
+        let up = voters.len() - voters.iter().filter(down).count();
+        let heard = match log.leads() {
+            Some(_) => log.quorum_contact(now()).is_some_and(|at| now().since(at) < LOST),
+            None => log.leader().is_some(),
+        };
+        heard && 2 * up > voters.len()
+    }
+}
+
+/// A leader that heard no majority for so long may be cut off.
+const LOST: Micros = Micros::from_millis(250);
+
+fn member(node: &Member, draining: bool) -> dispatch::Member {
+    dispatch::Member { id: node.id.0.into(), mac: node.mac, weight: node.weight, draining }
 }
 
 /// Servers are the members of the cluster that are not down; who is drained takes nothing new.
@@ -66,12 +101,8 @@ fn seen(engine: &Engine, nodes: &[Member], me: NodeId) -> Option<Seen> {
         let down = diagnosis.status(node).is_some_and(|(status, _)| matches!(status, Status::Down | Status::Left));
         log.membership().contains(node) && (node == me || !down)
     };
-    let members = nodes.iter().filter(|node| serves(node.id)).map(|node| dispatch::Member {
-        id: node.id.0.into(),
-        mac: node.mac,
-        weight: node.weight,
-        draining: state.drained.contains(&node.id),
-    });
+    let members = nodes.iter().filter(|node| serves(node.id));
+    let members = members.map(|node| member(node, state.drained.contains(&node.id)));
     let fence = state.grants.get(&DISPATCHER).map_or(0, |grant| grant.epoch.0);
     let members = Members::new(members).unwrap_or_default();
     Some(Seen { fence, members, setting: state.settings.get(&DISPATCHER).cloned() })

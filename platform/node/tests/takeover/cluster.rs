@@ -255,7 +255,7 @@ impl Clients {
             let calm = report["broken"].as_array().is_some_and(Vec::is_empty)
                 && report["late"].as_object().is_some_and(serde_json::Map::is_empty)
                 && report["servers"].get("none").is_none()
-                && report["silent_us"].as_u64() < Some(100_000);
+                && report["silent_us"].as_u64() < Some(crate::strike::CALM);
             if calm { Ok(()) } else { Err(format!("{} {} {}", report["broken"], report["late"], report["servers"])) }
         })?;
         self.struck = None;

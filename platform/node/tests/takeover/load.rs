@@ -29,7 +29,7 @@ const FLOWS: usize = 40;
 /// A question without an answer for so long: the connection is broken.
 const GIVE_UP: Duration = Duration::from_secs(15);
 /// An answer is late after so long.
-const LATE: Duration = Duration::from_millis(300);
+const LATE: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 struct Connection {

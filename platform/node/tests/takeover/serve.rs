@@ -9,6 +9,9 @@ use tokio::net::{TcpListener, UdpSocket};
 /// Port of both.
 pub(crate) const PORT: u16 = 8_080;
 
+/// A connection on which nobody asks for so long is ended.
+const SILENT: Duration = Duration::from_secs(8);
+
 pub(crate) fn serve(address: &str, number: u8) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async move {
@@ -33,7 +36,8 @@ pub(crate) fn serve(address: &str, number: u8) -> io::Result<()> {
             stream.set_nodelay(true)?;
             tokio::task::spawn_local(async move {
                 let mut bytes = [number; 9];
-                while stream.read_exact(&mut bytes[1..]).await.is_ok() {
+                // Who died without a word leaves half a connection, which a drain would wait for.
+                while let Ok(Ok(_)) = tokio::time::timeout(SILENT, stream.read_exact(&mut bytes[1..])).await {
                     if stream.write_all(&bytes).await.is_err() {
                         return;
                     }

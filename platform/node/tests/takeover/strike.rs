@@ -11,6 +11,9 @@ use crate::cluster::{Clients, Cluster, Lost, NODES, signal, until};
 /// Clients that were themselves so far behind, in microseconds, saw nothing that counts.
 const BEHIND: u64 = 60_000;
 
+/// Flows were answered a moment ago, in microseconds.
+pub(crate) const CALM: u64 = 150_000;
+
 /// All trials of one kind.
 pub(crate) struct Row {
     pub(crate) name: String,
@@ -197,7 +200,7 @@ pub(crate) fn strike(
         let own = clients.struck.map(|struck| struck.to_string());
         let late = report["late"].as_object().into_iter().flatten().any(|(server, _)| Some(server) != own.as_ref());
         let silent = report["silent_us"].as_u64().unwrap_or(u64::MAX);
-        let over = dispatcher != struck && !late && silent < 60_000 && began.elapsed() > Duration::from_millis(900);
+        let over = dispatcher != struck && !late && silent < CALM && began.elapsed() > Duration::from_millis(900);
         if over { Ok(report) } else { Err(format!("late {}, silent {silent} us", report["late"])) }
     });
     what.undo(cluster, struck)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{Clients, end, until};
 use crate::net::{Net, VIP, sh};
-use crate::strike::Row;
+use crate::strike::{CALM, Row};
 
 /// Programs that end with the value.
 struct Children(Vec<Child>);
@@ -117,7 +117,7 @@ impl Pair {
         let report = until(20, "nobody took over", || {
             let report = clients.report()?;
             let silent = report["silent_us"].as_u64().unwrap_or(u64::MAX);
-            let over = self.owners().contains(&1) && silent < 60_000 && began.elapsed() > Duration::from_millis(900);
+            let over = self.owners().contains(&1) && silent < CALM && began.elapsed() > Duration::from_millis(900);
             if over { Ok(report) } else { Err(format!("silent {silent} us")) }
         });
         row.owners = row.owners.max(self.owners().len());

@@ -26,7 +26,7 @@ pub(super) struct View {
 
 impl View {
     pub(super) const fn new() -> Self {
-        let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: [0; 6] };
+        let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, fresh: false, mac: [0; 6] };
         Self { block: Vec::new(), here }
     }
 }

@@ -9,13 +9,17 @@
 
 mod config;
 mod control;
+mod copy;
 #[cfg(target_os = "linux")]
 mod linux;
+mod service;
 
 use std::fmt;
 
 pub use config::{Config, ConfigError, Member, Vip};
 pub use control::ask;
+pub use copy::{hbeat, keep};
+pub use service::{Service, slot_resource};
 
 /// Why a node does not run.
 #[derive(Debug)]

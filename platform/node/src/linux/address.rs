@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Say;
-use crate::Config;
+use crate::{Config, Vip as Wanted};
 
 /// Foreign claims are looked for this often.
 const LOOK: Duration = Duration::from_millis(50);
@@ -43,8 +43,12 @@ pub(super) struct Address {
 
 impl Address {
     /// Sets everything up; answers to releases go to `answers`.
-    pub(super) fn start(config: &Config, answers: mpsc::UnboundedSender<OpId>, say: Say) -> io::Result<Self> {
-        let vip = &config.vip;
+    pub(super) fn start(
+        config: &Config,
+        vip: &Wanted,
+        answers: mpsc::UnboundedSender<OpId>,
+        say: Say,
+    ) -> io::Result<Self> {
         let own = config.own();
         let port = Port { name: vip.interface.clone(), mac: own.mac, v4: vip.v4, v6: vip.v6 };
         let guard = Guard::new(&vip.interface, vip.v4, vip.v6)?;

@@ -9,19 +9,21 @@ use std::sync::mpsc::Sender;
 
 use apus_dispatch::Key;
 use apus_engine::diagnosis::Status;
-use apus_engine::{Command, Engine, NodeId, SubmitError};
+use apus_engine::{Command, Engine, NodeId, ServiceConfig, SubmitError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
 use super::address::Order;
+use super::programs::Programs;
 use super::{DISPATCHER, now};
 use crate::config::key_of;
 use crate::{Error, Member};
 
 /// A question is at most so long, in bytes.
 const LONGEST: u64 = 4_096;
+const NO_ADDRESS: &str = "this cluster has no address: its configuration has no `[vip]`";
 
 /// What questions are answered from.
 #[derive(Clone)]
@@ -29,9 +31,12 @@ pub(super) struct Serving {
     pub(super) engine: Rc<RefCell<Engine>>,
     /// Wakes the loop: the engine has something to do.
     pub(super) nudge: Rc<Notify>,
-    pub(super) address: Sender<Order>,
+    /// `None` without an address.
+    pub(super) address: Option<Sender<Order>>,
     pub(super) nodes: Vec<Member>,
     pub(super) me: NodeId,
+    pub(super) services: Vec<ServiceConfig>,
+    pub(super) programs: Rc<Programs>,
 }
 
 /// Listens, unless a node does already.
@@ -89,11 +94,14 @@ impl Serving {
         match question["do"].as_str().unwrap_or_default() {
             "status" => {
                 let mut status = self.status();
-                status["address"] = self.of_address(|to| Order::Status { to }).await?;
+                if self.address.is_some() {
+                    status["address"] = self.of_address(|to| Order::Status { to }).await?;
+                }
                 Ok(status)
             }
             "table" => self.of_address(|to| Order::Table { to }).await,
             "set" => self.set(&question),
+            "services" => Ok(self.services()),
             "move" => self.submit(Command::Move { resource: DISPATCHER, to: node()? }),
             "drain" => self.submit(Command::Drain(node()?)),
             "undrain" => self.submit(Command::Undrain(node()?)),
@@ -103,7 +111,8 @@ impl Serving {
 
     async fn of_address(&self, order: impl FnOnce(oneshot::Sender<Value>) -> Order) -> Result<Value, String> {
         let (to, answer) = oneshot::channel();
-        self.address.send(order(to)).map_err(|_| "the node is ending".to_owned())?;
+        let address = self.address.as_ref().ok_or_else(|| NO_ADDRESS.to_owned())?;
+        address.send(order(to)).map_err(|_| "the node is ending".to_owned())?;
         answer.await.map_err(|_| "the node is ending".to_owned())
     }
 
@@ -116,7 +125,8 @@ impl Serving {
         if log2_slots.is_some_and(|slots| !(4..=20).contains(&slots)) {
             return Err("a table has 2^4 to 2^20 slots".into());
         }
-        self.address.send(Order::Set { key, log2_slots }).map_err(|_| "the node is ending".to_owned())?;
+        let address = self.address.as_ref().ok_or_else(|| NO_ADDRESS.to_owned())?;
+        address.send(Order::Set { key, log2_slots }).map_err(|_| "the node is ending".to_owned())?;
         Ok(json!({"done": true}))
     }
 

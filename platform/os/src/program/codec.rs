@@ -238,6 +238,7 @@ pub fn encode_order(order: &Order) -> Vec<u8> {
         Order::Stop { op, grace } => frame(5, |to| [op, grace].iter().for_each(|part| part.put(to))),
         Order::Capture { op } => frame(6, |to| op.put(to)),
         Order::Leave => frame(7, |_| {}),
+        Order::Release { op, epoch } => frame(8, |to| [op, epoch].iter().for_each(|part| part.put(to))),
     }
 }
 
@@ -268,6 +269,7 @@ pub fn decode_order(frame: &[u8]) -> Result<Order, Malformed> {
             5 => Order::Stop { op: Wire::take(from)?, grace: Wire::take(from)? },
             6 => Order::Capture { op: Wire::take(from)? },
             7 => Order::Leave,
+            8 => Order::Release { op: Wire::take(from)?, epoch: Wire::take(from)? },
             _ => return None,
         })
     })
@@ -342,6 +344,7 @@ mod tests {
             Order::Stop { op: 1, grace: 2 },
             Order::Capture { op: 9 },
             Order::Leave,
+            Order::Release { op: 3, epoch: 4 },
         ]
     }
     const NO: u64 = super::super::NO_LEASE;

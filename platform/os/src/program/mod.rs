@@ -111,7 +111,8 @@ pub struct Liveness {
     pub promise: u64,
 }
 
-/// What a keeper is told. Each is answered by [`Report::Done`] with its number, but the first, which [`Report::State`] answers.
+/// What a keeper is told. Each with a number is answered by [`Report::Done`] on the connection that it came by;
+/// [`Order::Hello`] by [`Report::State`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Who is there?
@@ -147,6 +148,13 @@ pub enum Order {
         epoch: u64,
         /// Until when.
         until: u64,
+    },
+    /// The lease is over and given back: an active copy of no higher epoch ends at once. Done when it is gone.
+    Release {
+        /// Answer with this.
+        op: u64,
+        /// By which grant it was held.
+        epoch: u64,
     },
     /// Ask it to end, kill it after `grace`.
     Stop {

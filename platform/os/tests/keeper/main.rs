@@ -29,7 +29,7 @@ fn main() -> std::process::ExitCode {
             let socket = std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from).unwrap_or_default();
             i32::from(apus_os::linux::program::tell(&socket, lines).is_err())
         }
-        ["daemon", folder] => conformance::daemon(Path::new(folder)),
+        ["daemon", folder, lease] => conformance::daemon(Path::new(folder), lease.parse().unwrap_or_default()),
         ["--list", ..] => {
             println!("keeper: test");
             0

@@ -55,6 +55,7 @@ pub(super) struct Keeper {
     wake: (UnixDatagram, Arc<UnixDatagram>),
     group: Group,
     link: Option<Link>,
+    links: u32,
     run: Option<Run>,
     /// What is started once the present program is gone.
     next: Option<Start>,
@@ -66,6 +67,10 @@ pub(super) struct Keeper {
     leave: bool,
 }
 
+/// An order's number, and by which of the connections it came: another daemon may give the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Op(u64, u32);
+
 /// The daemon.
 struct Link {
     stream: UnixStream,
@@ -75,7 +80,7 @@ struct Link {
 }
 
 struct Start {
-    op: u64,
+    op: Op,
     spec: Box<Spec>,
     active: bool,
     epoch: u64,
@@ -102,7 +107,7 @@ struct Run {
 }
 
 struct Promoting {
-    op: u64,
+    op: Op,
     child: u32,
     until: u64,
 }
@@ -113,7 +118,7 @@ struct Ending {
     kill_at: u64,
     killed: bool,
     look_at: u64,
-    stops: Vec<u64>,
+    stops: Vec<Op>,
 }
 
 fn micros(time: u64) -> u64 {
@@ -151,6 +156,7 @@ impl Keeper {
             wake: (mine, Arc::new(theirs)),
             group,
             link: None,
+            links: 0,
             run: None,
             next: None,
             state,
@@ -383,7 +389,7 @@ impl Keeper {
     }
 
     /// Ends what runs: asked to, then killed after `grace` microseconds.
-    fn end(&mut self, cause: Option<Cause>, grace: u64, op: Option<u64>) {
+    fn end(&mut self, cause: Option<Cause>, grace: u64, op: Option<Op>) {
         let now = clock::boot();
         let Some(run) = &mut self.run else {
             if let Some(op) = op {
@@ -566,7 +572,7 @@ impl Keeper {
         }
     }
 
-    fn promote(&mut self, op: u64, epoch: u64, until: u64) {
+    fn promote(&mut self, op: Op, epoch: u64, until: u64) {
         let now = clock::boot();
         let Some(run) = self.run.as_mut().filter(|run| run.ending.is_none() && run.exited.is_none()) else {
             return self.done(op, Some("nothing runs".into()), String::new());
@@ -615,7 +621,7 @@ impl Keeper {
         }
     }
 
-    fn capture(&mut self, op: u64) {
+    fn capture(&mut self, op: Op) {
         let mut pids: Vec<u32> = tree::descendants(self.own).iter().map(|stat| stat.identity.pid).collect();
         if let Some(main) = self.run.as_ref().map(|run| run.main.pid) {
             pids.retain(|pid| *pid != main);
@@ -627,7 +633,8 @@ impl Keeper {
                 Ok(path) => path.display().to_string(),
                 Err(error) => format!("no evidence: {error}"),
             };
-            let _ = to.send(&[&[CAPTURED][..], &op.to_le_bytes(), note.as_bytes()].concat());
+            let (op, link) = (op.0.to_le_bytes(), op.1.to_le_bytes());
+            let _ = to.send(&[&[CAPTURED][..], &op, &link, note.as_bytes()].concat());
         });
         if let Err(error) = begun {
             self.done(op, None, format!("no evidence: {error}"));
@@ -645,8 +652,8 @@ impl Keeper {
                         self.probed(passed == 1);
                     }
                 }
-                [CAPTURED, a, b, c, d, e, f, g, h, ref note @ ..] => {
-                    let op = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+                [CAPTURED, a, b, c, d, e, f, g, h, i, j, k, l, ref note @ ..] => {
+                    let op = Op(u64::from_le_bytes([a, b, c, d, e, f, g, h]), u32::from_le_bytes([i, j, k, l]));
                     self.done(op, None, String::from_utf8_lossy(note).into_owned());
                 }
                 _ => {}
@@ -705,6 +712,7 @@ impl Keeper {
     fn on_comer(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if stream.set_nonblocking(true).is_ok() && may_order(&stream) {
+                self.links = self.links.wrapping_add(1);
                 self.link = Some(Link { stream, unread: Vec::new(), unsent: Vec::new(), known: false });
             }
         }
@@ -751,22 +759,40 @@ impl Keeper {
                 let state = State { runs: self.run.as_ref().map(Run::told), ..self.state.clone() };
                 self.report(&Report::State(state));
             }
-            Order::Start { op, spec, active, epoch, until } => self.start(Start { op, spec, active, epoch, until }),
-            Order::Promote { op, epoch, until } => self.promote(op, epoch, until),
-            Order::Lease { epoch, until } => self.hold(epoch, until),
-            Order::Stop { op, grace } => {
-                if let Some(next) = self.next.take() {
-                    self.done(next.op, Some("it was stopped".into()), String::new());
-                }
-                self.end(Some(Cause::Stopped), grace, Some(op));
+            Order::Start { op, spec, active, epoch, until } => {
+                self.start(Start { op: Op(op, self.links), spec, active, epoch, until });
             }
-            Order::Capture { op } => self.capture(op),
+            Order::Promote { op, epoch, until } => self.promote(Op(op, self.links), epoch, until),
+            Order::Lease { epoch, until } => self.hold(epoch, until),
+            Order::Release { op, epoch } => {
+                let op = Op(op, self.links);
+                self.forget_next(|next| next.active && next.epoch <= epoch, "its lease is over");
+                if self.run.as_ref().is_some_and(|run| run.active && run.epoch <= epoch) {
+                    self.end(Some(Cause::Guard), 0, Some(op));
+                } else {
+                    self.done(op, None, String::new());
+                }
+            }
+            Order::Stop { op, grace } => {
+                self.forget_next(|_| true, "it was stopped");
+                self.end(Some(Cause::Stopped), grace, Some(Op(op, self.links)));
+            }
+            Order::Capture { op } => self.capture(Op(op, self.links)),
             Order::Leave => self.leave = true,
         }
     }
 
-    fn done(&mut self, op: u64, wrong: Option<String>, note: String) {
-        self.report(&Report::Done { op, wrong, note });
+    /// Does not start what waits for the present program's end, if it is such.
+    fn forget_next(&mut self, such: impl Fn(&Start) -> bool, why: &str) {
+        if let Some(next) = self.next.take_if(|next| such(next)) {
+            self.done(next.op, Some(why.into()), String::new());
+        }
+    }
+
+    fn done(&mut self, Op(op, link): Op, wrong: Option<String>, note: String) {
+        if link == self.links {
+            self.report(&Report::Done { op, wrong, note });
+        }
     }
 
     fn report(&mut self, report: &Report) {

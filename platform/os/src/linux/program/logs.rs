@@ -69,10 +69,11 @@ impl Rotated {
             let end = if room == bytes.len() {
                 room
             } else {
-                bytes[..room].iter().rposition(|byte| *byte == b'\n').map_or(room, |at| at + 1)
+                let line = bytes[..room].iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+                line.unwrap_or(if self.size > 0 { 0 } else { room })
             };
             file.write_all(&bytes[..end])?;
-            self.size = if end < room || room < bytes.len() { self.most } else { self.size + end as u64 };
+            self.size = if room < bytes.len() { self.most } else { self.size + end as u64 };
             bytes = &bytes[end..];
             self.file = Some(file);
         }

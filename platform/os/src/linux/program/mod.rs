@@ -84,6 +84,16 @@ pub fn launch(command: &[&OsStr], folder: &Path, group: &str) -> io::Result<()> 
     Err(io::Error::other(format!("no keeper for {}: {}", folder.display(), said.trim())))
 }
 
+/// Kills the keeper of a copy that does not answer; its warden ends the copy. Does nothing if that process keeps another.
+pub fn end_keeper(pid: u32, folder: &Path) {
+    let Some(who) = tree::identity(pid) else { return };
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let keeps = command.split(|byte| *byte == 0).any(|word| word == folder.as_os_str().as_encoded_bytes());
+    if keeps {
+        tree::signal_to(who, libc::SIGKILL);
+    }
+}
+
 /// Must be called while the process has one thread.
 fn fork() -> io::Result<libc::pid_t> {
     // SAFETY: the process has one thread, so that the child may do what it likes.

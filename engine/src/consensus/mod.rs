@@ -103,6 +103,8 @@ struct Leadership {
     first: Index,
     peers: BTreeMap<NodeId, Progress>,
     heartbeat: Time,
+    /// The commit index moved in this step, and followers were not told yet.
+    untold: bool,
     /// Readmissions and promotions that the leader works on.
     promote: BTreeSet<NodeId>,
     /// A transfer was asked for; not again before.
@@ -267,7 +269,9 @@ impl Consensus {
             }
             Command::AddNode { node, voter } => self.add_node(ctx, node, voter),
             Command::RemoveNode(node) => self.remove_node(ctx, node),
-            Command::Move { .. } | Command::Drain(_) | Command::Undrain(_) => Err(SubmitError::Unknown),
+            Command::Move { .. } | Command::Drain(_) | Command::Undrain(_) | Command::Set { .. } => {
+                Err(SubmitError::Unknown)
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The `apus` command.
 
+mod advice;
 mod args;
 mod artifacts;
 mod bench;
@@ -18,6 +19,8 @@ mod report;
 mod run;
 mod service;
 mod suite;
+mod tap;
+mod trace;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -4,5 +4,8 @@
 pub mod linux;
 mod plane;
 pub mod program;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "planes are Linux's so far"))]
+mod trace;
 
 pub use plane::{Counters, Plane};
+pub use trace::{Next, Record, Trace};

@@ -5,6 +5,7 @@ mod control;
 mod machine;
 mod programs;
 mod services;
+mod trace;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use apus_engine::{Availability, Bootstrap, ClusterId, Engine, NodeId, ResourceCo
 use apus_host::Shell;
 use apus_host::store::{Folder, OpenError, Settings, Store};
 use apus_host::transport::{self, Identity, Tokio, Transport};
-use apus_os::linux::clock;
+use apus_os::linux::{Guard, Vip, clock};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{Config, Error, Service};
@@ -43,6 +44,21 @@ pub(crate) fn run(config: &Config, say: Say) -> Result<(), Error> {
         .build()
         .map_err(|error| Error::Failed(format!("starting: {error}")))?;
     tokio::task::LocalSet::new().block_on(&runtime, node(config, say))
+}
+
+/// Undoes what a killed node has left.
+pub(crate) fn clear(config: &Config) -> Result<(), Error> {
+    if std::os::unix::net::UnixStream::connect(&config.control).is_ok() {
+        let place = config.control.display();
+        return Err(Error::Usage(format!("{place}: the node runs: end it in order, and it clears up itself")));
+    }
+    let failed = |error: std::io::Error| Error::Failed(error.to_string());
+    if let Some(vip) = &config.vip {
+        Guard::clear(&vip.interface).map_err(failed)?;
+        Vip::restore(&config.folder.join("address")).map_err(failed)?;
+    }
+    let _ = std::fs::remove_file(&config.control);
+    Ok(())
 }
 
 fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
@@ -109,6 +125,7 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
         me: config.me,
         services: config.services.iter().map(|service| service.engine.clone()).collect(),
         programs: programs.clone(),
+        first: config.vip.as_ref().map(crate::Setup::from),
     };
     let apart = tokio::task::spawn_local(apart(serving.clone()));
     let unclaimed = tokio::task::spawn_local(services::unclaimed(serving.clone()));

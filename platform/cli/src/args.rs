@@ -112,6 +112,43 @@ pub(crate) enum Command {
     Node(NodeCommand),
     /// The cluster's address, as the node that runs here sees it
     Vip(VipArgs),
+    /// Supervised programs, as the node that runs here sees them
+    Service(ServiceArgs),
+    /// Say that a thread of a supervised program lives, from within that program
+    #[command(after_help = HBEAT)]
+    Hbeat {
+        /// The thread's number, from 0
+        thread: u32,
+        /// It beats again within this time, such as 2s; 0 ends its promise
+        #[arg(value_parser = promise)]
+        timeout: Duration,
+    },
+    /// Keep one copy of a service: what a node starts
+    #[command(hide = true)]
+    Keep {
+        /// The copy's folder
+        folder: PathBuf,
+    },
+}
+
+const HBEAT: &str = "\
+Example, in a shell that a service runs: while work; do apus hbeat 0 5s; done
+
+The environment's NOTIFY_SOCKET names the keeper. Exit codes: 0 heard; 64 there is no keeper; 70 it does not listen.";
+
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArgs {
+    #[command(subcommand)]
+    pub what: ServiceCommand,
+    /// The control socket of the node that runs here
+    #[arg(long, global = true, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Each slot: who holds it, and, if a copy is here, what it does and how the last one ended
+    Status,
 }
 
 #[derive(Debug, Subcommand)]
@@ -543,6 +580,11 @@ fn change(name: &str) -> Result<Change, String> {
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let wrong = || "want a number and ns, us, ms, s, m or h, such as 90s or 1.5s".to_owned();
     apus_sim::scenario::read_time(text).map(Duration::from_nanos).map_err(|_| wrong())
+}
+
+/// `2s`, or `0`.
+fn promise(text: &str) -> Result<Duration, String> {
+    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { time(text) }
 }
 
 /// `14.4s..14.9s`.

@@ -17,6 +17,7 @@ mod print;
 mod progress;
 mod report;
 mod run;
+mod service;
 mod suite;
 mod tap;
 mod trace;
@@ -136,6 +137,9 @@ fn act(cli: Cli) -> u8 {
         Command::Mutants(args) => mutants::mutants(&args, format),
         Command::Node(what) => node::node(&what, format),
         Command::Vip(args) => node::vip(&args, format),
+        Command::Service(args) => service::service(&args, format),
+        Command::Hbeat { thread, timeout } => service::hbeat(thread, timeout),
+        Command::Keep { folder } => service::keep(&folder),
     };
     result.unwrap_or_else(|trouble| {
         trouble.tell(format);

@@ -62,9 +62,12 @@ pub(crate) fn node(what: &NodeCommand, format: Format) -> Result<u8, Trouble> {
             let config = config(file)?;
             apus_node::clear(&config)?;
             if format == Format::Json {
-                print::json(&json!({ "apus": VERSION, "cleared": config.vip.interface }));
+                let cleared = config.vip.map(|vip| vip.interface);
+                print::json(&json!({ "apus": VERSION, "cleared": cleared }));
+            } else if let Some(vip) = &config.vip {
+                say!("{} and the loopback are as before the node", vip.interface);
             } else {
-                say!("{} and the loopback are as before the node", config.vip.interface);
+                say!("there was no address to take away");
             }
         }
     }

@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use apus_dispatch::{DEFAULT_LOG2_SLOTS, Key, MAX_WEIGHT, Mac};
-use apus_engine::NodeId;
+use apus_engine::{Micros, NodeId};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+use crate::service::{self, Service};
 
 /// A node's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +29,14 @@ pub struct Config {
     pub control: PathBuf,
     /// All nodes, this one too.
     pub nodes: Vec<Member>,
-    /// The cluster's address.
-    pub vip: Vip,
+    /// The cluster's address, if it has one.
+    pub vip: Option<Vip>,
+    /// How long what a node holds outlasts its daemon.
+    pub lease: Option<Micros>,
+    /// What is supervised.
+    pub services: Vec<Service>,
+    /// The reboot hook: a command.
+    pub reboot: Option<Vec<String>>,
 }
 
 /// One node.
@@ -38,7 +46,7 @@ pub struct Member {
     pub id: NodeId,
     /// Where its peers reach it.
     pub address: IpAddr,
-    /// The hardware address of the port with the cluster's address.
+    /// The hardware address of the port with the cluster's address; zeroes where there is none.
     pub mac: Mac,
     /// Its share of the clients, relative to that of the others.
     pub weight: u32,
@@ -83,8 +91,8 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// What is wrong, and in which bytes.
-type Wrong = (Range<usize>, String);
-type Value<'t> = Spanned<DeValue<'t>>;
+pub(crate) type Wrong = (Range<usize>, String);
+pub(crate) type Value<'t> = Spanned<DeValue<'t>>;
 
 impl Config {
     /// Reads the text of a file, whose name is for errors.
@@ -121,14 +129,14 @@ impl Config {
     }
 }
 
-struct Section<'t> {
-    table: &'t DeTable<'t>,
-    span: Range<usize>,
-    name: &'static str,
+pub(crate) struct Section<'t> {
+    pub(crate) table: &'t DeTable<'t>,
+    pub(crate) span: Range<usize>,
+    pub(crate) name: &'static str,
 }
 
 impl<'t> Section<'t> {
-    fn known(&self, keys: &[&str]) -> Result<(), Wrong> {
+    pub(crate) fn known(&self, keys: &[&str]) -> Result<(), Wrong> {
         match self.table.iter().find(|(key, _)| !keys.contains(&key.get_ref().as_ref())) {
             Some((key, _)) => {
                 let what = format!("`{}` is not known in {}; known are {}", key.get_ref(), self.name, keys.join(", "));
@@ -138,17 +146,17 @@ impl<'t> Section<'t> {
         }
     }
 
-    fn get(&self, key: &str) -> Option<&'t Value<'t>> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'t Value<'t>> {
         self.table.get(key)
     }
 
-    fn need(&self, key: &str, such: &str) -> Result<&'t Value<'t>, Wrong> {
+    pub(crate) fn need(&self, key: &str, such: &str) -> Result<&'t Value<'t>, Wrong> {
         self.get(key)
             .ok_or_else(|| (self.span.clone(), format!("{} lacks `{key}`; write such as `{key} = {such}`", self.name)))
     }
 }
 
-fn number<T: TryFrom<u64>>(value: &Value<'_>, key: &str, range: &str) -> Result<T, Wrong> {
+pub(crate) fn number<T: TryFrom<u64>>(value: &Value<'_>, key: &str, range: &str) -> Result<T, Wrong> {
     let integer =
         value.get_ref().as_integer().and_then(|i| u64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok());
     integer
@@ -156,7 +164,7 @@ fn number<T: TryFrom<u64>>(value: &Value<'_>, key: &str, range: &str) -> Result<
         .ok_or_else(|| (value.span(), format!("`{key}` must be {range}")))
 }
 
-fn text<'t>(value: &'t Value<'t>, key: &str) -> Result<&'t str, Wrong> {
+pub(crate) fn text<'t>(value: &'t Value<'t>, key: &str) -> Result<&'t str, Wrong> {
     value.get_ref().as_str().ok_or_else(|| (value.span(), format!("`{key}` must be a text, in quotation marks")))
 }
 
@@ -178,7 +186,7 @@ fn mac(value: &Value<'_>) -> Result<Mac, Wrong> {
 }
 
 fn config(file: &Section<'_>) -> Result<Config, Wrong> {
-    file.known(&["cluster", "node", "port", "folder", "control", "nodes", "vip"])?;
+    file.known(&["cluster", "node", "port", "folder", "control", "nodes", "vip", "lease", "services", "reboot"])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
     let me = NodeId(me.into());
@@ -186,20 +194,58 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         let what = format!("`node` is {}, which is not among `nodes`: add it there", me.0);
         return Err((file.need("node", "0")?.span(), what));
     }
-    let value = file.need("vip", "{ v4 = \"10.0.0.100\", interface = \"eth0\" }")?;
+    let vip = file.get("vip").map(vip).transpose()?;
+    if vip.is_some()
+        && let Some(node) = nodes.iter().find(|node| node.mac == [0; 6])
+    {
+        let what =
+            format!("node {} lacks `mac`; write such as `mac = \"02:00:00:00:00:01\"`; see `ip link`", node.id.0);
+        return Err((file.need("nodes", "")?.span(), what));
+    }
+    let reboot = file.get("reboot").map(|value| service::command(value, "reboot")).transpose()?;
+    let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
+    let services = match file.get("services") {
+        Some(value) => service::services(value, &ids, reboot.is_some())?,
+        None => Vec::new(),
+    };
+    if vip.is_none() && services.is_empty() {
+        let what = "there is nothing to do: write `[vip]` for an address, `[[services]]` for programs, or both";
+        return Err((0..0, what.into()));
+    }
     let path = |key, or: &str| match file.get(key) {
         Some(value) => Ok(PathBuf::from(text(value, key)?)),
         None => Ok(or.into()),
     };
+    let folder = path("folder", "/var/lib/apus")?;
+    // A socket's path has 107 bytes at most, and `/programs/NAME.SLOT/notify` follows.
+    if let Some(service) = services.iter().find(|service| folder.as_os_str().len() + service.spec.name.len() + 20 > 107)
+    {
+        let span = file.get("folder").map_or(0..0, Spanned::span);
+        return Err((span, format!("`folder` is too long for the sockets of `{}`: shorten either", service.spec.name)));
+    }
     Ok(Config {
         cluster: number(file.need("cluster", "1")?, "cluster", "a number up to 4294967295")?,
         me,
         port: file.get("port").map_or(Ok(7_400), |value| number(value, "port", "1 to 65535"))?,
-        folder: path("folder", "/var/lib/apus")?,
+        folder,
         control: path("control", "/run/apus/control")?,
         nodes,
-        vip: vip(value)?,
+        vip,
+        lease: file.get("lease").map(|value| lease(value)).transpose()?,
+        services,
+        reboot,
     })
+}
+
+fn lease(value: &Value<'_>) -> Result<Micros, Wrong> {
+    let lease = service::time(value, "lease")?;
+    if (300_000..=600_000_000).contains(&lease.0) {
+        return Ok(lease);
+    }
+    Err((
+        value.span(),
+        "`lease` must be 300ms to 10m: who dies is replaced after it, and who restarts within it keeps".into(),
+    ))
 }
 
 fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
@@ -214,13 +260,14 @@ fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
         let node = Member {
             id: NodeId(id.into()),
             address: parsed(section.need("address", "\"10.0.0.1\"")?, "address", "10.0.0.1")?,
-            mac: mac(section.need("mac", "\"02:00:00:00:00:01\"")?)?,
+            mac: section.get("mac").map_or(Ok([0; 6]), mac)?,
             weight: section.get("weight").map_or(Ok(1), |value| number(value, "weight", "0 to 65535"))?,
         };
         if node.weight > MAX_WEIGHT {
             return Err((entry.span(), format!("`weight` must be 0 to {MAX_WEIGHT}")));
         }
-        if !(ids.insert(id) && macs.insert(node.mac) && addresses.insert(node.address)) {
+        let mac = node.mac == [0; 6] || macs.insert(node.mac);
+        if !(ids.insert(id) && mac && addresses.insert(node.address)) {
             let what = "this node has the number, address or mac of an earlier one; each needs its own";
             return Err((entry.span(), what.into()));
         }
@@ -315,7 +362,10 @@ interface = "eth0"
     #[test]
     fn a_good_file_is_read_and_what_it_leaves_out_has_a_default() {
         let config = Config::read("good.toml", GOOD).expect("it is good");
-        assert_eq!((config.own().weight, config.port, config.vip.log2_slots), (3, 7_400, 18));
+        assert_eq!(
+            (config.own().weight, config.port, config.vip.as_ref().map(|vip| vip.log2_slots)),
+            (3, 7_400, Some(18))
+        );
         assert_eq!(config.reach(config.own()).to_string(), "10.0.0.2:7400");
     }
 

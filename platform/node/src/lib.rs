@@ -9,14 +9,18 @@
 
 mod config;
 mod control;
+mod copy;
 #[cfg(target_os = "linux")]
 mod linux;
+mod service;
 mod setup;
 
 use std::fmt;
 
 pub use config::{Config, ConfigError, Member, Vip};
 pub use control::{ask, trace, wait_drained};
+pub use copy::{hbeat, keep};
+pub use service::{Service, slot_resource};
 pub use setup::Setup;
 
 /// Why a node does not run.

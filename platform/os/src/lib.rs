@@ -1,8 +1,9 @@
-//! What Apus asks of an operating system, behind traits: data planes for ONE-IP.
+//! What Apus asks of an operating system, behind traits: data planes for ONE-IP, and keepers of programs.
 
 #[cfg(target_os = "linux")]
 pub mod linux;
 mod plane;
+pub mod program;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "planes are Linux's so far"))]
 mod trace;
 

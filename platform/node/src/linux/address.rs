@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Say;
 use super::machine::Seen;
-use crate::{Config, Setup};
+use crate::{Config, Setup, Vip as Wanted};
 
 /// Foreign claims are looked for this often.
 const LOOK: Duration = Duration::from_millis(50);
@@ -52,13 +52,18 @@ pub(super) struct Address {
 
 impl Address {
     /// Sets everything up; answers to releases go to `answers`.
-    pub(super) fn start(config: &Config, answers: mpsc::UnboundedSender<OpId>, say: Say) -> io::Result<Self> {
+    pub(super) fn start(
+        config: &Config,
+        vip: &Wanted,
+        answers: mpsc::UnboundedSender<OpId>,
+        say: Say,
+    ) -> io::Result<Self> {
         let own = config.own();
-        let setup = Setup::from(&config.vip);
+        let setup = Setup::from(vip);
         let port = Holding {
-            name: config.vip.interface.clone(),
+            name: vip.interface.clone(),
             mac: own.mac,
-            plane: config.vip.plane.clone(),
+            plane: vip.plane.clone(),
             state: config.folder.join("address"),
             say: say.clone(),
         };
@@ -71,7 +76,7 @@ impl Address {
             v6: setup.v6.map_or([0; 16], |v6| v6.octets()),
             claim: [0; 6],
             key: setup.key,
-            seed: config.vip.seed,
+            seed: vip.seed,
             log2_slots: setup.log2_slots,
         };
         let (orders, incoming) = channel();

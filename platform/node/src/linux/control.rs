@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use apus_engine::consensus::ViewState;
+use apus_engine::consensus::{Grant, ViewState};
 use apus_engine::diagnosis::Status;
 use apus_engine::views::Order as Wish;
-use apus_engine::{Command, Engine, NodeId, SubmitError};
+use apus_engine::{Command, Engine, NodeId, ResourceId, ServiceConfig, SubmitError};
 use apus_os::Trace;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -19,12 +19,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
 use super::address::Order;
+use super::programs::Programs;
 use super::trace::Bounds;
 use super::{DISPATCHER, now};
 use crate::{Error, Member, Setup};
 
 /// A question is at most so long, in bytes.
 const LONGEST: u64 = 4_096;
+const NO_ADDRESS: &str = "this cluster has no address: its configuration has no `[vip]`";
 
 /// What questions are answered from.
 #[derive(Clone)]
@@ -32,11 +34,14 @@ pub(super) struct Serving {
     pub(super) engine: Rc<RefCell<Engine>>,
     /// Wakes the loop: the engine has something to do.
     pub(super) nudge: Rc<Notify>,
-    pub(super) address: Sender<Order>,
+    /// `None` without an address.
+    pub(super) address: Option<Sender<Order>>,
     pub(super) nodes: Vec<Member>,
     pub(super) me: NodeId,
+    pub(super) services: Vec<ServiceConfig>,
+    pub(super) programs: Rc<Programs>,
     /// How the address is set up where the log does not say.
-    pub(super) first: Setup,
+    pub(super) first: Option<Setup>,
 }
 
 /// Listens, unless a node does already.
@@ -155,7 +160,9 @@ impl Serving {
         match question["do"].as_str().unwrap_or_default() {
             "status" => {
                 let mut status = self.status();
-                status["address"] = self.of_address(|to| Order::Status { to }).await?;
+                if self.address.is_some() {
+                    status["address"] = self.of_address(|to| Order::Status { to }).await?;
+                }
                 Ok(status)
             }
             "table" => self.of_address(|to| Order::Table { to }).await,
@@ -164,6 +171,7 @@ impl Serving {
             "drain" => self.drain(node()?, true).await,
             "undrain" => self.drain(node()?, false).await,
             "rest" => self.rest(node()?).await,
+            "services" => Ok(self.services()),
             other => Err(format!("`{other}` is not known")),
         }
     }
@@ -181,17 +189,19 @@ impl Serving {
 
     async fn of_address<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, String> {
         let (to, answer) = oneshot::channel();
-        self.address.send(order(to)).map_err(|_| "the node is ending".to_owned())?;
+        let address = self.address.as_ref().ok_or_else(|| NO_ADDRESS.to_owned())?;
+        address.send(order(to)).map_err(|_| "the node is ending".to_owned())?;
         answer.await.map_err(|_| "the node is ending".to_owned())
     }
 
     async fn set(&self, question: &Value) -> Result<Value, String> {
+        let first = self.first.ok_or(NO_ADDRESS)?;
         let now = {
             let engine = self.engine.borrow();
             let (_, log, ..) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
             match log.state().settings.get(&DISPATCHER) {
-                Some(setting) => self.first.read(setting)?,
-                None => self.first,
+                Some(setting) => first.read(setting)?,
+                None => first,
             }
         };
         let value = now.with(question)?.bytes();
@@ -269,6 +279,7 @@ impl Serving {
     /// node itself can count.
     async fn rest(&self, node: NodeId) -> Result<Value, String> {
         self.is_member(node)?;
+        let Some(first) = self.first else { return self.rest_of_services(node) };
         let table = self.of_address(|to| Order::Table { to }).await?;
         let engine = self.engine.borrow();
         let (_, log, views, _) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
@@ -281,18 +292,40 @@ impl Serving {
             table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
         let slots = slots.map_or(0, |server| server["slots"].as_u64().unwrap_or_default());
         let set_up = match state.settings.get(&DISPATCHER) {
-            Some(setting) => self.first.read(setting)?,
-            None => self.first,
+            Some(setting) => first.read(setting)?,
+            None => first,
         };
         let connections = if node == self.me { Some(connections(&set_up)?) } else { None };
         let drained = state.drained.contains(&node);
-        let rests = drained && !has && slots == 0 && connections.is_none_or(|connections| connections == 0);
+        let services = self.slots_of(state, node);
+        let rests =
+            drained && !has && slots == 0 && services == 0 && connections.is_none_or(|connections| connections == 0);
         Ok(json!({
             "drained": drained,
             "has_address": has,
             "slots": slots,
             "connections": connections,
+            "services": services,
             "rests": rests,
+        }))
+    }
+
+    /// Slots of services that a node holds.
+    fn slots_of(&self, state: &ViewState, node: NodeId) -> usize {
+        let held = |(resource, grant): &(&ResourceId, &Grant)| {
+            **resource != DISPATCHER && grant.holder == node && !grant.released
+        };
+        state.grants.iter().filter(held).count()
+    }
+
+    /// How far a drained node is, where there is no address.
+    fn rest_of_services(&self, node: NodeId) -> Result<Value, String> {
+        let engine = self.engine.borrow();
+        let (_, log, ..) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
+        let (drained, services) = (log.state().drained.contains(&node), self.slots_of(log.state(), node));
+        Ok(json!({
+            "drained": drained, "has_address": false, "slots": 0, "connections": 0, "services": services,
+            "rests": drained && services == 0,
         }))
     }
 

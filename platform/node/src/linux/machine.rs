@@ -18,13 +18,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use super::address::Order;
+use super::programs::Programs;
 use super::{DISPATCHER, Say, now};
 use crate::Member;
 
 /// The engine, where the control socket sees it too, and what of it the address follows.
 pub(super) struct Live {
     engine: Rc<RefCell<Engine>>,
-    address: Sender<Order>,
+    address: Option<Sender<Order>>,
     nodes: Vec<Member>,
     me: NodeId,
     told: Option<Seen>,
@@ -41,7 +42,7 @@ pub(super) struct Seen {
 impl Live {
     pub(super) const fn new(
         engine: Rc<RefCell<Engine>>,
-        address: Sender<Order>,
+        address: Option<Sender<Order>>,
         nodes: Vec<Member>,
         me: NodeId,
     ) -> Self {
@@ -50,6 +51,7 @@ impl Live {
 
     /// Tells the address what has changed: who serves, and which dispatcher is the oldest that is obeyed.
     fn tell(&mut self) {
+        let Some(address) = &self.address else { return };
         let engine = self.engine.borrow();
         let Some(mut seen) = seen(&engine, &self.nodes, self.me) else { return };
         match &self.told {
@@ -63,7 +65,7 @@ impl Live {
             Some(_) => {}
         }
         if self.told.as_ref() != Some(&seen) {
-            let _ = self.address.send(Order::Seen(seen.clone()));
+            let _ = address.send(Order::Seen(seen.clone()));
             self.told = Some(seen);
         }
     }
@@ -116,9 +118,12 @@ impl Hold for Live {
     }
 }
 
-/// Boot clock, address, signals. It runs no programs: no service is configured.
+/// Boot clock, address, programs, signals.
 pub(super) struct LiveMachine {
-    address: Sender<Order>,
+    address: Option<Sender<Order>>,
+    programs: Rc<Programs>,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    reboot: Option<Vec<String>>,
     done: mpsc::UnboundedReceiver<OpId>,
     waiting: VecDeque<Input>,
     nudge: Rc<Notify>,
@@ -129,13 +134,15 @@ pub(super) struct LiveMachine {
 
 impl LiveMachine {
     pub(super) fn new(
-        address: Sender<Order>,
+        address: Option<Sender<Order>>,
         done: mpsc::UnboundedReceiver<OpId>,
+        (programs, inputs): (Rc<Programs>, mpsc::UnboundedReceiver<Input>),
+        reboot: Option<Vec<String>>,
         nudge: Rc<Notify>,
         say: Say,
     ) -> std::io::Result<Self> {
         let (term, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Self { address, done, waiting: VecDeque::new(), nudge, term, interrupt, say })
+        Ok(Self { address, programs, inputs, reboot, done, waiting: VecDeque::new(), nudge, term, interrupt, say })
     }
 }
 
@@ -147,24 +154,47 @@ impl Machine for LiveMachine {
     }
 
     fn guard(&mut self, order: GuardOrder) {
-        match order {
-            GuardOrder::Arm { resource: DISPATCHER, epoch, until } => {
-                let _ = self.address.send(Order::Lease { epoch: epoch.0, until: until.0.saturating_mul(1_000) });
+        let address = match (order, &self.address) {
+            (GuardOrder::Arm { resource: DISPATCHER, epoch, until }, Some(address)) => {
+                Some((address, Order::Lease { epoch: epoch.0, until: until.0.saturating_mul(1_000) }))
             }
-            GuardOrder::Disarm { op, resource: DISPATCHER, epoch } => {
-                let _ = self.address.send(Order::Release { op, epoch: epoch.0 });
+            (GuardOrder::Disarm { op, resource: DISPATCHER, epoch }, Some(address)) => {
+                Some((address, Order::Release { op, epoch: epoch.0 }))
             }
-            GuardOrder::Arm { .. } => {}
-            GuardOrder::Disarm { op, .. } => self.waiting.push_back(Input::Done { op, outcome: Outcome::Ok }),
+            _ => None,
+        };
+        match (address, order) {
+            (Some((address, order)), _) => {
+                let _ = address.send(order);
+            }
+            (None, order) if self.programs.guard(order) => {}
+            (None, GuardOrder::Arm { .. }) => {}
+            (None, GuardOrder::Disarm { op, .. }) => {
+                self.waiting.push_back(Input::Done { op, outcome: Outcome::Ok });
+            }
         }
     }
 
-    fn process(&mut self, op: OpId, _: Copy, _: ProcessOrder) {
-        self.waiting.push_back(Input::Done { op, outcome: Outcome::ProcessFailed });
+    fn process(&mut self, op: OpId, copy: Copy, order: ProcessOrder) {
+        if !self.programs.process(op, copy, order) {
+            self.waiting.push_back(Input::Done { op, outcome: Outcome::ProcessFailed });
+        }
     }
 
-    /// No service is configured that may ask for it.
-    fn reboot(&mut self, _: Causes) {}
+    /// In a thread of its own, so that it is waited for.
+    fn reboot(&mut self, _: Causes) {
+        let Some(hook) = self.reboot.clone() else { return };
+        let say = self.say.clone();
+        say(&format!("the reboot hook: {}", hook.join(" ")));
+        tokio::task::spawn_blocking(move || {
+            let Some((name, args)) = hook.split_first() else { return };
+            match std::process::Command::new(name).args(args).stdin(std::process::Stdio::null()).output() {
+                Ok(done) if done.status.success() => {}
+                Ok(done) => say(&format!("the reboot hook: {}", String::from_utf8_lossy(&done.stderr).trim())),
+                Err(error) => say(&format!("the reboot hook: {error}")),
+            }
+        });
+    }
 
     fn event(&mut self, event: Event) {
         let quiet =
@@ -184,6 +214,7 @@ impl Machine for LiveMachine {
             _ = self.term.recv() => None,
             _ = self.interrupt.recv() => None,
             Some(op) = self.done.recv() => Some(Input::Done { op, outcome: Outcome::Ok }),
+            Some(input) = self.inputs.recv() => Some(input),
             () = self.nudge.notified() => Some(Input::Tick),
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => Some(Input::Tick),
         }

@@ -3,6 +3,8 @@
 mod address;
 mod control;
 mod machine;
+mod programs;
+mod services;
 mod trace;
 
 use std::cell::RefCell;
@@ -20,9 +22,10 @@ use apus_host::transport::{self, Identity, Tokio, Transport};
 use apus_os::linux::{Guard, Vip, clock};
 use tokio::sync::{Notify, mpsc};
 
-use crate::{Config, Error};
+use crate::{Config, Error, Service};
 use address::Address;
 use machine::{Live, LiveMachine};
+use programs::Programs;
 
 /// Whoever owns it answers for the cluster's address.
 pub(crate) const DISPATCHER: ResourceId = ResourceId(1);
@@ -50,8 +53,10 @@ pub(crate) fn clear(config: &Config) -> Result<(), Error> {
         return Err(Error::Usage(format!("{place}: the node runs: end it in order, and it clears up itself")));
     }
     let failed = |error: std::io::Error| Error::Failed(error.to_string());
-    Guard::clear(&config.vip.interface).map_err(failed)?;
-    Vip::restore(&config.folder.join("address")).map_err(failed)?;
+    if let Some(vip) = &config.vip {
+        Guard::clear(&vip.interface).map_err(failed)?;
+        Vip::restore(&config.folder.join("address")).map_err(failed)?;
+    }
     let _ = std::fs::remove_file(&config.control);
     Ok(())
 }
@@ -60,12 +65,17 @@ fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
     let voters: Vec<NodeId> = config.nodes.iter().map(|node| node.id).collect();
     let mut engine = apus_engine::Config::new(config.me, Bootstrap { voters, ..Bootstrap::default() });
     engine.cluster = ClusterId(config.cluster);
-    engine.resources.push(ResourceConfig {
-        id: DISPATCHER,
-        role: Role::Dispatcher,
-        availability: Availability::Safe,
-        candidates: Vec::new(),
-    });
+    engine.views.lease = config.lease.unwrap_or(engine.views.lease);
+    if config.vip.is_some() {
+        engine.resources.push(ResourceConfig {
+            id: DISPATCHER,
+            role: Role::Dispatcher,
+            availability: Availability::Safe,
+            candidates: Vec::new(),
+        });
+    }
+    engine.resources.extend(config.services.iter().flat_map(Service::resources));
+    engine.services.extend(config.services.iter().map(|service| service.engine.clone()));
     engine.check().map_err(|error| Error::Usage(error.to_string()))?;
     Ok(engine)
 }
@@ -96,27 +106,39 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
         .await
         .map_err(|error| Error::Failed(format!("{at}: {error}; `nodes` must give this machine's own address")))?;
     let (answers, done) = mpsc::unbounded_channel();
-    let address = Address::start(config, answers, say.clone()).map_err(|error| Error::Failed(error.to_string()))?;
+    let address = match &config.vip {
+        Some(vip) => {
+            Some(Address::start(config, vip, answers, say.clone()).map_err(|error| Error::Failed(error.to_string()))?)
+        }
+        None => None,
+    };
+    let orders = address.as_ref().map(Address::orders);
+    let (act, inputs) = mpsc::unbounded_channel();
+    let programs = Rc::new(Programs::start(config, &act, &say));
     let engine = Rc::new(RefCell::new(engine));
     let nudge = Rc::new(Notify::new());
     let serving = control::Serving {
         engine: engine.clone(),
         nudge: nudge.clone(),
-        address: address.orders(),
+        address: orders.clone(),
         nodes: config.nodes.clone(),
         me: config.me,
-        first: crate::Setup::from(&config.vip),
+        services: config.services.iter().map(|service| service.engine.clone()).collect(),
+        programs: programs.clone(),
+        first: config.vip.as_ref().map(crate::Setup::from),
     };
     let apart = tokio::task::spawn_local(apart(serving.clone()));
+    let unclaimed = tokio::task::spawn_local(services::unclaimed(serving.clone()));
     let control = tokio::task::spawn_local(control::serve(listener, serving));
-    let machine = LiveMachine::new(address.orders(), done, nudge, say.clone())
+    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), config.reboot.clone(), nudge, say.clone())
         .map_err(|error| Error::Failed(format!("signals: {error}")))?;
     say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());
-    let live = Live::new(engine, address.orders(), config.nodes.clone(), config.me);
+    let live = Live::new(engine, orders, config.nodes.clone(), config.me);
     let ended: Result<(), std::convert::Infallible> = apus_host::run(live, shell).await;
     control.abort();
     apart.abort();
+    unclaimed.abort();
     drop(address);
     let _ = std::fs::remove_file(&config.control);
     say("ended");

@@ -6,6 +6,7 @@ pub mod clock;
 mod guard;
 mod lease;
 mod packet;
+pub mod program;
 mod ring;
 mod sockets;
 mod system;

@@ -1,0 +1,47 @@
+//! What a copy of a service, and who keeps it, asks of this machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::Error;
+
+/// Turns this process into the keeper of the copy whose folder this is; returns once one listens.
+///
+/// # Errors
+/// If there is one already, or the system refuses something.
+#[cfg(target_os = "linux")]
+pub fn keep(folder: &Path) -> Result<(), Error> {
+    apus_os::linux::program::keep(folder).map_err(|error| Error::Failed(error.to_string()))
+}
+
+/// Says for a program that one of its threads lives, and beats again within `timeout`; zero ends its promise.
+///
+/// # Errors
+/// If no keeper is named by `NOTIFY_SOCKET`, or it does not listen.
+#[cfg(target_os = "linux")]
+pub fn hbeat(thread: u32, timeout: Duration) -> Result<(), Error> {
+    let socket = std::env::var_os("NOTIFY_SOCKET").ok_or_else(|| {
+        Error::Usage("`NOTIFY_SOCKET` is not set: this is for programs that a node supervises".into())
+    })?;
+    let lines = format!("HBEAT={thread}\nTIMEOUT_USEC={}\n", timeout.as_micros());
+    let place = Path::new(&socket);
+    apus_os::linux::program::tell(place, &lines).map_err(|error| Error::Failed(format!("{}: {error}", place.display())))
+}
+
+/// Keeps nothing.
+///
+/// # Errors
+/// Always: only Linux has keepers.
+#[cfg(not(target_os = "linux"))]
+pub fn keep(_: &Path) -> Result<(), Error> {
+    Err(Error::Usage("programs are kept on Linux only so far".into()))
+}
+
+/// Says nothing.
+///
+/// # Errors
+/// Always: only Linux has keepers.
+#[cfg(not(target_os = "linux"))]
+pub fn hbeat(_: u32, _: Duration) -> Result<(), Error> {
+    Err(Error::Usage("programs are kept on Linux only so far".into()))
+}

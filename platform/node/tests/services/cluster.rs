@@ -1,0 +1,183 @@
+//! Nodes on addresses of the loopback, each a process of its own, their programs, and the end of both.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use apus_node::{Config, ask, init, run};
+use serde_json::{Value, json};
+
+/// Longer than anything takes that is not lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs one node.
+pub(crate) fn node(file: &str) -> Result<(), String> {
+    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let config = Config::read(file, &text).map_err(|error| error.to_string())?;
+    let began = Instant::now();
+    run(&config, move |line| eprintln!("{:9.3} {line}", began.elapsed().as_secs_f64()))
+        .map_err(|error| error.to_string())
+}
+
+/// Some nodes; what they ran is gone with the value.
+pub(crate) struct Cluster {
+    folder: PathBuf,
+    nodes: Vec<Option<Child>>,
+    /// A frozen one, which is not asked.
+    pub(crate) frozen: Option<usize>,
+}
+
+/// What a node says of a slot.
+pub(crate) type Row = Value;
+
+impl Cluster {
+    /// Nodes with these services; `top` is put at the top of each configuration.
+    pub(crate) fn new(name: &str, nodes: usize, top: &str, services: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("apus-services-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        // One port for all, free on the first address: each has an address of its own.
+        let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+        let third = std::process::id() % 250;
+        for node in 0..nodes {
+            let place = folder.display();
+            let mut text = format!(
+                "cluster = 98\nnode = {node}\nport = {port}\nfolder = \"{place}/store{node}\"\n\
+                 control = \"{place}/control{node}\"\n{top}\n"
+            );
+            for other in 0..nodes {
+                text += &format!("[[nodes]]\nid = {other}\naddress = \"127.97.{third}.{}\"\n", other + 1);
+            }
+            text += services;
+            let file = folder.join(format!("node{node}.toml"));
+            fs::write(&file, &text).expect("a file");
+            init(&Config::read(&file.display().to_string(), &text).expect("it is good")).expect("a store");
+        }
+        let mut cluster = Self { folder, nodes: (0..nodes).map(|_| None).collect(), frozen: None };
+        (0..nodes).for_each(|node| cluster.start(node));
+        cluster
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn start(&mut self, node: usize) {
+        let exe = std::env::current_exe().expect("it runs");
+        let log = fs::File::options().create(true).append(true).open(self.folder.join(format!("log{node}")));
+        let file = self.folder.join(format!("node{node}.toml"));
+        let child = Command::new(exe).arg("node").arg(file).stdin(Stdio::null()).stderr(log.expect("a file")).spawn();
+        self.nodes[node] = Some(child.expect("a node"));
+    }
+
+    /// Ends a node's daemon as `kill -9` does.
+    pub(crate) fn kill(&mut self, node: usize) {
+        if let Some(mut child) = self.nodes[node].take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// The number of a daemon.
+    pub(crate) fn pid(&self, node: usize) -> u32 {
+        self.nodes[node].as_ref().map_or(0, Child::id)
+    }
+
+    pub(crate) fn ask(&self, node: usize, question: &Value) -> Value {
+        ask(&self.folder.join(format!("control{node}")), question).unwrap_or_default()
+    }
+
+    /// The slots by a node's word.
+    pub(crate) fn rows(&self, node: usize) -> Vec<Row> {
+        self.ask(node, &json!({"do": "services"}))["services"].as_array().cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn row(&self, node: usize, name: &str, slot: u8) -> Row {
+        let found = self.rows(node).into_iter().find(|row| row["name"] == name && row["slot"] == slot);
+        found.unwrap_or_default()
+    }
+
+    /// Waits until some node runs the active copy, ready, and gives the node and the row.
+    pub(crate) fn ready(&self, name: &str, slot: u8, such: impl Fn(usize, &Row) -> bool) -> (usize, Row) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let runs = |node: &usize| self.nodes[*node].is_some() && self.frozen != Some(*node);
+            for node in (0..self.nodes.len()).filter(runs) {
+                let row = self.row(node, name, slot);
+                if row["state"] == "ready" && row["pid"].is_u64() && such(node, &row) {
+                    return (node, row);
+                }
+            }
+            self.late(until, name);
+        }
+    }
+
+    /// Waits until a node says so of a slot.
+    pub(crate) fn until(&self, node: usize, name: &str, such: impl Fn(&Row) -> bool) -> Row {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let row = self.row(node, name, 0);
+            if such(&row) {
+                return row;
+            }
+            self.late(until, name);
+        }
+    }
+
+    fn late(&self, until: Instant, name: &str) {
+        assert!(Instant::now() < until, "{name} is not as it should be after {PATIENCE:?}\n{}", self.story());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+
+    /// What all nodes said last.
+    pub(crate) fn story(&self) -> String {
+        let mut story = String::new();
+        for node in 0..self.nodes.len() {
+            let log = fs::read_to_string(self.folder.join(format!("log{node}"))).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            story += &format!("node {node}: {:?}\n", self.rows(node));
+            for line in &lines[lines.len().saturating_sub(40)..] {
+                story += &format!("  {line}\n");
+            }
+        }
+        story
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.story());
+        }
+        for node in 0..self.nodes.len() {
+            self.kill(node);
+        }
+        for node in 0..self.nodes.len() {
+            let copies = fs::read_dir(self.folder.join(format!("store{node}/programs")));
+            for copy in copies.into_iter().flatten().flatten() {
+                end_keeper(&copy.path());
+            }
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Tells a keeper to end, with its copy, and waits until it has.
+fn end_keeper(folder: &Path) {
+    use apus_os::program::{Order, VERSION, encode_order};
+    use std::io::{Read as _, Write as _};
+    let Ok(mut stream) = std::os::unix::net::UnixStream::connect(folder.join("socket")) else { return };
+    let _ = stream.set_read_timeout(Some(PATIENCE));
+    for order in [Order::Hello { version: VERSION }, Order::Stop { op: 1, grace: 0 }, Order::Leave] {
+        let _ = stream.write_all(&encode_order(&order));
+    }
+    // Until it closes.
+    let mut bytes = [0; 4_096];
+    while matches!(stream.read(&mut bytes), Ok(1..)) {}
+    // Its warden removes the socket last.
+    let until = Instant::now() + PATIENCE;
+    while folder.join("socket").exists() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

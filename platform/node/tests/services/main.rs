@@ -1,0 +1,46 @@
+//! Supervised programs on live nodes: one node, and three on addresses of the loopback.
+//!
+//! Without arguments it is the test. With `--table [TRIALS]` it prints how long a crash and a dead node cost.
+
+#[cfg(target_os = "linux")]
+mod cluster;
+#[cfg(target_os = "linux")]
+mod tests;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["node", file] => cluster::node(file),
+        ["keep", folder] => apus_node::keep(std::path::Path::new(folder)).map_err(|error| error.to_string()),
+        ["hbeat", thread, ms] => {
+            let timeout = std::time::Duration::from_millis(ms.parse().unwrap_or_default());
+            apus_node::hbeat(thread.parse().unwrap_or_default(), timeout).map_err(|error| error.to_string())
+        }
+        ["--list", ..] => {
+            println!("services: test");
+            Ok(())
+        }
+        ["--table", ref trials @ ..] => {
+            tests::table(trials.first().and_then(|trials| trials.parse().ok()).unwrap_or(30));
+            Ok(())
+        }
+        _ => {
+            tests::all(words.first().copied().filter(|word| !word.starts_with('-')));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("services: {what}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    println!("services: SKIPPED: it needs Linux");
+}

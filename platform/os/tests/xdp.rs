@@ -44,7 +44,7 @@ fn settled() {
         if seen.stdout.is_empty() {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     panic!("addresses are tentative after five seconds");
 }

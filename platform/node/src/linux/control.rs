@@ -142,7 +142,7 @@ fn connections(setup: &Setup) -> Result<usize, String> {
     Ok(all)
 }
 
-/// Whether a line of the kernel's list is a connection at this address that is not over: not `TIME_WAIT`, `CLOSE`, `LISTEN`.
+/// Whether a line of the kernel's list is a connection at this address that is not over: neither listening nor closed.
 fn is_open(line: &str, own: &str) -> bool {
     let mut words = line.split_whitespace();
     let here = words.nth(1).and_then(|here| here.split(':').next());

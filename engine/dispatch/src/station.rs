@@ -209,9 +209,9 @@ impl Station {
             }
         }
         self.adopt();
-        if self.settles.is_some_and(|settles| settles <= now) && !planted(Mutant::FreshForEver) {
+        if self.settles.is_some_and(|settles| settles <= now) {
             self.settles = None;
-            self.here.fresh = false;
+            self.here.fresh = planted(Mutant::FreshForEver);
         }
         if self.here != (Here { now, ..before }) {
             self.acts.push_back(Act::Stand(self.here));

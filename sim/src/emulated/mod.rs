@@ -242,8 +242,10 @@ impl Ether {
             {
                 node.leased(world.local_ns(NodeId(at as u16)), life, seen.lease);
                 self.station(world, at as u16);
-            } else if seen.lease.is_none() && node.lease.is_some() {
-                // A daemon that stops in good order takes its lease back before it ends.
+            } else if seen.lease.is_none()
+                && node.lease.is_some_and(|(_, until)| world.local_ns(NodeId(at as u16)) < until)
+            {
+                // A daemon that stops in good order takes its lease back before it ends. After a crash it ends by the clock.
                 node.disarmed();
             }
         }

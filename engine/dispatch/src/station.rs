@@ -30,6 +30,9 @@ pub const SERIES_APART: u64 = 50 * MS;
 /// How long the members must be quiet, in nanoseconds, before somebody gains slots.
 pub const QUIET: u64 = 1_000 * MS;
 
+/// After so many quiet times a node has seen who is there, also over bad links.
+const KNOWN: u64 = 4;
+
 /// Members that are never quiet have their gains after so many quiet times.
 const PATIENCE: u64 = 8;
 
@@ -322,7 +325,7 @@ impl Station {
         let (node, previous) = (self.config.node, Block::new(&self.plain).ok());
         // It fails for a size that does not exist, and the configuration has none.
         let Ok(plain) = build(&self.head(), &members, previous.as_ref()) else { return };
-        let there = self.here.now >= self.began.saturating_add(self.quiet) && !self.alone;
+        let there = self.here.now >= self.began.saturating_add(self.quiet.saturating_mul(KNOWN)) && !self.alone;
         let shown = Block::new(&self.block).ok();
         let Ok(block) = build_for(node, plain.clone(), &members, there, shown.as_ref()) else { return };
         (self.plain, self.block) = (plain, block);

@@ -173,8 +173,9 @@ pub fn build(head: &Head, members: &Members, previous: Option<&Block<'_>>) -> Re
 /// The table that one of the servers uses: `plain`, as [`build`] made it, with what this server must know about its own slots.
 ///
 /// A server asks another one only about slots that it has, or had. For a slot that it has had for ever, as far as it knows, it
-/// asks who would have it without this server: if it was away, that one had it. For a slot that it had itself before, it asks
-/// whom it would have asked then, as `shown` tells, the table of its own that it used before.
+/// asks who would have it without this server: if it was away, that one had it. `shown` is the table of its own that it used
+/// before. If it was `there` all the while, whom it asked by that about a slot of its own, it goes on asking, for who came since
+/// had nothing in the meantime; and for a slot that it had itself before, it asks whom it would have asked then.
 ///
 /// # Errors
 /// As [`build`].
@@ -182,6 +183,7 @@ pub fn build_for(
     node: u64,
     plain: Vec<u8>,
     members: &Members,
+    there: bool,
     shown: Option<&Block<'_>>,
 ) -> Result<Vec<u8>, BuildError> {
     let (Ok(block), Some(me)) = (Block::new(&plain), members.place(node)) else { return Ok(plain) };
@@ -191,8 +193,13 @@ pub fn build_for(
     let alike = |old: &Head| old.seed == head.seed && old.log2_slots == head.log2_slots;
     let shown = shown.filter(|shown| alike(&shown.head()));
     let place = |mac: Mac| members.0.iter().zip(0_u16..).find(|(member, _)| member.mac == mac).map(|(_, place)| place);
+    let own = members.all().get(usize::from(me)).map(|member| member.mac);
     let of = |slot: Slot, number: u32| {
         if slot.server == me && slot.former == NOBODY && !planted(Mutant::OwnWithoutFormer) {
+            let asked = shown.as_ref().filter(|shown| there && shown.server(shown.slot(number).server) == own);
+            if let Some(former) = asked.and_then(|shown| place(shown.server(shown.slot(number).former)?)) {
+                return former;
+            }
             // Behind this server's place each has one more here than without it.
             let other = without.get(number as usize).copied().unwrap_or(NOBODY);
             return if other == NOBODY { NOBODY } else { other + u16::from(other >= me) };

@@ -30,6 +30,9 @@ pub const SERIES_APART: u64 = 50 * MS;
 /// How long the members must be quiet, in nanoseconds, before somebody gains slots.
 pub const QUIET: u64 = 1_000 * MS;
 
+/// After so many quiet times a node has seen who is there, also over bad links.
+const KNOWN: u64 = 4;
+
 /// Members that are never quiet have their gains after so many quiet times.
 const PATIENCE: u64 = 8;
 
@@ -135,6 +138,8 @@ pub struct Station {
     epoch: u64,
     /// When the first table came, and when the last one has settled.
     began: u64,
+    /// It is cut off, and its table tells what the others do without it.
+    alone: bool,
     settles: Option<u64>,
     /// When somebody first wanted slots that the table in use does not give, when they get them, and who they are.
     waiting: Option<(u64, u64, Members)>,
@@ -180,6 +185,7 @@ impl Station {
             block: Vec::new(),
             epoch: 0,
             began: 0,
+            alone: false,
             settles: None,
             waiting: None,
             series: None,
@@ -209,9 +215,9 @@ impl Station {
             }
         }
         self.adopt();
-        if self.settles.is_some_and(|settles| settles <= now) && !planted(Mutant::FreshForEver) {
+        if self.settles.is_some_and(|settles| settles <= now) {
             self.settles = None;
-            self.here.fresh = false;
+            self.here.fresh = planted(Mutant::FreshForEver);
         }
         if self.here != (Here { now, ..before }) {
             self.acts.push_back(Act::Stand(self.here));
@@ -282,6 +288,8 @@ impl Station {
         let may = self.here.may().is_ok();
         let away = self.away() && !may;
         let target = if away { &self.whole } else { &self.wanted };
+        let left = away && !self.alone;
+        self.alone = away;
         let Some(shown) = &self.shown else {
             if self.agreed.is_some() {
                 self.began = now;
@@ -289,7 +297,7 @@ impl Station {
             }
             return;
         };
-        if shown == target {
+        if shown == target && !left {
             self.waiting = None;
             return;
         }
@@ -317,7 +325,9 @@ impl Station {
         let (node, previous) = (self.config.node, Block::new(&self.plain).ok());
         // It fails for a size that does not exist, and the configuration has none.
         let Ok(plain) = build(&self.head(), &members, previous.as_ref()) else { return };
-        let Ok(block) = build_for(node, plain.clone(), &members, Block::new(&self.block).ok().as_ref()) else { return };
+        let there = self.here.now >= self.began.saturating_add(self.quiet.saturating_mul(KNOWN)) && !self.alone;
+        let shown = Block::new(&self.block).ok();
+        let Ok(block) = build_for(node, plain.clone(), &members, there, shown.as_ref()) else { return };
         (self.plain, self.block) = (plain, block);
         self.here.server = members.place(node).unwrap_or(NOBODY);
         self.here.fresh = true;

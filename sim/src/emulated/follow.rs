@@ -1,6 +1,6 @@
 //! What must hold of packets, each followed from where it begins to where it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use apus_dispatch::Flow;
 use apus_engine::NodeId;
@@ -40,6 +40,8 @@ pub(super) struct Follow {
     next: u64,
     live: BTreeMap<u64, Track>,
     pub(super) owners: BTreeMap<Flow, Owner>,
+    /// Connections that their clients have no more: what comes late of them makes nobody their server.
+    over: BTreeSet<Flow>,
     /// Where the first part of a datagram went, by which table.
     parts: BTreeMap<([u8; 16], u16), (NodeId, u64, Ns)>,
     /// By family: since when nothing arrives, and when something did.
@@ -152,8 +154,17 @@ impl Follow {
         self.goes(world, meta.id);
     }
 
+    /// A client has done with a connection; who served it.
+    pub(super) fn over(&mut self, flow: Flow) -> Option<Owner> {
+        self.over.insert(flow);
+        self.owners.remove(&flow)
+    }
+
     /// A connection begins to be served.
     pub(super) fn owns(&mut self, flow: Flow, node: NodeId, boots: u32, epoch: Option<u16>, left: u64) {
+        if self.over.contains(&flow) {
+            return;
+        }
         self.owners.entry(flow).or_insert(Owner { node, boots, epoch, left });
     }
 

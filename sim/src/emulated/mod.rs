@@ -242,8 +242,10 @@ impl Ether {
             {
                 node.leased(world.local_ns(NodeId(at as u16)), life, seen.lease);
                 self.station(world, at as u16);
-            } else if seen.lease.is_none() && node.lease.is_some() {
-                // A daemon that stops in good order takes its lease back before it ends.
+            } else if seen.lease.is_none()
+                && node.lease.is_some_and(|(_, until)| world.local_ns(NodeId(at as u16)) < until)
+            {
+                // A daemon that stops in good order takes its lease back before it ends. After a crash it ends by the clock.
                 node.disarmed();
             }
         }
@@ -342,7 +344,7 @@ impl Ether {
 
     fn told(&mut self, world: &mut World, story: Story) {
         match story {
-            Story::Over(flow) => drop(self.follow.owners.remove(&flow)),
+            Story::Over(flow) => drop(self.follow.over(flow)),
             Story::Wrong(flow) => {
                 world.breaks(
                     "answers-true",
@@ -353,7 +355,7 @@ impl Ether {
             Story::Echoed => world.reached("fragments-put-together"),
             Story::Reset(flow) => {
                 self.resets += 1;
-                let Some(owner) = self.follow.owners.remove(&flow) else { return };
+                let Some(owner) = self.follow.over(flow) else { return };
                 let server = &self.nodes[usize::from(owner.node.0)];
                 let there = server.powered && server.boots == owner.boots;
                 // A dispatcher that is about to lose its lease may still hand connections to a server that others gave up.

@@ -231,7 +231,7 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         control: path("control", "/run/apus/control")?,
         nodes,
         vip,
-        lease: file.get("lease").map(|value| lease(value)).transpose()?,
+        lease: file.get("lease").map(lease).transpose()?,
         services,
         reboot,
     })

@@ -59,7 +59,9 @@ impl Live {
             None => {
                 let others = self.nodes.iter().filter(|node| node.id != self.me);
                 let members = Members::new(others.map(|node| member(node, false))).unwrap_or_default();
-                let _ = self.address.send(Order::Seen(Seen { members, ..seen.clone() }));
+                if let Some(address) = &self.address {
+                    let _ = address.send(Order::Seen(Seen { members, ..seen.clone() }));
+                }
             }
             Some(told) if !self.is_connected(&engine) => seen.members = told.members.clone(),
             Some(_) => {}

@@ -303,7 +303,7 @@ impl One {
                 Order::Start { .. } => given.push_back(order),
                 Order::Stop { .. } | Order::Release { .. } if !given.is_empty() => given.push_back(order),
                 Order::Stop { op, .. } | Order::Release { op, .. } | Order::Capture { op } => {
-                    self.answer(op, Outcome::Ok)
+                    self.answer(op, Outcome::Ok);
                 }
                 Order::Promote { op, .. } => self.answer(op, Outcome::ProcessFailed),
                 Order::Hello { .. } | Order::Lease { .. } | Order::Leave => {}

@@ -74,6 +74,7 @@ fn tell(status: &Value) {
 }
 
 /// Such as `412 ms`, `7.3 s`, `12 min`.
+#[expect(clippy::match_overlapping_arm, reason = "the first that holds")]
 fn length(ms: u64) -> String {
     match ms {
         ..1_000 => format!("{ms} ms"),

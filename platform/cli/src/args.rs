@@ -132,9 +132,24 @@ pub(crate) enum NodeCommand {
         config: PathBuf,
     },
     /// Take everything away from a node and give it nothing new; its connections go on
-    Drain(OfNode),
+    Drain {
+        #[command(flatten)]
+        of: OfNode,
+        /// Wait until its connections have ended; ask the node itself
+        #[arg(long)]
+        wait: bool,
+        /// For so many seconds at most
+        #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+        within: u64,
+    },
     /// End a drain
     Undrain(OfNode),
+    /// Undo what a killed node has left on its machine: the address, kernel settings, rules
+    Clear {
+        /// The node's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/apus.toml")]
+        config: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -164,8 +179,17 @@ pub(crate) enum VipCommand {
     Status,
     /// The table in use: slots of each server
     Table,
-    /// Change how servers are chosen on this node, until it restarts
+    /// Change the address, or how servers are chosen, on all nodes and for good
+    #[command(
+        after_help = "Another key or address moves clients: what they have open ends. Another size moves few of them."
+    )]
     Set {
+        /// The IPv4 address, or none
+        #[arg(long, value_name = "ADDRESS")]
+        v4: Option<String>,
+        /// The IPv6 address, or none
+        #[arg(long, value_name = "ADDRESS")]
+        v6: Option<String>,
         /// What of a packet decides: source, ports or quic
         #[arg(long)]
         key: Option<String>,
@@ -173,12 +197,30 @@ pub(crate) enum VipCommand {
         #[arg(long, value_parser = clap::value_parser!(u8).range(4..=20))]
         log2_slots: Option<u8>,
     },
+    /// Each frame of the data plane and what becomes of it, a line each
+    Trace(TraceArgs),
     /// Hand the address over to a node
     Move {
         /// Number of the node
         #[arg(long, value_name = "NODE")]
         to: u16,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Write a capture for Wireshark instead, with verdict, reason, slot and server as the comment of each frame
+    #[arg(long, value_name = "FILE")]
+    pub pcapng: Option<PathBuf>,
+    /// End after so many frames
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub frames: u64,
+    /// End after this long
+    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub lasts: Duration,
+    /// Keep so many bytes of each frame at most
+    #[arg(long, value_name = "N", default_value_t = 65_535, value_parser = clap::value_parser!(u32).range(14..=131_072))]
+    pub bytes: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -219,7 +261,8 @@ Examples:
   apus run                                              the shipped suite for a minute
   apus run scenarios --seeds 0..20000 --shard 0/4       a quarter of a night's seeds
   apus run dispatcher-power-off --seed 94               one seed of one shipped scenario
-  apus run my.toml --budget 3m --shrink --artifacts out --junit out/junit.xml";
+  apus run my.toml --budget 3m --shrink --artifacts out --junit out/junit.xml
+  sudo apus run vip-healthy --world emulated --tap apus0     and: curl http://10.8.0.100/";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -259,6 +302,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
           value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "What runs")]
     pub check_determinism: Option<u8>,
+    /// Join the virtual Ethernet of one scenario to a TAP device that is made for it, at the pace of the clock: curl can talk to the
+    /// cluster. Linux, as root, with --world emulated
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["seeds", "shard", "jobs", "budget", "timeout_per_seed", "list", "shrink", "artifacts", "junit", "check_determinism"], help_heading = "What runs")]
+    pub tap: Option<String>,
+    /// With --tap: end after this long, such as 60s; the scenario's own length if left out
+    #[arg(long = "for", value_name = "TIME", value_parser = time, requires = "tap", help_heading = "What runs")]
+    pub lasts: Option<Duration>,
     /// Only name the scenarios that would run
     #[arg(long, help_heading = "What runs")]
     pub list: bool,

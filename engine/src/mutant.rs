@@ -100,6 +100,9 @@ mutants! {
         TimeoutNotRandom "timeout-not-random" "all voters use the same election timeout",
         OldSnapshotTaken "old-snapshot-taken" "a snapshot older than the log is installed",
         CommitUntold "commit-untold" "a follower learns of a commit with the leader's next heartbeat, not at once",
+        VotersUnheard "voters-unheard" "a new leader counts its predecessor's leases from its own last heartbeat, not from its voters'",
+        LedForgotten "led-forgotten" "a voter that led until just now does not say so to the one it votes for",
+        StartForgotten "start-forgotten" "a restarted voter says that it never served a leader",
         LeaderRewrites "leader-rewrites" "a new leader drops its own uncommitted suffix",
     }
     views {

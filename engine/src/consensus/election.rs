@@ -7,6 +7,7 @@ use crate::context::{Ctx, Signal};
 use crate::ids::{NodeId, Term};
 use crate::io::Record;
 use crate::mutant::Mutant;
+use crate::time::{Micros, Time};
 
 impl Consensus {
     /// Starts a poll, or with `transfer` an election at once.
@@ -32,7 +33,7 @@ impl Consensus {
     fn stand(&mut self, ctx: &mut Ctx<'_>, term: Term, transfer: bool) {
         self.term = term;
         self.voted = Some(self.me);
-        self.role = Role::Candidate { votes: BTreeSet::new() };
+        self.role = Role::Candidate { votes: BTreeSet::new(), served: self.served };
         let vote = Pending::Vote { term, voted: self.voted, reply: None };
         self.persist(ctx, Record::Vote { term, voted: self.voted }, vote);
         self.ask(ctx, term, false, transfer);
@@ -64,6 +65,10 @@ impl Consensus {
     pub(super) fn step_down(&mut self, ctx: &mut Ctx<'_>, no_quorum: bool) {
         let was = core::mem::replace(&mut self.role, Role::Follower);
         if matches!(was, Role::Leader(_)) {
+            // It counts itself to the quorum whose contact a lease is prolonged by.
+            if !ctx.has(Mutant::LedForgotten) {
+                self.served = ctx.now;
+            }
             self.evidence = self.event(ctx, &[self.evidence], Fact::SteppedDown { term: self.term, no_quorum });
             self.leader = None;
             ctx.signal(Signal::Deposed { evidence: self.evidence });
@@ -85,20 +90,27 @@ impl Consensus {
         let granted = self.may_vote(ctx, from, request);
         if request.pre {
             let term = if granted { request.term } else { self.term };
-            self.send(ctx, from, Message::VoteReply(VoteReply { term, pre: true, granted }));
+            self.send(ctx, from, Message::VoteReply(VoteReply { term, pre: true, granted, quiet: Micros::ZERO }));
             return;
         }
         if !granted {
-            self.send(ctx, from, Message::VoteReply(VoteReply { term: self.term, pre: false, granted: false }));
+            let refusal = VoteReply { term: self.term, pre: false, granted: false, quiet: Micros::ZERO };
+            self.send(ctx, from, Message::VoteReply(refusal));
             return;
         }
         self.reset_election(ctx);
         self.voted = Some(from);
         let vote = Pending::Vote { term: self.term, voted: self.voted, reply: Some(from) };
         if ctx.has(Mutant::VoteBeforePersist) {
-            self.send(ctx, from, Message::VoteReply(VoteReply { term: self.term, pre: false, granted: true }));
+            self.give_vote(ctx, from);
         }
         self.persist(ctx, Record::Vote { term: self.term, voted: self.voted }, vote);
+    }
+
+    /// Tells a candidate that it has the vote of this term, and since when it has this node to itself.
+    fn give_vote(&self, ctx: &mut Ctx<'_>, to: NodeId) {
+        let quiet = ctx.now.since(self.served);
+        self.send(ctx, to, Message::VoteReply(VoteReply { term: self.term, pre: false, granted: true, quiet }));
     }
 
     fn may_vote(&self, ctx: &Ctx<'_>, from: NodeId, request: &VoteRequest) -> bool {
@@ -130,9 +142,9 @@ impl Consensus {
         }
         if let Some(to) = reply {
             if !ctx.has(Mutant::VoteBeforePersist) {
-                self.send(ctx, to, Message::VoteReply(VoteReply { term, pre: false, granted: true }));
+                self.give_vote(ctx, to);
             }
-        } else if let Role::Candidate { votes } = &mut self.role {
+        } else if let Role::Candidate { votes, .. } = &mut self.role {
             votes.insert(self.me);
             self.count_votes(ctx);
         }
@@ -147,8 +159,11 @@ impl Consensus {
             Role::PreCandidate { votes } if reply.pre && reply.term.0 == self.term.0.saturating_add(1) => {
                 votes.insert(from);
             }
-            Role::Candidate { votes } if !reply.pre && reply.term == self.term => {
+            Role::Candidate { votes, served } if !reply.pre && reply.term == self.term => {
                 votes.insert(from);
+                if !ctx.has(Mutant::VotersUnheard) {
+                    *served = (*served).max(quiet_since(ctx, reply.quiet));
+                }
             }
             _ => return,
         }
@@ -162,13 +177,15 @@ impl Consensus {
                 self.evidence = self.event(ctx, &[self.evidence], Fact::Campaign { term, pre: false });
                 self.stand(ctx, term, false);
             }
-            Role::Candidate { votes } if self.is_quorum(ctx, |node| votes.contains(&node)) => self.lead(ctx),
+            Role::Candidate { votes, served } if self.is_quorum(ctx, |node| votes.contains(&node)) => {
+                self.lead(ctx, *served);
+            }
             _ => {}
         }
     }
 
     /// Takes office: the first entry commits what came before it.
-    fn lead(&mut self, ctx: &mut Ctx<'_>) {
+    fn lead(&mut self, ctx: &mut Ctx<'_>, served: Time) {
         self.evidence = self.event(ctx, &[self.evidence], Fact::Elected { term: self.term });
         if ctx.has(Mutant::LeaderRewrites) && self.log.last_index() > self.commit {
             self.log.truncate(self.commit.next());
@@ -177,6 +194,7 @@ impl Consensus {
         self.leader = Some(self.me);
         self.role = Role::Leader(Leadership {
             elected_at: ctx.now,
+            alone_since: served.max(self.served).min(ctx.now),
             first: self.log.last_index().next(),
             peers: Default::default(),
             heartbeat: ctx.now,
@@ -195,4 +213,12 @@ impl Consensus {
             self.campaign(ctx, true);
         }
     }
+}
+
+/// The latest instant on this node's clock at which a voter can have served a leader, if that was `quiet` ago by the
+/// voter's clock when it said so: as much less as two clocks may differ, and less what a clock may jump unnoticed.
+fn quiet_since(ctx: &Ctx<'_>, quiet: Micros) -> Time {
+    let views = &ctx.config().views;
+    let rho = u64::from(views.drift_ppm).min(500_000);
+    ctx.now - quiet.scale(1_000_000 - rho, 1_000_000 + rho) + views.timer_slack
 }

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::{Causes, Epoch, Index, NodeId, ResourceId, Term};
-use crate::time::Time;
+use crate::time::{Micros, Time};
 use crate::wire::{DecodeError, Reader, Wire, Writer};
 use crate::{wire_messages, wire_struct};
 
@@ -254,8 +254,27 @@ pub struct VoteReply {
     pub pre: bool,
     /// Whether it gets the vote.
     pub granted: bool,
+    /// With a vote: how long the voter has neither followed a leader nor been one, by its clock, since its start at most.
+    /// Zero if it does not say (before version 2): then it may have done so just now.
+    pub quiet: Micros,
 }
-wire_struct!(VoteReply { term, pre, granted } least 3);
+
+impl Wire for VoteReply {
+    const LEAST: usize = 3;
+    fn put(&self, w: &mut Writer) {
+        self.term.put(w);
+        self.pre.put(w);
+        self.granted.put(w);
+        if w.version >= 2 {
+            self.quiet.put(w);
+        }
+    }
+    fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (term, pre, granted) = (Wire::get(r)?, Wire::get(r)?, Wire::get(r)?);
+        let quiet = if r.version >= 2 { Wire::get(r)? } else { Micros::ZERO };
+        Ok(Self { term, pre, granted, quiet })
+    }
+}
 
 /// A leader's entries, or its heartbeat when there are none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

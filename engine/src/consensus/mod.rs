@@ -51,6 +51,8 @@ pub struct Consensus {
     leader: Option<NodeId>,
     /// When a leader was last heard.
     heard: Option<Time>,
+    /// When this node last followed a leader or was one, or started: until then it may have helped to prolong a lease.
+    served: Time,
     /// When to campaign, unless a leader is heard.
     election: Time,
     /// Records on their way to the disk, oldest first, and whether they are there.
@@ -92,6 +94,8 @@ enum Role {
     },
     Candidate {
         votes: BTreeSet<NodeId>,
+        /// The latest that any of them followed a leader or was one, on this node's clock.
+        served: Time,
     },
     Leader(Leadership),
 }
@@ -99,6 +103,8 @@ enum Role {
 #[derive(Clone, Debug, Hash)]
 struct Leadership {
     elected_at: Time,
+    /// No earlier leader was acknowledged by a quorum for what it sent after this.
+    alone_since: Time,
     /// The leader's first entry.
     first: Index,
     peers: BTreeMap<NodeId, Progress>,
@@ -164,6 +170,7 @@ impl Consensus {
             role: Role::Follower,
             leader: None,
             heard: None,
+            served: if config.has(Mutant::StartForgotten) { Time(0) } else { now },
             election: now + wait + Micros(rng.below(wait.0 + 1)),
             disk: VecDeque::new(),
             retry: None,
@@ -220,7 +227,13 @@ impl Consensus {
                 self.propose(ctx, payload.clone());
             }
             // After a pause nothing that was heard before it is fresh: wait a full timeout for a leader.
-            Signal::Stalled { .. } if !matches!(self.role, Role::Leader(_)) => self.reset_election(ctx),
+            // And the clock may have jumped: what is counted as silence may have been none.
+            Signal::Stalled { .. } => {
+                self.served = ctx.now;
+                if !matches!(self.role, Role::Leader(_)) {
+                    self.reset_election(ctx);
+                }
+            }
             Signal::NodeUp { node, .. } => {
                 // It may have started anew and know no leader.
                 if let Role::Leader(lead) = &mut self.role
@@ -296,6 +309,16 @@ impl Consensus {
     pub const fn leads(&self) -> Option<(Term, Time)> {
         match &self.role {
             Role::Leader(lead) => Some((self.term, lead.elected_at)),
+            _ => None,
+        }
+    }
+
+    /// If this node leads: an instant such that no earlier leader can have been acknowledged by a quorum for anything it
+    /// sent later (rule R3).
+    #[must_use]
+    pub const fn alone_since(&self) -> Option<Time> {
+        match &self.role {
+            Role::Leader(lead) => Some(lead.alone_since),
             _ => None,
         }
     }

@@ -225,6 +225,7 @@ impl Consensus {
         }
         self.role = Role::Follower;
         self.heard = Some(ctx.now);
+        self.served = ctx.now;
         self.reset_election(ctx);
         if self.leader != Some(from) {
             self.leader = Some(from);

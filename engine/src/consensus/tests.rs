@@ -1,14 +1,15 @@
-//! The log against a plain list, quorums against counting, also under joint members, and who is told of a commit.
+//! The log against a plain list, quorums against counting, also under joint members, who is told of a commit, and
+//! what voters say of the leaders that they served.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::log::Log;
-use super::{Append, AppendReply, Consensus, Entry, Membership, Message, Payload, Snapshot, VoteReply};
-use crate::config::{Bootstrap, Config};
-use crate::context::{Ctx, Shared};
-use crate::ids::{Epoch, Index, NO_CAUSE, NodeId, OpId, ResourceId, Term};
+use super::{Append, AppendReply, Consensus, Entry, Membership, Message, Payload, Snapshot, VoteReply, VoteRequest};
+use crate::config::{Bootstrap, Config, ViewsConfig};
+use crate::context::{Ctx, Peer, Shared, Signal};
+use crate::ids::{Epoch, EvidenceId, Incarnation, Index, NO_CAUSE, NodeId, OpId, ResourceId, Term};
 use crate::io::{Durable, Outcome, Output, Part};
 use crate::rng::{Rng, Seed};
 use crate::time::{Micros, Time};
@@ -161,7 +162,11 @@ impl Led {
         led.sync();
         let term = led.log.term();
         led.step(|log, ctx| {
-            log.on_message(ctx, NodeId(1), Message::VoteReply(VoteReply { term, pre: false, granted: true }));
+            log.on_message(
+                ctx,
+                NodeId(1),
+                Message::VoteReply(VoteReply { term, pre: false, granted: true, quiet: Micros::ZERO }),
+            );
         });
         led.sync();
         led.ack(1);
@@ -269,4 +274,98 @@ fn a_follower_that_lags_is_not_told_in_between() {
     assert!(sent.is_empty(), "{sent:?}");
     led.sync();
     assert_eq!(told(&led.ack(1)), [(1, 3)]);
+}
+
+const MS: Micros = Micros::from_millis(1);
+
+/// A follower of three that is asked for its vote at some time; how quiet it says that it was.
+fn quiet_of(led: &mut Led, at: Time) -> Option<Micros> {
+    let last = (led.log.last_index(), Term(led.log.term().0 + 9));
+    let request = VoteRequest {
+        term: Term(led.log.term().0 + 1),
+        pre: false,
+        transfer: false,
+        last_index: last.0,
+        last_term: last.1,
+    };
+    led.now = at;
+    led.step(|log, ctx| log.on_message(ctx, NodeId(1), Message::VoteRequest(request)));
+    let config = led.shared.config.clone();
+    let mut ctx = led.shared.ctx(&mut led.rng, Part::Consensus, led.now);
+    for op in core::mem::take(&mut led.disk) {
+        led.log.on_done(&mut ctx, op, Outcome::Ok);
+    }
+    core::mem::take(&mut led.shared.outputs).into_iter().find_map(|output| match output {
+        Output::Send { datagram, .. } => match wire::decode(&config, &datagram) {
+            Ok((_, Body::Consensus(Message::VoteReply(reply)))) if reply.granted => Some(reply.quiet),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+/// Nodes speak version 2 with each other from the start.
+fn speak(led: &mut Led) {
+    for node in 1..3 {
+        led.shared.peers.insert(NodeId(node), Peer { inc: Incarnation(1), speaks: 2 });
+    }
+}
+
+#[test]
+fn a_voter_says_how_long_it_served_no_leader() {
+    // It led until the very request that deposes it; then it is quiet from there on.
+    let mut led = Led::new();
+    speak(&mut led);
+    let term = led.log.term();
+    led.step(|log, ctx| log.step_down(ctx, false));
+    let down = led.now;
+    assert_eq!(quiet_of(&mut led, down + Micros(40_000)), Some(Micros(40_001)));
+    // It follows a leader: from the last append on.
+    let mut led = Led::new();
+    speak(&mut led);
+    let append = Append {
+        term: Term(term.0 + 1),
+        prev_index: Index(1),
+        prev_term: term,
+        commit: Index(1),
+        sent_at: Time(7),
+        entries: Vec::new(),
+    };
+    led.now = Time(100_000);
+    led.step(|log, ctx| log.on_message(ctx, NodeId(2), Message::Append(append)));
+    assert_eq!(quiet_of(&mut led, Time(400_001)), Some(Micros(300_001)));
+    // After a stall nothing that its clock counted is sure.
+    let stalled = Signal::Stalled { late: MS, evidence: EvidenceId::NONE };
+    led.now = Time(700_000);
+    led.step(|log, ctx| log.on_signal(ctx, &stalled));
+    assert_eq!(quiet_of(&mut led, Time(710_001)), Some(Micros(10_001)));
+    // To a node that speaks version 1 it says nothing: that is read as zero.
+    led.shared.peers.clear();
+    assert_eq!(quiet_of(&mut led, Time(900_000)), Some(Micros::ZERO));
+    // A node that has just started may have served a leader until then.
+    let config = led.shared.config.clone();
+    let log = Consensus::new(&config, Durable::formatted(), Time(5_000_000), &mut led.rng);
+    let mut led = Led { log, ..led };
+    speak(&mut led);
+    assert_eq!(quiet_of(&mut led, Time(5_000_100)), Some(Micros(101)));
+}
+
+#[test]
+fn a_new_leader_counts_from_what_its_voters_last_heard() {
+    let views = ViewsConfig::default();
+    for (quiet, alone_for) in [(300 * 1_000, 290_000 - 300), (0, 0), (5_000, 0), (10_000_000, 2_000_000)] {
+        let mut led = Led::new();
+        led.now = Time(1_000_000);
+        led.step(|log, ctx| log.step_down(ctx, false));
+        led.now = led.now + Micros(2_000_000);
+        led.step(|log, ctx| log.campaign(ctx, true));
+        led.sync();
+        let term = led.log.term();
+        let reply = VoteReply { term, pre: false, granted: true, quiet: Micros(quiet) };
+        led.step(|log, ctx| log.on_message(ctx, NodeId(1), Message::VoteReply(reply)));
+        let alone = led.now.since(led.log.alone_since().expect("it leads"));
+        // Less by the drift of both clocks, and by what a clock may jump; never longer than the leader's own silence.
+        assert!(alone.0.abs_diff(alone_for) <= 5, "{quiet}: {alone:?}, not {alone_for}");
+        assert!(alone + views.timer_slack <= Micros(quiet.max(views.timer_slack.0)) || quiet == 10_000_000);
+    }
 }

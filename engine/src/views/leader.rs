@@ -10,13 +10,14 @@ use crate::time::{Micros, Time};
 
 impl Views {
     /// This node leads: leases that the predecessor renewed may still run.
-    pub(super) fn on_leads(&mut self, ctx: &mut Ctx<'_>, evidence: EvidenceId) {
+    pub(super) fn on_leads(&mut self, ctx: &mut Ctx<'_>, log: &Consensus, evidence: EvidenceId) {
         self.leads = Some(evidence);
         self.renewed.clear();
         self.failed.clear();
         self.waiting.clear();
         let wait = self.wait(ctx);
-        self.not_before = if ctx.has(Mutant::ElectedTimeIgnored) { ctx.now } else { ctx.now + wait };
+        let alone_since = log.alone_since().unwrap_or(ctx.now);
+        self.not_before = if ctx.has(Mutant::ElectedTimeIgnored) { ctx.now } else { alone_since + wait };
         self.place_at = Some(ctx.now);
     }
 

@@ -138,7 +138,7 @@ impl Views {
                 self.place(ctx, log);
             }
             Signal::Stalled { late, .. } => self.on_stalled(ctx, *late),
-            Signal::Leads { evidence, .. } => self.on_leads(ctx, *evidence),
+            Signal::Leads { evidence, .. } => self.on_leads(ctx, log, *evidence),
             Signal::Deposed { .. } => self.on_deposed(),
             Signal::Applied { entry, evidence } => self.on_applied(ctx, log, entry, *evidence),
             Signal::Restored { snapshot, evidence } => {

@@ -1,7 +1,7 @@
 //! One candidate, node 0, is given votes until it leads, then acknowledgements. Wins and commits must come at the same message.
 
 use apus_engine::consensus::{AppendReply, Message, VoteReply};
-use apus_engine::{Index, Mutant, Rng, Term};
+use apus_engine::{Index, Micros, Mutant, Rng, Term};
 
 use crate::ours::Ours;
 use crate::theirs::Theirs;
@@ -71,7 +71,7 @@ pub(crate) fn compare(mut rng: Rng, mutant: Option<Mutant>) -> Result<(), String
                 break;
             }
             let from = *crate::pick(&mut rng, &peers);
-            let reply = VoteReply { term: Term(term), pre, granted: true };
+            let reply = VoteReply { term: Term(term), pre, granted: true, quiet: Micros::ZERO };
             told = format!("{told}\n{reply:?} from {from}");
             both(&mut ours, &mut theirs, from, &Message::VoteReply(reply));
             theirs.sync(u64::MAX);

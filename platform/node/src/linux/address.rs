@@ -168,10 +168,11 @@ struct Holding {
 
 /// The address, held: as long as the value lives.
 struct Held {
+    /// Goes first: a system that has the address would answer clients by itself once nothing stands before it.
+    _vip: Vip,
     choice: Choice,
     lease: Lease,
     rules: Rules,
-    _vip: Vip,
 }
 
 impl Holding {
@@ -186,7 +187,7 @@ impl Holding {
         }
         let lease = guard.lease()?;
         let rules = Rules::start(guard, self.say.clone())?;
-        Ok(Held { choice, lease, rules, _vip: vip })
+        Ok(Held { _vip: vip, choice, lease, rules })
     }
 }
 

@@ -54,17 +54,10 @@ impl Live {
         let Some(address) = &self.address else { return };
         let engine = self.engine.borrow();
         let Some(mut seen) = seen(&engine, &self.nodes, self.me) else { return };
-        match &self.told {
-            // Who comes takes slots from others. Which, it knows only from the table without itself.
-            None => {
-                let others = self.nodes.iter().filter(|node| node.id != self.me);
-                let members = Members::new(others.map(|node| member(node, false))).unwrap_or_default();
-                if let Some(address) = &self.address {
-                    let _ = address.send(Order::Seen(Seen { members, ..seen.clone() }));
-                }
-            }
-            Some(told) if !self.is_connected(&engine) => seen.members = told.members.clone(),
-            Some(_) => {}
+        if let Some(told) = &self.told
+            && !self.is_connected(&engine)
+        {
+            seen.members = told.members.clone();
         }
         if self.told.as_ref() != Some(&seen) {
             let _ = address.send(Order::Seen(seen.clone()));

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use apus_node::{Config, ask, init, run};
+use apus_node::{Config, ask, init};
 use apus_os::linux::Xdp;
 use serde_json::{Value, json};
 
 use crate::clients::TRIED;
+use crate::wait::until;
 
 const NODES: usize = 3;
 const VIPS: [&str; 2] = ["10.98.0.100", "fd98::100"];
@@ -24,15 +24,6 @@ fn mac(node: usize) -> String {
 }
 fn addresses(node: usize) -> [String; 2] {
     [format!("10.98.0.{}", node + 1), format!("fd98::{:x}", node + 1)]
-}
-
-/// Runs one node.
-pub(crate) fn node(file: &str) -> Result<(), String> {
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
-    let config = Config::read(file, &text).map_err(|error| error.to_string())?;
-    let began = Instant::now();
-    run(&config, move |line| eprintln!("{:9.3} {line}", began.elapsed().as_secs_f64()))
-        .map_err(|error| error.to_string())
 }
 
 /// Has these ends of cables polled, by programs that let everything pass, until its standard input ends.
@@ -50,20 +41,6 @@ fn sh(line: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)))
-}
-
-/// Looks again and again until it is so.
-fn until<T>(seconds: u64, what: &str, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
-    let began = Instant::now();
-    loop {
-        match look() {
-            Ok(found) => return Ok(found),
-            Err(error) if began.elapsed() > Duration::from_secs(seconds) => {
-                return Err(format!("{what}: not within {seconds} s: {error}"));
-            }
-            Err(_) => sleep(Duration::from_millis(50)),
-        }
-    }
 }
 
 /// A program that ends with the value, and answers words with lines.

@@ -9,11 +9,18 @@ mod clients;
 mod cluster;
 
 #[cfg(target_os = "linux")]
+#[path = "../support/program.rs"]
+mod program;
+#[cfg(target_os = "linux")]
+#[path = "../support/wait.rs"]
+mod wait;
+
+#[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["node", file] => cluster::node(file),
+        ["node", file] => program::node(file),
         ["serve", v4, v6, number] => clients::serve([v4, v6], number.parse().unwrap_or_default()),
         ["talk", v4, v6, many] => clients::talk([v4, v6], many.parse().unwrap_or_default()),
         ["poll", ref ports @ ..] => cluster::poll(ports),
@@ -26,13 +33,7 @@ fn main() -> std::process::ExitCode {
             cluster::test(&asked)
         }
     };
-    match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(what) => {
-            eprintln!("planes: {what}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    program::end("planes", result)
 }
 
 #[cfg(not(target_os = "linux"))]

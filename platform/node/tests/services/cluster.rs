@@ -6,20 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use apus_node::{Config, ask, init, run};
+use apus_node::{Config, ask, init};
 use serde_json::{Value, json};
 
 /// Longer than anything takes that is not lost.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Runs one node.
-pub(crate) fn node(file: &str) -> Result<(), String> {
-    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
-    let config = Config::read(file, &text).map_err(|error| error.to_string())?;
-    let began = Instant::now();
-    run(&config, move |line| eprintln!("{:9.3} {line}", began.elapsed().as_secs_f64()))
-        .map_err(|error| error.to_string())
-}
 
 /// Some nodes; what they ran is gone with the value.
 pub(crate) struct Cluster {

@@ -8,11 +8,15 @@ mod cluster;
 mod tests;
 
 #[cfg(target_os = "linux")]
+#[path = "../support/program.rs"]
+mod program;
+
+#[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["node", file] => cluster::node(file),
+        ["node", file] => program::node(file),
         ["keep", folder] => apus_node::keep(std::path::Path::new(folder)).map_err(|error| error.to_string()),
         ["hbeat", thread, ms] => {
             let timeout = std::time::Duration::from_millis(ms.parse().unwrap_or_default());
@@ -31,13 +35,7 @@ fn main() -> std::process::ExitCode {
             Ok(())
         }
     };
-    match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(what) => {
-            eprintln!("services: {what}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    program::end("services", result)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -3,43 +3,21 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use apus_node::{Config, ask, init, run};
+use apus_node::{Config, ask, init};
 use serde_json::{Value, json};
 
 use crate::net::{Net, VIP, clients, sh};
+use crate::wait::until;
 
 pub(crate) const NODES: usize = 5;
-
-/// Runs one node.
-pub(crate) fn node(file: &str) -> Result<(), String> {
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
-    let config = Config::read(file, &text).map_err(|error| error.to_string())?;
-    let began = Instant::now();
-    run(&config, move |line| eprintln!("{:9.3} {line}", began.elapsed().as_secs_f64()))
-        .map_err(|error| error.to_string())
-}
 
 /// Undoes what a killed node has left.
 pub(crate) fn clear(file: &str) -> Result<(), String> {
     let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
     let config = Config::read(file, &text).map_err(|error| error.to_string())?;
     apus_node::clear(&config).map_err(|error| error.to_string())
-}
-
-/// Looks again and again until it is so.
-pub(crate) fn until<T>(seconds: u64, what: &str, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
-    let began = Instant::now();
-    loop {
-        match look() {
-            Ok(found) => return Ok(found),
-            Err(error) if began.elapsed() > Duration::from_secs(seconds) => {
-                return Err(format!("{what}: not within {seconds} s: {error}"));
-            }
-            Err(_) => sleep(Duration::from_millis(25)),
-        }
-    }
 }
 
 pub(crate) struct Cluster {

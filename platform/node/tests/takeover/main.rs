@@ -17,11 +17,17 @@ mod operate;
 #[cfg(target_os = "linux")]
 mod peers;
 #[cfg(target_os = "linux")]
+#[path = "../support/program.rs"]
+mod program;
+#[cfg(target_os = "linux")]
 mod serve;
 #[cfg(target_os = "linux")]
 mod strike;
 #[cfg(target_os = "linux")]
 mod vrrp;
+#[cfg(target_os = "linux")]
+#[path = "../support/wait.rs"]
+mod wait;
 #[cfg(target_os = "linux")]
 mod watch;
 
@@ -30,7 +36,7 @@ fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["node", file] => cluster::node(file),
+        ["node", file] => program::node(file),
         ["clear", file] => cluster::clear(file),
         ["serve", address, number] => {
             serve::serve(address, number.parse().unwrap_or_default()).map_err(|error| error.to_string())
@@ -50,13 +56,7 @@ fn main() -> std::process::ExitCode {
         }
         _ => experiment::test(),
     };
-    match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(what) => {
-            eprintln!("takeover: {what}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    program::end("takeover", result)
 }
 
 #[cfg(not(target_os = "linux"))]

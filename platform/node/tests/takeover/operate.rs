@@ -8,9 +8,10 @@ use std::time::Duration;
 use apus_node::wait_drained;
 use serde_json::{Value, json};
 
-use crate::cluster::{Clients, Cluster, NODES, until};
+use crate::cluster::{Clients, Cluster, NODES};
 use crate::net::VIP;
 use crate::strike::Row;
+use crate::wait::until;
 
 /// How long a client's connection lives while servers are rolled, in milliseconds.
 const LIFE: u64 = 1_200;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command};
 use std::time::Instant;
 
-use crate::cluster::{Cluster, NODES, end, until};
+use crate::cluster::{Cluster, NODES, end};
 use crate::net::{VIP, sh};
+use crate::wait::until;
 
 const PORT: u16 = 8_081;
 

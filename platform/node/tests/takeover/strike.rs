@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use crate::cluster::{Clients, Cluster, Lost, NODES, signal, until};
+use crate::cluster::{Clients, Cluster, Lost, NODES, signal};
+use crate::wait::until;
 
 /// Clients that were themselves so far behind, in microseconds, saw nothing that counts.
 const BEHIND: u64 = 60_000;

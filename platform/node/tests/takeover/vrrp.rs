@@ -4,9 +4,10 @@ use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Clients, end, until};
+use crate::cluster::{Clients, end};
 use crate::net::{Net, VIP, sh};
 use crate::strike::{CALM, Row};
+use crate::wait::until;
 
 /// Programs that end with the value.
 struct Children(Vec<Child>);

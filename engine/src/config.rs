@@ -15,7 +15,7 @@ pub struct Config {
     pub cluster: ClusterId,
     /// This node.
     pub me: NodeId,
-    /// The wire version this node writes at most; 1 or 2.
+    /// The wire version this node writes at most; 1 to 3.
     pub wire_version: u8,
     /// The members when the cluster was first started; later changes come through the log.
     pub bootstrap: Bootstrap,
@@ -337,7 +337,7 @@ impl Config {
         range(c.window > 0, "consensus.window", "at least 1")?;
         range(self.views.lease >= c.heartbeat.scale(3, 1), "views.lease", "at least three heartbeats")?;
         range(self.views.drift_ppm <= 100_000, "views.drift_ppm", "at most 100000")?;
-        range((1..=crate::wire::VERSION).contains(&self.wire_version), "wire_version", "1 or 2")?;
+        range((1..=crate::wire::VERSION).contains(&self.wire_version), "wire_version", "1 to 3")?;
         self.check_services()
     }
 

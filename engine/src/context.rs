@@ -248,6 +248,13 @@ impl Ctx<'_> {
         self.shared.persisting
     }
 
+    /// The newest wire version that a node speaks, as far as is known.
+    #[must_use]
+    pub fn speaks(&self, node: NodeId) -> u8 {
+        let own = self.shared.config.wire_version;
+        if node == self.shared.config.me { own } else { self.shared.peers.get(&node).map_or(1, |peer| peer.speaks) }
+    }
+
     /// Sends a message, in the newest version that both sides speak.
     pub fn send(&mut self, to: NodeId, lane: Lane, body: &Body) {
         let speaks = self.shared.config.wire_version;

@@ -139,13 +139,32 @@ impl Engine {
                 ctx.part = Part::Consensus;
                 parts.consensus.submit(&mut ctx, command)?;
             }
-            Command::Move { .. } | Command::Drain(_) | Command::Undrain(_) => {
+            Command::Move { .. } | Command::Drain(_) | Command::Undrain(_) | Command::Set { .. } => {
                 parts.views.submit(&mut ctx, &parts.consensus, command)?;
             }
         }
         self.route_signals();
         self.deadline = self.next_deadline();
         Ok(())
+    }
+
+    /// Sends an operator's command on to whoever leads. It may be lost or refused there in silence: repeat it until the log shows
+    /// what it does.
+    ///
+    /// # Errors
+    /// If this node leads itself, or knows nobody who does.
+    pub fn pass_on(&mut self, now: Time, order: crate::views::Order) -> Result<(), SubmitError> {
+        self.now = self.now.max(now);
+        let Life::Running(parts) = &mut self.life else {
+            return Err(SubmitError::NotCoordinator { hint: None });
+        };
+        let mut ctx = Ctx {
+            now: self.now,
+            rng: &mut self.rngs[Part::Views as usize],
+            part: Part::Views,
+            shared: &mut self.shared,
+        };
+        parts.views.pass_on(&mut ctx, &parts.consensus, order)
     }
 
     /// The next thing the host must do, oldest first; `None` once drained.

@@ -273,6 +273,13 @@ pub enum Command {
     Drain(NodeId),
     /// End a drain.
     Undrain(NodeId),
+    /// Set a resource up, for all members.
+    Set {
+        /// What.
+        resource: ResourceId,
+        /// The host's to understand; at most 1 KiB.
+        value: Vec<u8>,
+    },
     /// Add a member, as learner first; a voter is promoted once it has caught up.
     AddNode {
         /// Who.
@@ -304,8 +311,10 @@ pub enum SubmitError {
     Unknown,
     /// The node may not own the resource.
     NotEligible(NodeId),
-    /// A note is at most 32 KiB.
+    /// A note is at most 32 KiB, a setting 1 KiB.
     TooLarge,
+    /// This member's program is too old to know such a command: upgrade it first.
+    TooOld(NodeId),
 }
 
 /// When the host must call in at the latest, and which part asks.

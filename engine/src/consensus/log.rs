@@ -78,7 +78,7 @@ impl Log {
             Payload::Release { resource, .. } | Payload::Move { resource, .. } => {
                 self.about.entry(*resource).or_default().push(entry.index);
             }
-            Payload::Lead(_) | Payload::Maintenance { .. } | Payload::Note(_) => {}
+            Payload::Lead(_) | Payload::Maintenance { .. } | Payload::Note(_) | Payload::Set { .. } => {}
         }
         self.entries.push(entry);
     }

@@ -90,6 +90,13 @@ pub enum Payload {
     },
     /// Bytes of the application.
     Note(Vec<u8>),
+    /// How a resource is set up; replaces what was set before (since version 3).
+    Set {
+        /// What.
+        resource: ResourceId,
+        /// The host's to understand.
+        value: Vec<u8>,
+    },
 }
 
 impl Wire for Payload {
@@ -124,6 +131,11 @@ impl Wire for Payload {
                 w.u8(6);
                 bytes.put(w);
             }
+            Self::Set { resource, value } => {
+                w.u8(7);
+                resource.put(w);
+                value.put(w);
+            }
         }
     }
     fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -135,6 +147,7 @@ impl Wire for Payload {
             4 => Self::Maintenance { node: Wire::get(r)?, on: Wire::get(r)? },
             5 => Self::Move { resource: Wire::get(r)?, to: Wire::get(r)?, because: Wire::get(r)? },
             6 => Self::Note(Wire::get(r)?),
+            7 => Self::Set { resource: Wire::get(r)?, value: Wire::get(r)? },
             _ => return Err(DecodeError::Value),
         })
     }
@@ -177,8 +190,28 @@ pub struct ViewState {
     pub notes: u64,
     /// See `notes`.
     pub notes_hash: u64,
+    /// How resources are set up, where that was set (since version 3).
+    pub settings: BTreeMap<ResourceId, Vec<u8>>,
 }
-wire_struct!(ViewState { grants, drained, notes, notes_hash } least 4);
+
+impl Wire for ViewState {
+    const LEAST: usize = 4;
+    fn put(&self, w: &mut Writer) {
+        self.grants.put(w);
+        self.drained.put(w);
+        self.notes.put(w);
+        self.notes_hash.put(w);
+        if w.version >= 3 {
+            self.settings.put(w);
+        }
+    }
+    fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (grants, drained) = (Wire::get(r)?, Wire::get(r)?);
+        let (notes, notes_hash) = (Wire::get(r)?, Wire::get(r)?);
+        let settings = if r.version >= 3 { Wire::get(r)? } else { BTreeMap::new() };
+        Ok(Self { grants, drained, notes, notes_hash, settings })
+    }
+}
 
 /// The newest grant of one resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

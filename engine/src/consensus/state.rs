@@ -38,6 +38,9 @@ impl ViewState {
                 self.notes += 1;
                 self.notes_hash = mix(self.notes_hash ^ hash_bytes(self.notes, bytes));
             }
+            Payload::Set { resource, value } => {
+                self.settings.insert(*resource, value.clone());
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::io::Command;
 use crate::ids::{Causes, Epoch, Index, NodeId, ResourceId, Term};
 use crate::time::{Micros, Time};
 use crate::{wire_messages, wire_struct};
@@ -96,6 +97,74 @@ pub struct Claim {
 }
 wire_struct!(Claim { resource } least 2);
 
+/// What an operator wants, on its way from the node that was asked to the leader (since version 3).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// As [`Command::Move`].
+    Move {
+        /// What.
+        resource: ResourceId,
+        /// Where.
+        to: NodeId,
+    },
+    /// As [`Command::Drain`], or [`Command::Undrain`].
+    Maintenance {
+        /// Who.
+        node: NodeId,
+        /// Whether to drain.
+        on: bool,
+    },
+    /// As [`Command::Set`].
+    Set {
+        /// What.
+        resource: ResourceId,
+        /// The host's to understand.
+        value: Vec<u8>,
+    },
+}
+
+impl crate::wire::Wire for Order {
+    const LEAST: usize = 4;
+    fn put(&self, w: &mut crate::wire::Writer) {
+        match self {
+            Self::Move { resource, to } => {
+                w.u8(0);
+                resource.put(w);
+                to.put(w);
+            }
+            Self::Maintenance { node, on } => {
+                w.u8(1);
+                node.put(w);
+                on.put(w);
+            }
+            Self::Set { resource, value } => {
+                w.u8(2);
+                resource.put(w);
+                value.put(w);
+            }
+        }
+    }
+    fn get(r: &mut crate::wire::Reader<'_>) -> Result<Self, crate::wire::DecodeError> {
+        Ok(match r.u8()? {
+            0 => Self::Move { resource: ResourceId::get(r)?, to: NodeId::get(r)? },
+            1 => Self::Maintenance { node: NodeId::get(r)?, on: bool::get(r)? },
+            2 => Self::Set { resource: ResourceId::get(r)?, value: Vec::get(r)? },
+            _ => return Err(crate::wire::DecodeError::Value),
+        })
+    }
+}
+
+impl From<Order> for Command {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Move { resource, to } => Self::Move { resource, to },
+            Order::Maintenance { node, on: true } => Self::Drain(node),
+            Order::Maintenance { node, on: false } => Self::Undrain(node),
+            Order::Set { resource, value } => Self::Set { resource, value },
+        }
+    }
+}
+
 wire_messages! {
     /// Messages of views.
     pub enum Message {
@@ -107,6 +176,8 @@ wire_messages! {
         0x32 "ask" Ask(Ask),
         /// A claim under the 1998 rule.
         0x33 "claim" Claim(Claim),
+        /// An operator's command for the leader.
+        0x34 "order" Order(Order),
     }
 }
 

@@ -8,7 +8,7 @@ mod prefer;
 #[cfg(test)]
 mod tests;
 
-pub use message::{Ask, Claim, Fact, Message, Renew, Renewed};
+pub use message::{Ask, Claim, Fact, Message, Order, Renew, Renewed};
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +22,14 @@ use crate::time::{Micros, Time};
 use crate::wire::Body;
 use holder::Holding;
 use prefer::Prefer;
+
+/// A setting is at most so long, in bytes.
+const SETTING_MAX: usize = 1_024;
+
+/// A member that does not know settings, if there is one; who was never heard counts as such.
+fn too_old(ctx: &Ctx<'_>, log: &Consensus) -> Option<NodeId> {
+    log.membership().members().into_iter().find(|node| ctx.speaks(*node) < 3)
+}
 
 /// One node's leases and, on the leader, the placement.
 #[derive(Clone, Debug, Hash)]
@@ -88,6 +96,9 @@ impl Views {
             Message::Renewed(renewed) => self.on_renewed(ctx, from, &renewed),
             Message::Ask(ask) => self.on_ask(ctx, log, from, &ask),
             Message::Claim(claim) => self.on_claim(ctx, from, claim),
+            Message::Order(order) => {
+                let _ = self.submit(ctx, log, order.into());
+            }
         }
     }
 
@@ -165,7 +176,27 @@ impl Views {
                 ctx.signal(Signal::Propose(Payload::Maintenance { node, on: false }));
                 Ok(())
             }
+            Command::Set { value, .. } if value.len() > SETTING_MAX => Err(SubmitError::TooLarge),
+            Command::Set { resource, .. } if ctx.config().resource(resource).is_none() => Err(SubmitError::Unknown),
+            Command::Set { resource, value } => match too_old(ctx, log) {
+                Some(node) => Err(SubmitError::TooOld(node)),
+                None => {
+                    ctx.signal(Signal::Propose(Payload::Set { resource, value }));
+                    Ok(())
+                }
+            },
             Command::Note(_) | Command::AddNode { .. } | Command::RemoveNode(_) => Err(SubmitError::Unknown),
+        }
+    }
+
+    /// Sends a command on to whoever leads, who takes or refuses it in silence: what comes of it is in the log.
+    pub(crate) fn pass_on(&self, ctx: &mut Ctx<'_>, log: &Consensus, order: Order) -> Result<(), SubmitError> {
+        match log.leader() {
+            Some(leader) if leader != self.me => {
+                self.send(ctx, leader, Message::Order(order));
+                Ok(())
+            }
+            hint => Err(SubmitError::NotCoordinator { hint }),
         }
     }
 
@@ -200,7 +231,7 @@ impl Views {
                 let digest = crate::hash::hash_bytes(0, bytes);
                 ctx.event(&[evidence], AnyFact::Views(Fact::Noted { index: entry.index, digest }));
             }
-            Payload::Lead(_) | Payload::Config(_) | Payload::Maintenance { .. } => {}
+            Payload::Lead(_) | Payload::Config(_) | Payload::Maintenance { .. } | Payload::Set { .. } => {}
         }
         self.place(ctx, log);
     }

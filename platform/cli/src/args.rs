@@ -132,9 +132,24 @@ pub(crate) enum NodeCommand {
         config: PathBuf,
     },
     /// Take everything away from a node and give it nothing new; its connections go on
-    Drain(OfNode),
+    Drain {
+        #[command(flatten)]
+        of: OfNode,
+        /// Wait until its connections have ended; ask the node itself
+        #[arg(long)]
+        wait: bool,
+        /// For so many seconds at most
+        #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+        within: u64,
+    },
     /// End a drain
     Undrain(OfNode),
+    /// Undo what a killed node has left on its machine: the address, kernel settings, rules
+    Clear {
+        /// The node's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/apus.toml")]
+        config: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -164,8 +179,17 @@ pub(crate) enum VipCommand {
     Status,
     /// The table in use: slots of each server
     Table,
-    /// Change how servers are chosen on this node, until it restarts
+    /// Change the address, or how servers are chosen, on all nodes and for good
+    #[command(
+        after_help = "Another key or address moves clients: what they have open ends. Another size moves few of them."
+    )]
     Set {
+        /// The IPv4 address, or none
+        #[arg(long, value_name = "ADDRESS")]
+        v4: Option<String>,
+        /// The IPv6 address, or none
+        #[arg(long, value_name = "ADDRESS")]
+        v6: Option<String>,
         /// What of a packet decides: source, ports or quic
         #[arg(long)]
         key: Option<String>,

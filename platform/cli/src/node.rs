@@ -1,6 +1,7 @@
 //! `apus node` and `apus vip`.
 
 use std::path::Path;
+use std::time::Duration;
 
 use apus_node::{Config, Error};
 use serde_json::{Value, json};
@@ -42,8 +43,30 @@ pub(crate) fn node(what: &NodeCommand, format: Format) -> Result<u8, Trouble> {
             };
             apus_node::run(&config(file)?, tell)?;
         }
-        NodeCommand::Drain(of) => done(&of.control, &json!({ "do": "drain", "node": of.node }), format)?,
+        NodeCommand::Drain { of, wait, within } => {
+            let drain = json!({ "do": "drain", "node": of.node });
+            if !wait {
+                return done(&of.control, &drain, format).map(|()| 0);
+            }
+            apus_node::ask(&of.control, &drain)?;
+            let rest = apus_node::wait_drained(&of.control, of.node, Duration::from_secs(*within), |rest| {
+                if format == Format::Text {
+                    let address = if rest["has_address"] == true { "the address, " } else { "" };
+                    say!("node {} has {address}{} slots, {} connections", of.node, rest["slots"], rest["connections"]);
+                }
+            })?;
+            if format == Format::Json { print::json(&rest) } else { say!("node {} rests: restart it at will", of.node) }
+        }
         NodeCommand::Undrain(of) => done(&of.control, &json!({ "do": "undrain", "node": of.node }), format)?,
+        NodeCommand::Clear { config: file } => {
+            let config = config(file)?;
+            apus_node::clear(&config)?;
+            if format == Format::Json {
+                print::json(&json!({ "apus": VERSION, "cleared": config.vip.interface }));
+            } else {
+                say!("{} and the loopback are as before the node", config.vip.interface);
+            }
+        }
     }
     Ok(0)
 }
@@ -59,24 +82,25 @@ pub(crate) fn vip(args: &VipArgs, format: Format) -> Result<u8, Trouble> {
             let table = apus_node::ask(control, &json!({ "do": "table" }))?;
             if format == Format::Json { print::json(&table) } else { tell_table(&table) }
         }
-        VipCommand::Set { key: None, log2_slots: None } => {
-            return Err(Trouble::Usage("nothing to set: give --key, --log2-slots, or both".into()));
+        VipCommand::Set { v4: None, v6: None, key: None, log2_slots: None } => {
+            return Err(Trouble::Usage("nothing to set: give --v4, --v6, --key or --log2-slots".into()));
         }
-        VipCommand::Set { key, log2_slots } => {
-            done(control, &json!({ "do": "set", "key": key, "log2_slots": log2_slots }), format)?;
+        VipCommand::Set { v4, v6, key, log2_slots } => {
+            let set = json!({ "do": "set", "v4": v4, "v6": v6, "key": key, "log2_slots": log2_slots });
+            done(control, &set, format)?;
         }
         VipCommand::Move { to } => done(control, &json!({ "do": "move", "node": to }), format)?,
     }
     Ok(0)
 }
 
-/// Orders something, and says that it was taken.
+/// Orders something, and says that it was done.
 fn done(control: &Path, order: &Value, format: Format) -> Result<(), Trouble> {
     let answer = apus_node::ask(control, order)?;
     if format == Format::Json {
         print::json(&answer);
     } else {
-        say!("taken; see `apus vip status`");
+        say!("done; see `apus vip status`");
     }
     Ok(())
 }

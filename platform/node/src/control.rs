@@ -42,3 +42,49 @@ pub fn ask(socket: &Path, question: &Value) -> Result<Value, Error> {
 pub fn ask(_: &Path, _: &Value) -> Result<Value, Error> {
     Err(Error::Usage("a node runs on Linux only so far: ask it there".into()))
 }
+
+/// Waits until a drained node has nothing to do any more: it is not the dispatcher, gets nothing new, and its connections have ended.
+/// Only the node itself can count those: ask it there. Answers how it stood last, each time it changed, to `tell`.
+///
+/// # Errors
+/// If it takes longer than `limit`, with what it still has, or the node cannot be asked.
+pub fn wait_drained(
+    socket: &Path,
+    node: u16,
+    limit: std::time::Duration,
+    mut tell: impl FnMut(&Value),
+) -> Result<Value, Error> {
+    const TWICE: std::time::Duration = std::time::Duration::from_millis(300);
+    let began = std::time::Instant::now();
+    let (mut last, mut rested) = (Value::Null, false);
+    loop {
+        let rest = ask(socket, &serde_json::json!({"do": "rest", "node": node}))?;
+        if rest["connections"].is_null() {
+            let what = format!("node {node} runs elsewhere, and only it knows its connections: wait there");
+            return Err(Error::Usage(what));
+        }
+        if rest != last {
+            tell(&rest);
+        }
+        // Twice, for other nodes may learn of it a moment later.
+        let rests = rest["rests"] == true;
+        if rests && rested {
+            return Ok(rest);
+        }
+        rested = rests;
+        if began.elapsed() > limit {
+            let what = if rest["has_address"] == true {
+                "it still has the address: is another node up and not drained?".into()
+            } else if rest["slots"] != 0 {
+                format!("it still has {} slots: is another node up and not drained?", rest["slots"])
+            } else if rest["drained"] == true {
+                format!("it still has {} connections: wait longer, or end their programs", rest["connections"])
+            } else {
+                "it is not drained: `apus node drain` it first".into()
+            };
+            return Err(Error::Failed(format!("node {node} does not rest after {} s: {what}", limit.as_secs())));
+        }
+        last = rest;
+        std::thread::sleep(TWICE);
+    }
+}

@@ -11,11 +11,13 @@ mod config;
 mod control;
 #[cfg(target_os = "linux")]
 mod linux;
+mod setup;
 
 use std::fmt;
 
 pub use config::{Config, ConfigError, Member, Vip};
-pub use control::ask;
+pub use control::{ask, wait_drained};
+pub use setup::Setup;
 
 /// Why a node does not run.
 #[derive(Debug)]
@@ -77,4 +79,23 @@ pub fn init(config: &Config) -> Result<(), Error> {
         std::fs::write(config.folder.join(name), bytes).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Undoes what a node that was killed has left on this machine: the address on the loopback, kernel settings, nftables rules. Until
+/// then its server goes on serving what another dispatcher sends, and the machine answers nobody for the address.
+///
+/// # Errors
+/// If the node still runs, or the system refuses something.
+#[cfg(target_os = "linux")]
+pub fn clear(config: &Config) -> Result<(), Error> {
+    linux::clear(config)
+}
+
+/// Undoes what a node that was killed has left on this machine.
+///
+/// # Errors
+/// Always: only Linux runs nodes.
+#[cfg(not(target_os = "linux"))]
+pub fn clear(_: &Config) -> Result<(), Error> {
+    Err(Error::Usage("a node runs on Linux only so far: there is nothing to undo here".into()))
 }

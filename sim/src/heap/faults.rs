@@ -496,7 +496,8 @@ impl World {
         match fault.kind {
             Kind::Upgrade => {
                 let host = &mut self.nodes[at];
-                host.config.wire_version = 3 - host.config.wire_version;
+                let newest = apus_engine::wire::VERSION;
+                host.config.wire_version = if host.config.wire_version == newest { 1 } else { newest };
                 self.boot(node);
             }
             Kind::DivergentConfig => {

@@ -208,7 +208,7 @@ pub(super) static CLUSTER: Table = Table {
         may("drift", Shape::Share(100_000), "\"500ppm\"", "how far two clocks may drift apart"),
         may("batch", Shape::Count(1, 1_024), "64", "log entries in one packet at most"),
         may("keep", Shape::Count(1, 1_000_000), "256", "applied log entries kept before compaction"),
-        may("wire_version", Shape::Count(1, 2), "2", "wire version that all nodes write at the start"),
+        may("wire_version", Shape::Count(1, 3), "3", "wire version that all nodes write at the start"),
         may(
             "link_delay",
             Shape::Time(1_000, S),

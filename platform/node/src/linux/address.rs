@@ -2,18 +2,20 @@
 //! kernel holds the engine up.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use apus_dispatch::{Act, Block, Key, Members, NOBODY, Notice, Station, StationConfig, Table as _};
+use apus_dispatch::{Act, Block, Mac, NOBODY, Notice, Station, StationConfig, Table as _};
 use apus_engine::OpId;
 use apus_os::linux::{Choice, Guard, Lease, Port, Vip, choose, clock};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Say;
-use crate::Config;
+use super::machine::Seen;
+use crate::{Config, Setup};
 
 /// Foreign claims are looked for this often.
 const LOOK: Duration = Duration::from_millis(50);
@@ -24,10 +26,8 @@ pub(super) enum Order {
     Lease { epoch: u64, until: u64 },
     /// It is no longer; answer.
     Release { op: OpId, epoch: u64 },
-    /// The oldest dispatcher that is obeyed, and who serves.
-    Seen { fence: u64, members: Members },
-    /// Another way to choose servers.
-    Set { key: Option<Key>, log2_slots: Option<u8> },
+    /// What the cluster has agreed on.
+    Seen(Seen),
     /// How it stands.
     Status { to: oneshot::Sender<Value> },
     /// The table in use.
@@ -44,41 +44,40 @@ pub(super) struct Address {
 impl Address {
     /// Sets everything up; answers to releases go to `answers`.
     pub(super) fn start(config: &Config, answers: mpsc::UnboundedSender<OpId>, say: Say) -> io::Result<Self> {
-        let vip = &config.vip;
         let own = config.own();
-        let port = Port { name: vip.interface.clone(), mac: own.mac, v4: vip.v4, v6: vip.v6 };
-        let guard = Guard::new(&vip.interface, vip.v4, vip.v6)?;
-        let held = Vip::hold(&vip.interface, vip.v4, vip.v6, &config.folder.join("address"))?;
-        let choice = choose(&port, vip.plane.as_deref())?;
-        for (name, why) in &choice.tried {
-            say(&format!("plane {name}: {why}"));
-        }
+        let setup = Setup::from(&config.vip);
+        let port = Holding {
+            name: config.vip.interface.clone(),
+            mac: own.mac,
+            plane: config.vip.plane.clone(),
+            state: config.folder.join("address"),
+            say: say.clone(),
+        };
+        let held = port.hold(&setup)?;
         let station = StationConfig {
             id: u8::try_from(own.id.0).unwrap_or_default(),
             node: own.id.0.into(),
             mac: own.mac,
-            v4: vip.v4.map_or([0; 4], |v4| v4.octets()),
-            v6: vip.v6.map_or([0; 16], |v6| v6.octets()),
+            v4: setup.v4.map_or([0; 4], |v4| v4.octets()),
+            v6: setup.v6.map_or([0; 16], |v6| v6.octets()),
             claim: [0; 6],
-            key: vip.key,
-            seed: vip.seed,
-            log2_slots: vip.log2_slots,
+            key: setup.key,
+            seed: config.vip.seed,
+            log2_slots: setup.log2_slots,
         };
-        let lease = guard.lease()?;
-        let rules = Rules::start(guard, say.clone())?;
         let (orders, incoming) = channel();
         let (stop, stopped) = channel();
         let mut keeper = Keeper {
-            config: station,
+            first: setup,
+            setup,
             station: Station::new(station),
             seen: 0,
-            choice,
-            lease,
-            rules,
-            _held: held,
+            setting: None,
+            port,
+            held: Some(held),
             answers,
             say,
-            armed: 0,
+            armed: None,
         };
         let thread =
             std::thread::Builder::new().name("address".into()).spawn(move || keeper.work(&incoming, &stopped))?;
@@ -141,19 +140,54 @@ impl Drop for Rules {
     }
 }
 
-struct Keeper {
-    config: StationConfig,
-    station: Station,
-    /// How many sets of members there have been.
-    seen: u64,
+/// Where the address is held.
+struct Holding {
+    name: String,
+    mac: Mac,
+    plane: Option<String>,
+    state: PathBuf,
+    say: Say,
+}
+
+/// The address, held: as long as the value lives.
+struct Held {
     choice: Choice,
     lease: Lease,
     rules: Rules,
-    _held: Vip,
+    _vip: Vip,
+}
+
+impl Holding {
+    fn hold(&self, setup: &Setup) -> io::Result<Held> {
+        let port = Port { name: self.name.clone(), mac: self.mac, v4: setup.v4, v6: setup.v6 };
+        let guard = Guard::new(&self.name, setup.v4, setup.v6)?;
+        let vip = Vip::hold(&self.name, setup.v4, setup.v6, &self.state)?;
+        let choice = choose(&port, self.plane.as_deref())?;
+        for (name, why) in &choice.tried {
+            (self.say)(&format!("plane {name}: {why}"));
+        }
+        let lease = guard.lease()?;
+        let rules = Rules::start(guard, self.say.clone())?;
+        Ok(Held { choice, lease, rules, _vip: vip })
+    }
+}
+
+struct Keeper {
+    /// How the address is set up by this node's file, and now.
+    first: Setup,
+    setup: Setup,
+    station: Station,
+    /// How many sets of members there have been.
+    seen: u64,
+    /// What the log says of the address.
+    setting: Option<Vec<u8>>,
+    port: Holding,
+    /// Nothing if the machine refused an address that was set.
+    held: Option<Held>,
     answers: mpsc::UnboundedSender<OpId>,
     say: Say,
-    /// The epoch in which this node is the dispatcher; 0 if it is not.
-    armed: u64,
+    /// The epoch in which this node is the dispatcher, and until when.
+    armed: Option<(u64, u64)>,
 }
 
 impl Keeper {
@@ -169,7 +203,8 @@ impl Keeper {
             if stopped.try_recv().is_ok() {
                 return;
             }
-            for claim in self.choice.plane.claims() {
+            let claims = self.held.as_mut().map(|held| held.choice.plane.claims()).unwrap_or_default();
+            for claim in claims {
                 self.handle(Notice::Claimed(claim));
             }
         }
@@ -188,39 +223,29 @@ impl Keeper {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Lease { epoch, until } => {
-                // The kernel first: what the plane sends without it is lost.
-                let armed = self.lease.arm(clock::left(until));
-                if self.told("the guard", armed) {
-                    if self.armed != epoch {
-                        (self.say)(&format!("dispatcher, epoch {epoch}"));
-                        self.armed = epoch;
-                    }
-                    self.handle(Notice::Lease { epoch, until });
-                }
-            }
+            Order::Lease { epoch, until } => self.lease(epoch, until),
             Order::Release { op, epoch } => {
                 self.handle(Notice::Released { epoch });
                 self.act();
                 let _ = self.answers.send(op);
-                self.armed = 0;
-                let disarmed = self.lease.disarm();
+                self.armed = None;
+                let disarmed = self.held.as_mut().map_or(Ok(()), |held| held.lease.disarm());
                 self.told("the guard", disarmed);
                 (self.say)(&format!("no longer dispatcher, epoch {epoch}"));
             }
-            Order::Seen { fence, members } => {
+            Order::Seen(Seen { fence, members, setting }) => {
+                if setting != self.setting {
+                    self.setting = setting;
+                    self.set_up();
+                }
                 self.handle(Notice::Fence { epoch: fence });
                 self.seen += 1;
                 self.handle(Notice::Members { epoch: self.seen, members });
                 self.act();
-                self.rules.wanted.0 = fence;
-                self.rules.want();
-            }
-            Order::Set { key, log2_slots } => {
-                self.config.key = key.unwrap_or(self.config.key);
-                self.config.log2_slots = log2_slots.unwrap_or(self.config.log2_slots);
-                let StationConfig { key, v4, v6, log2_slots, .. } = self.config;
-                self.handle(Notice::Configure { key, v4, v6, log2_slots });
+                if let Some(held) = &mut self.held {
+                    held.rules.wanted.0 = fence;
+                    held.rules.want();
+                }
             }
             Order::Status { to } => {
                 let _ = to.send(self.status());
@@ -231,21 +256,76 @@ impl Keeper {
         }
     }
 
+    fn lease(&mut self, epoch: u64, until: u64) {
+        // The kernel first: what the plane sends without it is lost. Without a plane nothing is sent at all.
+        let Some(held) = &mut self.held else { return };
+        let armed = held.lease.arm(clock::left(until));
+        if self.told("the guard", armed) {
+            if self.armed.is_none_or(|(armed, _)| armed != epoch) {
+                (self.say)(&format!("dispatcher, epoch {epoch}"));
+            }
+            self.armed = Some((epoch, until));
+            self.handle(Notice::Lease { epoch, until });
+        }
+    }
+
+    /// Sets the address up as the log says. Another address is taken by everything anew; all else is a new table.
+    fn set_up(&mut self) {
+        let read = self.setting.as_deref().map_or(Ok(self.first), |setting| self.first.read(setting));
+        let setup = match read {
+            Ok(setup) => setup,
+            Err(error) => {
+                return (self.say)(&format!("`apus vip set`: {error}; this node is older than who set it: upgrade it"));
+            }
+        };
+        let old = std::mem::replace(&mut self.setup, setup);
+        if setup == old {
+            return;
+        }
+        (self.say)(&format!("the address is set up anew: {}", setup.json()));
+        if (setup.v4, setup.v6) != (old.v4, old.v6) || self.held.is_none() {
+            let wanted = self.held.as_ref().map(|held| held.rules.wanted);
+            // First all of the old: both use the same port.
+            self.held = None;
+            match self.port.hold(&setup) {
+                Ok(held) => self.held = Some(held),
+                Err(error) => {
+                    let mend = "this node serves nothing until `apus vip set` gives an address that it can hold";
+                    (self.say)(&format!("the address: {error}; {mend}"));
+                }
+            }
+            if let Some((held, wanted)) = self.held.as_mut().zip(wanted) {
+                held.rules.wanted = wanted;
+                held.rules.want();
+                let stood = held.choice.plane.stand(&self.station.here());
+                self.told("the plane", stood);
+            }
+            if let Some((epoch, until)) = self.armed {
+                self.lease(epoch, until);
+            }
+        }
+        let Setup { v4, v6, key, log2_slots } = setup;
+        let (v4, v6) = (v4.map_or([0; 4], |v4| v4.octets()), v6.map_or([0; 16], |v6| v6.octets()));
+        self.handle(Notice::Configure { key, v4, v6, log2_slots });
+        self.act();
+    }
+
     fn act(&mut self) {
         while let Some(act) = self.station.poll() {
+            let Some(held) = &mut self.held else { continue };
             match act {
                 Act::Publish(block) => {
-                    let published = self.choice.plane.publish(&block);
+                    let published = held.choice.plane.publish(&block);
+                    held.rules.wanted.1 = shared(&block, self.station.here().server);
+                    held.rules.want();
                     self.told("the table", published);
-                    self.rules.wanted.1 = shared(&block, self.station.here().server);
-                    self.rules.want();
                 }
                 Act::Stand(here) => {
-                    let stood = self.choice.plane.stand(&here);
+                    let stood = held.choice.plane.stand(&here);
                     self.told("the plane", stood);
                 }
                 Act::Announce { frame } => {
-                    let sent = self.choice.plane.send(&frame);
+                    let sent = held.choice.plane.send(&frame);
                     self.told("an announcement", sent);
                 }
             }
@@ -254,11 +334,16 @@ impl Keeper {
 
     fn status(&mut self) -> Value {
         let here = self.station.here();
-        let counters = self.choice.plane.counters().unwrap_or_default();
-        let tried: Vec<Value> = self.choice.tried.iter().map(|(name, why)| json!({"name": name, "why": why})).collect();
+        let setup = self.setup.json();
+        let Some(Held { choice, .. }) = &mut self.held else {
+            return json!({"plane": null, "set_up": setup});
+        };
+        let counters = choice.plane.counters().unwrap_or_default();
+        let tried: Vec<Value> = choice.tried.iter().map(|(name, why)| json!({"name": name, "why": why})).collect();
         json!({
-            "plane": self.choice.plane.name(),
+            "plane": choice.plane.name(),
             "tried": tried,
+            "set_up": setup,
             "dispatcher_for_ms": if here.lease == 0 { 0 } else { clock::left(here.lease).as_millis() },
             "epoch": here.epoch,
             "fence": here.fence,

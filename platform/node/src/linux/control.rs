@@ -6,9 +6,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
-use apus_dispatch::Key;
+use apus_engine::consensus::ViewState;
 use apus_engine::diagnosis::Status;
+use apus_engine::views::Order as Wish;
 use apus_engine::{Command, Engine, NodeId, SubmitError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -17,8 +19,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::address::Order;
 use super::{DISPATCHER, now};
-use crate::config::key_of;
-use crate::{Error, Member};
+use crate::{Error, Member, Setup};
 
 /// A question is at most so long, in bytes.
 const LONGEST: u64 = 4_096;
@@ -32,6 +33,8 @@ pub(super) struct Serving {
     pub(super) address: Sender<Order>,
     pub(super) nodes: Vec<Member>,
     pub(super) me: NodeId,
+    /// How the address is set up where the log does not say.
+    pub(super) first: Setup,
 }
 
 /// Listens, unless a node does already.
@@ -60,7 +63,7 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
     let own = fs::metadata("/proc/self").map_or(0, |own| own.uid());
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         // The file's rights are set after it is there.
@@ -79,6 +82,55 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
     }
 }
 
+fn refusal(error: SubmitError) -> String {
+    match error {
+        SubmitError::Unknown => "nobody has the address yet, or there is no such node".into(),
+        SubmitError::NotEligible(node) => {
+            format!("node {} may not have it: it is down, drained, or no candidate", node.0)
+        }
+        SubmitError::TooOld(node) => {
+            format!("node {} runs a program that does not know settings, or was not heard yet: upgrade or start it", node.0)
+        }
+        other => format!("refused: {other:?}"),
+    }
+}
+
+/// As the table writes it.
+fn mac_text(mac: apus_dispatch::Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// How many connections this machine's TCP has at the address: all that are neither listening nor over.
+fn connections(setup: &Setup) -> Result<usize, String> {
+    // As the kernel writes them: words of the machine's byte order, in hexadecimal digits.
+    let words = |bytes: &[u8]| -> String {
+        bytes.chunks(4).map(|word| format!("{:08X}", u32::from_ne_bytes(word.try_into().unwrap_or_default()))).collect()
+    };
+    let mut all = 0;
+    let own = [
+        ("/proc/self/net/tcp", setup.v4.map(|v4| words(&v4.octets()))),
+        ("/proc/self/net/tcp6", setup.v4.map(|v4| words(&v4.to_ipv6_mapped().octets()))),
+        ("/proc/self/net/tcp6", setup.v6.map(|v6| words(&v6.octets()))),
+    ];
+    for (file, own) in own {
+        let Some(own) = own else { continue };
+        let text = match fs::read_to_string(file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.ends_with('6') => continue,
+            other => other.map_err(|error| format!("{file}: {error}"))?,
+        };
+        all += text.lines().skip(1).filter(|line| is_open(line, &own)).count();
+    }
+    Ok(all)
+}
+
+/// Whether a line of the kernel's list is a connection at this address that is not over: not TIME_WAIT, CLOSE, LISTEN.
+fn is_open(line: &str, own: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let here = words.nth(1).and_then(|here| here.split(':').next());
+    let state = words.nth(1);
+    here == Some(own) && !matches!(state, Some("06" | "07" | "0A") | None)
+}
+
 impl Serving {
     async fn answer(&self, line: &str) -> Result<Value, String> {
         let question: Value = serde_json::from_str(line).map_err(|error| format!("no question: {error}"))?;
@@ -93,10 +145,11 @@ impl Serving {
                 Ok(status)
             }
             "table" => self.of_address(|to| Order::Table { to }).await,
-            "set" => self.set(&question),
-            "move" => self.submit(Command::Move { resource: DISPATCHER, to: node()? }),
-            "drain" => self.submit(Command::Drain(node()?)),
-            "undrain" => self.submit(Command::Undrain(node()?)),
+            "set" => self.set(&question).await,
+            "move" => self.hand_over(node()?).await,
+            "drain" => self.drain(node()?, true).await,
+            "undrain" => self.drain(node()?, false).await,
+            "rest" => self.rest(node()?).await,
             other => Err(format!("`{other}` is not known")),
         }
     }
@@ -107,37 +160,113 @@ impl Serving {
         answer.await.map_err(|_| "the node is ending".to_owned())
     }
 
-    fn set(&self, question: &Value) -> Result<Value, String> {
-        let key: Option<Key> = match question["key"].as_str() {
-            Some(name) => Some(key_of(name).ok_or_else(|| format!("`{name}` is no key; use source, ports or quic"))?),
-            None => None,
+    async fn set(&self, question: &Value) -> Result<Value, String> {
+        let now = {
+            let engine = self.engine.borrow();
+            let (_, log, ..) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
+            match log.state().settings.get(&DISPATCHER) {
+                Some(setting) => self.first.read(setting)?,
+                None => self.first,
+            }
         };
-        let log2_slots = question["log2_slots"].as_u64().and_then(|slots| u8::try_from(slots).ok());
-        if log2_slots.is_some_and(|slots| !(4..=20).contains(&slots)) {
-            return Err("a table has 2^4 to 2^20 slots".into());
-        }
-        self.address.send(Order::Set { key, log2_slots }).map_err(|_| "the node is ending".to_owned())?;
-        Ok(json!({"done": true}))
+        let value = now.with(question)?.bytes();
+        let wanted = value.clone();
+        self.order(Wish::Set { resource: DISPATCHER, value }, move |state| {
+            state.settings.get(&DISPATCHER) == Some(&wanted)
+        })
+        .await
     }
 
-    fn submit(&self, command: Command) -> Result<Value, String> {
-        let result = self.engine.borrow_mut().submit(now(), command);
-        self.nudge.notify_one();
-        match result {
-            Ok(()) => Ok(json!({"done": true})),
-            Err(SubmitError::NotCoordinator { hint: Some(node) }) => {
-                Err(format!("node {} coordinates: ask it there", node.0))
+    async fn hand_over(&self, to: NodeId) -> Result<Value, String> {
+        self.is_member(to)?;
+        {
+            let engine = self.engine.borrow();
+            let drained = engine.look().is_some_and(|(_, log, ..)| log.state().drained.contains(&to));
+            let down = engine.look().is_some_and(|(diagnosis, ..)| {
+                diagnosis.status(to).is_some_and(|(status, _)| matches!(status, Status::Down | Status::Left))
+            });
+            if drained || down {
+                let (why, mend) = if drained { ("drained", "undrain it first") } else { ("down", "start it first") };
+                return Err(format!("node {} may not have the address: it is {why}; {mend}", to.0));
             }
-            Err(SubmitError::NotCoordinator { hint: None }) => {
-                Err("no node coordinates at the moment; try again in a second".into())
-            }
-            Err(SubmitError::Unknown) => Err("there is no such node, or nobody has the address yet".into()),
-            Err(SubmitError::NotEligible(node)) => {
-                Err(format!("node {} may not have it: it is down, drained, or no candidate", node.0))
-            }
-            Err(SubmitError::WindowFull { limit }) => Err(format!("{limit} changes are under way; try again")),
-            Err(other) => Err(format!("refused: {other:?}")),
         }
+        self.order(Wish::Move { resource: DISPATCHER, to }, move |state| {
+            let grant = state.grants.get(&DISPATCHER);
+            grant.is_some_and(|grant| grant.moving == Some(Some(to)) || grant.holder == to && !grant.released)
+        })
+        .await
+    }
+
+    async fn drain(&self, node: NodeId, on: bool) -> Result<Value, String> {
+        self.is_member(node)?;
+        self.order(Wish::Maintenance { node, on }, move |state| state.drained.contains(&node) == on).await
+    }
+
+    fn is_member(&self, node: NodeId) -> Result<(), String> {
+        let engine = self.engine.borrow();
+        let (_, log, ..) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
+        if log.membership().contains(node) {
+            return Ok(());
+        }
+        let known: Vec<String> = log.membership().members().iter().map(|node| node.0.to_string()).collect();
+        Err(format!("node {} is not in the cluster; its nodes are {}", node.0, known.join(", ")))
+    }
+
+    /// Has something done by whoever coordinates, and waits until this node's log shows it.
+    async fn order(&self, wish: Wish, shown: impl Fn(&ViewState) -> bool) -> Result<Value, String> {
+        let mut why = String::new();
+        for _ in 0..12 {
+            {
+                let mut engine = self.engine.borrow_mut();
+                let taken = match engine.submit(now(), wish.clone().into()) {
+                    Err(SubmitError::NotCoordinator { .. }) => engine.pass_on(now(), wish.clone()),
+                    other => other,
+                };
+                why = match taken {
+                    Ok(()) => "the coordinator did not do it; does it know of a majority of the nodes?".into(),
+                    Err(SubmitError::NotCoordinator { .. }) => "no node coordinates: is a majority of them up?".into(),
+                    Err(SubmitError::WindowFull { limit }) => format!("{limit} changes are under way"),
+                    Err(error) => return Err(refusal(error)),
+                };
+            }
+            self.nudge.notify_one();
+            for _ in 0..40 {
+                if self.engine.borrow().look().is_some_and(|(_, log, ..)| shown(log.state())) {
+                    return Ok(json!({"done": true}));
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Err(format!("not done within 5 s: {why}"))
+    }
+
+    /// How far a drained node is: whether it still has the address, slots of this node's table, and connections. Those only the
+    /// node itself can count.
+    async fn rest(&self, node: NodeId) -> Result<Value, String> {
+        self.is_member(node)?;
+        let table = self.of_address(|to| Order::Table { to }).await?;
+        let engine = self.engine.borrow();
+        let (_, log, views, _) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
+        let state = log.state();
+        let grant = state.grants.get(&DISPATCHER).filter(|grant| !grant.released);
+        let has = grant.is_some_and(|grant| grant.holder == node) || node == self.me && views.holds(DISPATCHER).is_some();
+        let mac = self.nodes.iter().find(|member| member.id == node).map(|member| mac_text(member.mac));
+        let slots = table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
+        let slots = slots.map_or(0, |server| server["slots"].as_u64().unwrap_or_default());
+        let set_up = match state.settings.get(&DISPATCHER) {
+            Some(setting) => self.first.read(setting)?,
+            None => self.first,
+        };
+        let connections = if node == self.me { Some(connections(&set_up)?) } else { None };
+        let drained = state.drained.contains(&node);
+        let rests = drained && !has && slots == 0 && connections.is_none_or(|connections| connections == 0);
+        Ok(json!({
+            "drained": drained,
+            "has_address": has,
+            "slots": slots,
+            "connections": connections,
+            "rests": rests,
+        }))
     }
 
     /// Whether this node coordinates and is the dispatcher.
@@ -159,7 +288,8 @@ impl Serving {
             self.nodes.iter().map(|node| node.id).find(|node| can(*node))
         };
         if let Some(to) = to {
-            let _ = self.submit(Command::Move { resource: DISPATCHER, to });
+            let _ = self.engine.borrow_mut().submit(now(), Command::Move { resource: DISPATCHER, to });
+            self.nudge.notify_one();
         }
     }
 
@@ -198,5 +328,17 @@ impl Serving {
             "dispatches": views.holds(DISPATCHER).is_some(),
             "nodes": nodes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn connections_that_are_open_are_told_from_those_that_are_over() {
+        let line = |state| format!("   0: 6400610A:1F90 C800610A:D2F0 {state} 00000000:00000000 00:00000000 00000000 0");
+        for (state, open) in [("01", true), ("08", true), ("03", true), ("0A", false), ("06", false), ("07", false)] {
+            assert_eq!(super::is_open(&line(state), "6400610A"), open, "{state}");
+            assert!(!super::is_open(&line(state), "6500610A"), "another address");
+        }
     }
 }

@@ -26,7 +26,15 @@ pub(super) struct Live {
     address: Sender<Order>,
     nodes: Vec<Member>,
     me: NodeId,
-    told: Option<(u64, Members)>,
+    told: Option<Seen>,
+}
+
+/// What the address follows: the newest grant's epoch, who serves, and how it is set up if the log says so.
+#[derive(Clone, PartialEq)]
+pub(super) struct Seen {
+    pub(super) fence: u64,
+    pub(super) members: Members,
+    pub(super) setting: Option<Vec<u8>>,
 }
 
 impl Live {
@@ -44,15 +52,14 @@ impl Live {
         let engine = self.engine.borrow();
         let Some(seen) = seen(&engine, &self.nodes, self.me) else { return };
         if self.told.as_ref() != Some(&seen) {
-            let (fence, members) = seen.clone();
-            let _ = self.address.send(Order::Seen { fence, members });
+            let _ = self.address.send(Order::Seen(seen.clone()));
             self.told = Some(seen);
         }
     }
 }
 
-/// The newest grant's epoch and the servers: members of the cluster that are not down; who is drained takes nothing new.
-fn seen(engine: &Engine, nodes: &[Member], me: NodeId) -> Option<(u64, Members)> {
+/// Servers are the members of the cluster that are not down; who is drained takes nothing new.
+fn seen(engine: &Engine, nodes: &[Member], me: NodeId) -> Option<Seen> {
     let (diagnosis, log, ..) = engine.look()?;
     let state = log.state();
     let serves = |node: NodeId| {
@@ -66,7 +73,8 @@ fn seen(engine: &Engine, nodes: &[Member], me: NodeId) -> Option<(u64, Members)>
         draining: state.drained.contains(&node.id),
     });
     let fence = state.grants.get(&DISPATCHER).map_or(0, |grant| grant.epoch.0);
-    Some((fence, Members::new(members).unwrap_or_default()))
+    let members = Members::new(members).unwrap_or_default();
+    Some(Seen { fence, members, setting: state.settings.get(&DISPATCHER).cloned() })
 }
 
 impl Hold for Live {

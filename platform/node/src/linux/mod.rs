@@ -16,7 +16,7 @@ use apus_engine::{Availability, Bootstrap, ClusterId, Engine, NodeId, ResourceCo
 use apus_host::Shell;
 use apus_host::store::{Folder, OpenError, Settings, Store};
 use apus_host::transport::{self, Identity, Tokio, Transport};
-use apus_os::linux::clock;
+use apus_os::linux::{Guard, Vip, clock};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{Config, Error};
@@ -40,6 +40,19 @@ pub(crate) fn run(config: &Config, say: Say) -> Result<(), Error> {
         .build()
         .map_err(|error| Error::Failed(format!("starting: {error}")))?;
     tokio::task::LocalSet::new().block_on(&runtime, node(config, say))
+}
+
+/// Undoes what a killed node has left.
+pub(crate) fn clear(config: &Config) -> Result<(), Error> {
+    if std::os::unix::net::UnixStream::connect(&config.control).is_ok() {
+        let place = config.control.display();
+        return Err(Error::Usage(format!("{place}: the node runs: end it in order, and it clears up itself")));
+    }
+    let failed = |error: std::io::Error| Error::Failed(error.to_string());
+    Guard::clear(&config.vip.interface).map_err(failed)?;
+    Vip::restore(&config.folder.join("address")).map_err(failed)?;
+    let _ = std::fs::remove_file(&config.control);
+    Ok(())
 }
 
 fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
@@ -91,6 +104,7 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
         address: address.orders(),
         nodes: config.nodes.clone(),
         me: config.me,
+        first: crate::Setup::from(&config.vip),
     };
     let apart = tokio::task::spawn_local(apart(serving.clone()));
     let control = tokio::task::spawn_local(control::serve(listener, serving));

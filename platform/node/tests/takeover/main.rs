@@ -1,16 +1,27 @@
 //! ONE-IP on real packets: five nodes and servers in namespaces, a thousand connections, and what happens to them when the
-//! dispatcher dies, freezes, loses its link, hands over, and when all servers are drained in turn.
+//! dispatcher dies, freezes, loses its net, hands over, and when all servers are rolled in turn.
 //!
-//! Without arguments it is the test: one fault of each kind. With `--table [TRIALS]` it prints a table, with keepalived beside it.
+//! Without arguments it is the test: some faults, each once. With `--table [TRIALS] [--format json]` it prints a table, with
+//! keepalived beside it.
 
 #[cfg(target_os = "linux")]
 mod cluster;
+#[cfg(target_os = "linux")]
+mod experiment;
 #[cfg(target_os = "linux")]
 mod load;
 #[cfg(target_os = "linux")]
 mod net;
 #[cfg(target_os = "linux")]
+mod operate;
+#[cfg(target_os = "linux")]
+mod peers;
+#[cfg(target_os = "linux")]
 mod serve;
+#[cfg(target_os = "linux")]
+mod strike;
+#[cfg(target_os = "linux")]
+mod vrrp;
 #[cfg(target_os = "linux")]
 mod watch;
 
@@ -20,6 +31,7 @@ fn main() -> std::process::ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
         ["node", file] => cluster::node(file),
+        ["clear", file] => cluster::clear(file),
         ["serve", address, number] => {
             serve::serve(address, number.parse().unwrap_or_default()).map_err(|error| error.to_string())
         }
@@ -32,11 +44,11 @@ fn main() -> std::process::ExitCode {
             println!("takeover: test");
             Ok(())
         }
-        ["--table", ref trials @ ..] => {
-            let trials = trials.first().and_then(|trials| trials.parse().ok()).unwrap_or(10);
-            cluster::experiment(trials, 1_000, true)
+        ["--table", ref more @ ..] => {
+            let trials = more.first().and_then(|trials| trials.parse().ok()).unwrap_or(30);
+            experiment::table(trials, more.ends_with(&["--format", "json"]))
         }
-        _ => cluster::experiment(1, 200, false),
+        _ => experiment::test(),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -94,6 +94,23 @@ impl Net {
         sh(&format!("ip -n {} link set v{node} {state}", self.bridge()))
     }
 
+    /// What comes from a node, and what goes to it, is lost in the bridge, with the carrier up: all of it, or what nodes say
+    /// to each other.
+    pub(crate) fn cut(&self, node: usize, all: bool) -> Result<(), String> {
+        let (from, to) =
+            if all { ("", "") } else { ("ip daddr 10.97.0.1-10.97.0.99 ", "ip saddr 10.97.0.1-10.97.0.99 ") };
+        let rules = format!(
+            "table netdev cut {{\nchain from {{ type filter hook ingress device \"v{node}\" priority 0;\n{from}drop\n}}\n\
+             chain to {{ type filter hook egress device \"v{node}\" priority 0;\n{to}drop\n}}\n}}\n"
+        );
+        let file = self.folder.join("cut.nft").display().to_string();
+        std::fs::write(&file, rules).map_err(|error| error.to_string())?;
+        sh(&format!("ip netns exec {} nft -f {file}", self.bridge()))
+    }
+    pub(crate) fn mend(&self) -> Result<(), String> {
+        sh(&format!("ip netns exec {} nft delete table netdev cut", self.bridge()))
+    }
+
     /// Starts a program in a namespace.
     pub(crate) fn start(&self, namespace: &str, command: &[&str], log: &str) -> io::Result<Child> {
         let log = std::fs::File::options().create(true).append(true).open(self.folder.join(log))?;

@@ -1,79 +1,128 @@
-//! Watches the bridge: no frame of an earlier dispatcher after one of a later.
+//! Watches every node's port of the bridge: who sends as the dispatcher, and when. No frame of an earlier dispatcher comes after one
+//! of a later.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use crate::net::Net;
 
+/// Programs that watch, one for each node's port, as frames come in from it: before any rule of the bridge.
 pub(crate) struct Watch {
-    child: Child,
-    file: PathBuf,
+    children: Vec<Child>,
+    readers: Vec<JoinHandle<()>>,
+    reigns: Arc<Mutex<BTreeMap<u16, Reign>>>,
+}
+
+/// One dispatcher's frames, times in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reign {
+    pub(crate) dispatcher: u8,
+    first: u64,
+    last: u64,
+    pub(crate) frames: u64,
+    /// Frames with the same epoch from another dispatcher.
+    impostors: u64,
 }
 
 /// What was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     /// Frames of dispatchers to servers.
-    pub(crate) dispatched: u64,
-    /// Answers about the cluster's address, and announcements.
-    pub(crate) answers: u64,
-    /// Dispatchers, one after the other: number and low bits of the epoch.
-    pub(crate) reigns: Vec<(u8, u16)>,
-    /// Frames of a dispatcher after those of a later one.
-    pub(crate) late: u64,
+    pub(crate) frames: u64,
+    /// How many dispatchers there were, one after the other.
+    pub(crate) reigns: usize,
+    /// How long frames of an earlier dispatcher came after the first of a later, in microseconds.
+    pub(crate) overlap_us: u64,
+    /// Frames by two dispatchers of one epoch.
+    pub(crate) impostors: u64,
 }
 
 impl Watch {
     pub(crate) fn start(net: &Net) -> Result<Self, String> {
-        let file = net.folder.join("bridge.pcap");
-        let path = file.display().to_string();
-        // A tag with hop 0, or ARP.
-        let what = "(ether[6:2] = 0x5241 and ether[11] = 0) or arp";
-        let command = ["tcpdump", "-i", "br0", "-s", "64", "-B", "16384", "-U", "-Z", "root", "-w", &path, what];
-        let child = net.start(&net.bridge(), &command, "tcpdump.log").map_err(|error| error.to_string())?;
-        for _ in 0..100 {
-            if std::fs::metadata(&file).is_ok_and(|file| file.len() >= 24) {
-                return Ok(Self { child, file });
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+        let mut watch = Self { children: Vec::new(), readers: Vec::new(), reigns: Arc::default() };
+        for node in 0..net.nodes {
+            let port = format!("v{node}");
+            // A tag with hop 0.
+            let what = "ether[6:2] = 0x5241 and ether[11] = 0";
+            let command =
+                ["tcpdump", "-i", &port, "-Q", "in", "-s", "64", "-B", "8192", "-U", "-Z", "root", "-w", "-", what];
+            let mut child = net.start(&net.bridge(), &command, "tcpdump.log").map_err(|error| error.to_string())?;
+            let mut from = child.stdout.take().ok_or("no standard output")?;
+            watch.children.push(child);
+            // The head comes when it has begun.
+            from.read_exact(&mut [0; 24]).map_err(|error| format!("tcpdump on {port}: {error}"))?;
+            let reigns = watch.reigns.clone();
+            watch.readers.push(std::thread::spawn(move || read(std::io::BufReader::new(from), &reigns)));
         }
-        Err("tcpdump did not begin".into())
+        Ok(watch)
     }
 
-    pub(crate) fn end(mut self) -> Seen {
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        let _ = crate::net::sh(&format!("kill -INT {}", self.child.id()));
-        let _ = self.child.wait();
-        read(&self.file)
+    /// What was seen so far.
+    pub(crate) fn seen(&self) -> Seen {
+        let reigns = self.reigns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = Seen { reigns: reigns.len(), ..Seen::default() };
+        let mut later = u64::MAX;
+        for reign in reigns.values().rev() {
+            seen.frames += reign.frames;
+            seen.impostors += reign.impostors;
+            seen.overlap_us = seen.overlap_us.max(reign.last.saturating_sub(later));
+            later = later.min(reign.first);
+        }
+        seen
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
     }
 }
 
-fn read(file: &Path) -> Seen {
-    let bytes = std::fs::read(file).unwrap_or_default();
-    let mut seen = Seen::default();
-    let mut at = 24;
-    while let Some(length) = bytes.get(at + 8..at + 12) {
-        let length = u32::from_le_bytes(length.try_into().unwrap_or_default()) as usize;
-        let Some(frame) = bytes.get(at + 16..at + 16 + length) else { break };
-        at += 16 + length;
-        if frame[6..8] == [0x52, 0x41] {
-            seen.dispatched += 1;
-            let reign = (frame[8], u16::from_be_bytes([frame[9], frame[10]]));
-            match seen.reigns.last() {
-                Some(last) if *last == reign => {}
-                Some(last) if reign.1.wrapping_sub(last.1).cast_signed() <= 0 => seen.late += 1,
-                _ => seen.reigns.push(reign),
-            }
-        } else if frame.get(28..32) == Some(&[10, 97, 0, 100]) {
-            seen.answers += 1;
+/// Reads frames until the program ends. An epoch's low bits are enough: it grows by some hundreds in a run.
+fn read(mut from: impl Read, reigns: &Mutex<BTreeMap<u16, Reign>>) {
+    let mut head = [0; 16];
+    let mut frame = Vec::new();
+    while from.read_exact(&mut head).is_ok() {
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let at = u64::from(word(0)) * 1_000_000 + u64::from(word(4));
+        frame.resize(word(8) as usize, 0);
+        if from.read_exact(&mut frame).is_err() || frame.len() < 14 {
+            return;
         }
+        let (dispatcher, epoch) = (frame[8], u16::from_be_bytes([frame[9], frame[10]]));
+        let new = Reign { dispatcher, first: at, last: at, frames: 0, impostors: 0 };
+        let mut reigns = reigns.lock().unwrap_or_else(PoisonError::into_inner);
+        let reign = reigns.entry(epoch).or_insert(new);
+        reign.first = reign.first.min(at);
+        reign.last = reign.last.max(at);
+        reign.frames += 1;
+        reign.impostors += u64::from(reign.dispatcher != dispatcher);
     }
-    seen
+}
+
+#[allow(clippy::unwrap_used, reason = "a test of the test")]
+pub(crate) fn self_test() {
+    // Two reigns; the first goes on 30 us into the second.
+    let frame = |at: u32, dispatcher: u8, epoch: u8| {
+        let mut bytes = [1_u32.to_le_bytes(), at.to_le_bytes(), 14_u32.to_le_bytes(), 14_u32.to_le_bytes()].concat();
+        bytes.extend([0, 0, 0, 0, 0, 0, 0x52, 0x41, dispatcher, 0, epoch, 0, 8, 0]);
+        bytes
+    };
+    let reigns = Mutex::default();
+    read(&[frame(10, 1, 5), frame(100, 1, 5)].concat()[..], &reigns);
+    read(&frame(70, 2, 9)[..], &reigns);
+    let watch = Watch { children: Vec::new(), readers: Vec::new(), reigns: Arc::new(reigns) };
+    let seen = watch.seen();
+    assert_eq!((seen.frames, seen.reigns, seen.overlap_us, seen.impostors), (3, 2, 30, 0), "the watch is blind");
+    read(&frame(80, 3, 9)[..], &watch.reigns);
+    assert_eq!(watch.seen().impostors, 1, "the watch does not see two dispatchers of one epoch");
 }

@@ -26,6 +26,10 @@ pub struct Guard {
     kept_back: bool,
 }
 
+fn table(port: &str) -> String {
+    format!("apus_{}", port.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+}
+
 fn nft(input: &str) -> io::Result<()> {
     command("nft", &["-f", "-"], input)
 }
@@ -61,8 +65,21 @@ impl Guard {
         Ok(guard)
     }
 
+    /// Takes away what a process that was killed has left for this port. Nothing there: nothing to do.
+    ///
+    /// # Errors
+    /// If `nft` is missing or is refused.
+    pub fn clear(port: &str) -> io::Result<()> {
+        let table = table(port);
+        // Made first, so that there is something to take away.
+        let text = format!(
+            "table netdev {table}\ndelete table netdev {table}\ntable inet {table}\ndelete table inet {table}\n"
+        );
+        nft(&text).map_err(at(&format!("rules for {port}")))
+    }
+
     fn table(&self) -> String {
-        format!("apus_{}", self.port.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+        table(&self.port)
     }
 
     /// The rules of frames that come in, anew.

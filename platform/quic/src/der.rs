@@ -62,6 +62,19 @@ pub fn validity(certificate: &[u8]) -> Option<Validity> {
     Some(Validity { from: time(from)?, to: time(to)? })
 }
 
+/// The Ed25519 key that the certificate is for.
+#[must_use]
+pub fn public_key(certificate: &[u8]) -> Option<[u8; 32]> {
+    /// `SEQUENCE { OID 1.3.101.112 }`, `BIT STRING` of 32 bytes (RFC 8410 §4).
+    const ED25519: [u8; 10] = [0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 33, 0];
+    let (_, mut rest) = signed(certificate)?;
+    for _ in 0..4 {
+        take(&mut rest)?; // algorithm, issuer, times, subject
+    }
+    let (_, key) = take(&mut rest)?;
+    key.strip_prefix(&ED25519)?.try_into().ok()
+}
+
 /// `UTCTime` (tag 23, years 1950 to 2049) or `GeneralizedTime` (tag 24), always ending in `Z` (RFC 5280 §4.1.2.5).
 fn time((tag, text): (u8, &[u8])) -> Option<u64> {
     let digits: Vec<u64> =

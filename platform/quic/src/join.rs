@@ -274,13 +274,13 @@ impl ServerCertVerifier for Pinned {
         let anchor = anchor_from_trusted_cert(authority).map_err(|_| unknown())?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         let cert = EndEntityCert::try_from(end_entity).map_err(|_| CertificateError::BadEncoding)?;
-        cert.verify_for_usage(algorithms, &[anchor], &[], now, KeyUsage::server_auth(), None, None).map_err(|error| {
-            match error {
+        cert.verify_for_usage(algorithms, &[anchor], &[], now, KeyUsage::server_auth(), None, None).map_err(
+            |error| match error {
                 webpki::Error::CertExpired { .. } => CertificateError::Expired,
                 webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
                 _ => CertificateError::UnknownIssuer,
-            }
-        })?;
+            },
+        )?;
         match cert.valid_dns_names().find_map(Name::read) {
             Some(name) if name.cluster == self.token.cluster => Ok(ServerCertVerified::assertion()),
             _ => Err(CertificateError::NotValidForName.into()),
@@ -317,7 +317,9 @@ pub async fn ask(token: &Token, key: &NewKey, mut request: Request) -> Result<Ad
     request.public = key.public().try_into().map_err(|_| "a key of another kind".to_owned())?;
     let place = token.address;
     let failed = |what: String| {
-        format!("{place}: {what}; the member's node must run, its port be open, and the token be new (`apus cluster token`)")
+        format!(
+            "{place}: {what}; the member's node must run, its port be open, and the token be new (`apus cluster token`)"
+        )
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider.clone())
@@ -386,8 +388,11 @@ mod tests {
     #[test]
     fn an_answer_is_whole_or_none() {
         let certificate = vec![1; 300].into();
-        let admission =
-            Ok(Admission { certificate, authorities: vec![vec![2; 200].into(), vec![].into()], config: "x = 1".into() });
+        let admission = Ok(Admission {
+            certificate,
+            authorities: vec![vec![2; 200].into(), vec![].into()],
+            config: "x = 1".into(),
+        });
         let bytes = write(&admission);
         assert_eq!(read(&bytes), Some(admission));
         assert!((0..bytes.len()).all(|cut| read(&bytes[..cut]).is_none()));

@@ -7,6 +7,7 @@
 //! authority.last    serial number of its last certificate
 //! issued-N.pem      the newest certificate that was given to node N
 //! revoked           lines of a node and the last serial number that is taken back
+//! next/             the authority that will follow this one
 //! tokens            see `token`
 //! ```
 
@@ -118,7 +119,11 @@ impl Keys {
     pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, KeysError> {
         let path = self.path(name);
         let failed = |error: io::Error| {
-            self.wrong(name, error, "`apus cluster init` makes a cluster's keys, `apus cluster join` those of a new node")
+            self.wrong(
+                name,
+                error,
+                "`apus cluster init` makes a cluster's keys, `apus cluster join` those of a new node",
+            )
         };
         let about = fs::symlink_metadata(&path).map_err(failed)?;
         if !about.is_file() {
@@ -126,7 +131,11 @@ impl Keys {
         }
         #[cfg(unix)]
         if name.ends_with(".key") && std::os::unix::fs::PermissionsExt::mode(&about.permissions()) & 0o077 != 0 {
-            return Err(self.wrong(name, "others may read this key", "take it as known to them: issue a new one, mode 0600"));
+            return Err(self.wrong(
+                name,
+                "others may read this key",
+                "take it as known to them: issue a new one, mode 0600",
+            ));
         }
         fs::read(&path).map_err(failed)
     }
@@ -158,6 +167,24 @@ impl Keys {
         self.write("authority.pem", pem("CERTIFICATE", authority.certificate()).as_bytes())
     }
 
+    /// Where the authority is kept that will follow this one.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        Self { folder: self.folder.join("next") }
+    }
+
+    /// Forgets an authority, once it is kept elsewhere.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn remove_authority(&self) -> Result<(), KeysError> {
+        for name in ["authority.key", "authority.pem", "authority.last"] {
+            fs::remove_file(self.path(name))
+                .map_err(|error| self.wrong(name, error, "the folder must be the node's own to write"))?;
+        }
+        Ok(())
+    }
+
     /// Keeps the serial number of the last certificate.
     ///
     /// # Errors
@@ -177,7 +204,8 @@ impl Keys {
         }
         let last = self.read("authority.last")?;
         let last = str::from_utf8(&last).ok().and_then(|text| text.trim().parse().ok());
-        let last = last.ok_or_else(|| self.wrong("authority.last", "no number", "write the milliseconds since 1970"))?;
+        let last =
+            last.ok_or_else(|| self.wrong("authority.last", "no number", "write the milliseconds since 1970"))?;
         let certificate = self.certificates("authority.pem")?.swap_remove(0);
         Authority::read(cluster, &self.key("authority.key")?, certificate, last)
             .map_err(|what| self.wrong("authority.key", what, "restore it from a copy"))

@@ -19,15 +19,15 @@ mod name;
 mod quic;
 mod token;
 mod trust;
-
 mod udp;
 
 pub mod join;
 
 pub use authority::{Authority, Issued, NewKey};
-pub use der::{Validity, serial, validity};
+pub use der::{Validity, public_key, serial, validity};
 pub use keys::{Keys, KeysError, NEVER_OTHERS};
 pub use name::Name;
 pub use quic::{Counters, Limits, Quic, transport_settings};
+pub use rustls::pki_types::CertificateDer;
 pub use token::{Token, TokenError, Tokens};
 pub use trust::{Refused, Trust, Why};

@@ -56,7 +56,14 @@ impl Peer {
     ///
     /// A node dials only while it has no connection. So a second one is either that of a peer which has lost the first, and the newer
     /// one is kept; or both have dialled at once, and both keep that of the lower number.
-    pub(crate) fn take(&self, me: NodeId, peer: NodeId, connection: &Connection, dialled: bool, at_once: Duration) -> bool {
+    pub(crate) fn take(
+        &self,
+        me: NodeId,
+        peer: NodeId,
+        connection: &Connection,
+        dialled: bool,
+        at_once: Duration,
+    ) -> bool {
         let mut link = self.link.borrow_mut();
         if let Some(known) = link.as_ref().filter(|known| known.connection.close_reason().is_none()) {
             let both = known.dialled != dialled && known.since.elapsed() < at_once;

@@ -68,8 +68,9 @@ impl Default for Limits {
             strangers: 8,
             of_peer: 4,
             connect: ms(1_000),
-            silence: ms(2_000),
-            keep_alive: ms(700),
+            // The last keep-alive may have been sent just before the peer was gone.
+            silence: ms(1_500),
+            keep_alive: ms(500),
             back_off: (ms(50), ms(1_000)),
             probes: 256,
             waiting: (16, ms(500)),
@@ -568,7 +569,8 @@ async fn accept(inner: Rc<Inner>) {
             }
             continue;
         }
-        let known = inner.book.nodes().iter().any(|node| inner.book.address(*node).is_some_and(|at| at.ip() == from.ip()));
+        let known =
+            inner.book.nodes().iter().any(|node| inner.book.address(*node).is_some_and(|at| at.ip() == from.ip()));
         let (whose, most) =
             if known { (Some(from.ip()), inner.limits.of_peer) } else { (None, inner.limits.strangers) };
         {

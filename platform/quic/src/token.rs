@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use apus_engine::ClusterId;
+use apus_engine::{ClusterId, NodeId};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -117,12 +117,12 @@ fn hash(secret: &[u8; 16]) -> String {
     digest(&SHA256, secret).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The tokens that wait to be used, in the file `tokens`: lines of the secret's SHA-256 and the last second. Who reads the file can
-/// use none of them.
+/// The tokens that wait to be used, in the file `tokens`: lines of the secret's SHA-256, the last second, and the number of the node
+/// that it is for, if it is for one. Who reads the file can use none of them.
 #[derive(Debug)]
 pub struct Tokens {
     keys: Keys,
-    waiting: Vec<(String, u64)>,
+    waiting: Vec<(String, u64, Option<NodeId>)>,
 }
 
 impl Tokens {
@@ -136,56 +136,77 @@ impl Tokens {
             let bytes = keys.read("tokens")?;
             for line in String::from_utf8_lossy(&bytes).lines() {
                 // A line that is none opens no door.
-                let Some((hash, expires)) = line.split_once(' ') else { continue };
-                waiting.extend(expires.parse().ok().map(|expires| (hash.to_owned(), expires)));
+                let words: Vec<&str> = line.split(' ').collect();
+                let node = |word: &&str| word.parse().ok().map(NodeId);
+                let read = match &words[..] {
+                    [hash, expires] => expires.parse().ok().map(|expires| ((*hash).to_owned(), expires, None)),
+                    [hash, expires, bound] => expires
+                        .parse()
+                        .ok()
+                        .zip(node(bound))
+                        .map(|(expires, bound)| ((*hash).to_owned(), expires, Some(bound))),
+                    _ => None,
+                };
+                waiting.extend(read);
             }
         }
         let mut tokens = Self { keys: keys.clone(), waiting };
-        tokens.waiting.retain(|(_, expires)| *expires > now);
+        tokens.waiting.retain(|(_, expires, _)| *expires > now);
         Ok(tokens)
     }
 
     fn save(&self) -> Result<(), KeysError> {
-        let text: String = self.waiting.iter().map(|(hash, expires)| format!("{hash} {expires}\n")).collect();
+        let line = |(hash, expires, node): &(String, u64, Option<NodeId>)| match node {
+            Some(node) => format!("{hash} {expires} {}\n", node.0),
+            None => format!("{hash} {expires}\n"),
+        };
+        let text: String = self.waiting.iter().map(line).collect();
         self.keys.write("tokens", text.as_bytes())
     }
 
-    /// Lets a token work.
+    /// Lets a token work: for any new node, or for one node only, which may be known already.
     ///
     /// # Errors
     /// If too many wait, or the file cannot be written.
-    pub fn add(&mut self, token: &Token, now: u64) -> Result<(), KeysError> {
-        self.waiting.retain(|(_, expires)| *expires > now);
+    pub fn add(&mut self, token: &Token, node: Option<NodeId>, now: u64) -> Result<(), KeysError> {
+        self.waiting.retain(|(_, expires, _)| *expires > now);
         if self.waiting.len() >= MOST {
             return Err(KeysError::new("tokens", format!("{MOST} of them wait to be used"), "wait until some expire"));
         }
-        self.waiting.push((hash(&token.secret), token.expires));
+        self.waiting.push((hash(&token.secret), token.expires, node));
         self.save()
     }
 
-    /// Uses a secret up; false if it is none, was used, or is too late. It is gone from the disk before anybody is let in.
+    /// Uses a secret up, and says for which node it is; `None` if it is none, was used, or is too late. It is gone from the disk before anybody is let in.
     ///
     /// # Errors
     /// If the file cannot be written; then it is not used.
-    pub fn take(&mut self, secret: &[u8; 16], now: u64) -> Result<bool, KeysError> {
-        self.waiting.retain(|(_, expires)| *expires > now);
+    pub fn take(&mut self, secret: &[u8; 16], now: u64) -> Result<Option<Option<NodeId>>, KeysError> {
+        self.waiting.retain(|(_, expires, _)| *expires > now);
         let hash = hash(secret);
         // Hashes are compared, so the time it takes tells nothing of a secret.
-        let Some(at) = self.waiting.iter().position(|(known, _)| *known == hash) else { return Ok(false) };
+        let Some(at) = self.waiting.iter().position(|(known, ..)| *known == hash) else { return Ok(None) };
         let taken = self.waiting.remove(at);
-        self.save().inspect_err(|_| self.waiting.push(taken)).map(|()| true)
+        let node = taken.2;
+        match self.save() {
+            Ok(()) => Ok(Some(node)),
+            Err(error) => {
+                self.waiting.push(taken);
+                Err(error)
+            }
+        }
     }
 
     /// When the last of them expires; `None`: none waits.
     #[must_use]
     pub fn last(&self, now: u64) -> Option<u64> {
-        self.waiting.iter().map(|(_, expires)| *expires).filter(|expires| *expires > now).max()
+        self.waiting.iter().map(|(_, expires, _)| *expires).filter(|expires| *expires > now).max()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use apus_engine::ClusterId;
+    use apus_engine::{ClusterId, NodeId};
 
     use super::{Token, TokenError, Tokens};
     use crate::keys::Keys;
@@ -216,18 +237,20 @@ mod tests {
         let keys = Keys::new(&folder);
         let (one, two) = (token(), token());
         let mut tokens = Tokens::open(&keys, 0).expect("none");
-        tokens.add(&one, 0).expect("room");
-        tokens.add(&two, 0).expect("room");
+        tokens.add(&one, None, 0).expect("room");
+        tokens.add(&two, Some(NodeId(3)), 0).expect("room");
         let file = std::fs::read(folder.join("tokens")).expect("a file");
         assert!(!file.windows(16).any(|window| window == one.secret));
         let mut tokens = Tokens::open(&keys, 0).expect("a restart");
-        assert_eq!(tokens.take(&[9; 16], 0), Ok(false));
-        assert_eq!(tokens.take(&one.secret, 0), Ok(true));
-        assert_eq!(tokens.take(&one.secret, 0), Ok(false));
+        assert_eq!(tokens.take(&[9; 16], 0), Ok(None));
+        assert_eq!(tokens.take(&one.secret, 0), Ok(Some(None)));
+        assert_eq!(tokens.take(&one.secret, 0), Ok(None));
         let mut tokens = Tokens::open(&keys, 0).expect("another restart");
-        assert_eq!(tokens.take(&one.secret, 0), Ok(false));
+        assert_eq!(tokens.take(&one.secret, 0), Ok(None));
         assert_eq!(tokens.last(0), Some(1_000));
-        assert_eq!(tokens.take(&two.secret, 1_000), Ok(false));
+        let mut later = Tokens::open(&keys, 0).expect("another restart");
+        assert_eq!(later.take(&two.secret, 999), Ok(Some(Some(NodeId(3)))));
+        assert_eq!(tokens.take(&two.secret, 1_000), Ok(None));
         std::fs::remove_dir_all(folder).expect("the folder goes");
     }
 }

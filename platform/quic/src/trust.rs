@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use apus_engine::NodeId;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -106,7 +106,6 @@ impl Why {
             Self::NotYetValid => CertificateError::NotValidYet,
             Self::OtherNode => CertificateError::NotValidForName,
             Self::Revoked | Self::NoMember => CertificateError::Revoked,
-            Self::Invalid => CertificateError::BadSignature,
             _ => CertificateError::BadEncoding,
         }
     }

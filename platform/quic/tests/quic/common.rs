@@ -64,8 +64,15 @@ impl End {
         let shared = Book::from(book.clone());
         let quic = Quic::new(trust.clone(), shared.clone(), Limits::default());
         let identity = Identity { cluster: CLUSTER, me, incarnation: Incarnation(life) };
-        let transport = Transport::start(quic.clone(), identity, book[&me], shared, transport_settings()).await;
-        Self { trust, quic, transport: transport.expect("it starts") }
+        // The port of an earlier life is free once its connections have said farewell.
+        for _ in 0..60 {
+            let settings = transport_settings();
+            match Transport::start(quic.clone(), identity, book[&me], shared.clone(), settings).await {
+                Ok(transport) => return Self { trust, quic, transport },
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        panic!("{} stays taken", book[&me]);
     }
 
     pub(crate) fn refused(&self, why: Why) -> u64 {

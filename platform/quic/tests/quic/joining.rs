@@ -41,18 +41,22 @@ fn door(tag: &str) -> Door {
     let token = Token::make(CLUSTER, at, pin(&known).expect("an authority"), seconds() + 60).expect("randomness");
     let folder = std::env::temp_dir().join(format!("apus-door-{tag}-{}", std::process::id()));
     let mut tokens = Tokens::open(&Keys::new(&folder), seconds()).expect("none yet");
-    tokens.add(&token, seconds()).expect("room");
+    tokens.add(&token, None, seconds()).expect("room");
     let tokens = Rc::new(RefCell::new(tokens));
     let (mine, judge, authorities) = (tokens.clone(), trust.clone(), known.clone());
     let authority: RefCell<Authority> = RefCell::new(authority);
     let served = serve(trust.clone(), known.clone(), key.pkcs8().to_vec(), at, async move |request: Request, from| {
-        if !mine.borrow_mut().take(&request.secret, seconds()).map_err(|error| error.to_string())? {
+        if mine.borrow_mut().take(&request.secret, seconds()).map_err(|error| error.to_string())?.is_none() {
             judge.refuse(Why::BadToken, from);
             return Err("no such token, or it was used".into());
         }
         let node = name(request.node.map_or(9, |node| node.0));
         let issued = authority.borrow_mut().issue(node, &request.public, SystemTime::now(), DAY)?;
-        Ok(Admission { certificate: issued.der, authorities: vec![authorities.clone()], config: format!("node = {}", node.node.0) })
+        Ok(Admission {
+            certificate: issued.der,
+            authorities: vec![authorities.clone()],
+            config: format!("node = {}", node.node.0),
+        })
     });
     let task = tokio::task::spawn_local(async move { served.await.expect("bound") });
     Door { token, tokens, trust, known, folder, task }
@@ -112,7 +116,9 @@ fn slow_askers_keep_few_places() {
         let mut slow = Vec::new();
         for _ in 0..12 {
             let dialled = endpoint.connect_with(config.clone(), door.token.address, &name(0).to_string());
-            let Ok(Ok(connection)) = timeout(Duration::from_millis(500), dialled.expect("it dials")).await else { continue };
+            let Ok(Ok(connection)) = timeout(Duration::from_millis(500), dialled.expect("it dials")).await else {
+                continue;
+            };
             if let Ok((mut send, _)) = connection.open_bi().await {
                 let _ = send.write_all(b"APUS").await;
                 slow.push((connection, send));

@@ -3,6 +3,7 @@
 mod args;
 mod artifacts;
 mod bench;
+mod cluster;
 mod corpus;
 mod dispatch;
 mod doctor;
@@ -133,6 +134,7 @@ fn act(cli: Cli) -> u8 {
         Command::Mutants(args) => mutants::mutants(&args, format),
         Command::Node(what) => node::node(&what, format),
         Command::Vip(args) => node::vip(&args, format),
+        Command::Cluster(what) => cluster::cluster(&what, format),
     };
     result.unwrap_or_else(|trouble| {
         trouble.tell(format);

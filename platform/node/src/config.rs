@@ -29,6 +29,30 @@ pub struct Config {
     pub nodes: Vec<Member>,
     /// The cluster's address.
     pub vip: Vip,
+    /// How nodes speak; `None`: QUIC, which needs certificates.
+    pub transport: Option<Wire>,
+    /// Folder of keys and certificates.
+    pub keys: PathBuf,
+}
+
+/// How nodes speak to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// QUIC with certificates of the cluster's own authority.
+    Quic,
+    /// UDP and TCP in the clear, peers known by their addresses: for labs and tests.
+    Plain,
+}
+
+impl Wire {
+    /// A word for status and files.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Plain => "plain",
+        }
+    }
 }
 
 /// One node.
@@ -42,6 +66,8 @@ pub struct Member {
     pub mac: Mac,
     /// Its share of the clients, relative to that of the others.
     pub weight: u32,
+    /// Whether it came after the cluster was first started.
+    pub joined: bool,
 }
 
 /// The cluster's address.
@@ -178,7 +204,7 @@ fn mac(value: &Value<'_>) -> Result<Mac, Wrong> {
 }
 
 fn config(file: &Section<'_>) -> Result<Config, Wrong> {
-    file.known(&["cluster", "node", "port", "folder", "control", "nodes", "vip"])?;
+    file.known(&["cluster", "node", "port", "folder", "control", "nodes", "vip", "transport", "keys"])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
     let me = NodeId(me.into());
@@ -191,11 +217,28 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         Some(value) => Ok(PathBuf::from(text(value, key)?)),
         None => Ok(or.into()),
     };
+    let transport = match file.get("transport") {
+        None => None,
+        Some(value) => Some(match text(value, "transport")? {
+            "quic" => Wire::Quic,
+            "plain" => Wire::Plain,
+            other => {
+                let what = format!("`transport` is `{other}`, and must be `quic`, or `plain` in a lab: it hides and proves nothing");
+                return Err((value.span(), what));
+            }
+        }),
+    };
+    let folder = path("folder", "/var/lib/apus")?;
     Ok(Config {
+        transport,
+        keys: match file.get("keys") {
+            Some(value) => text(value, "keys")?.into(),
+            None => folder.join("keys"),
+        },
         cluster: number(file.need("cluster", "1")?, "cluster", "a number up to 4294967295")?,
         me,
         port: file.get("port").map_or(Ok(7_400), |value| number(value, "port", "1 to 65535"))?,
-        folder: path("folder", "/var/lib/apus")?,
+        folder,
         control: path("control", "/run/apus/control")?,
         nodes,
         vip: vip(value)?,
@@ -209,13 +252,20 @@ fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
     for entry in value.get_ref().as_array().ok_or_else(wrong)? {
         let table = entry.get_ref().as_table().ok_or_else(wrong)?;
         let section = Section { table, span: entry.span(), name: "a node" };
-        section.known(&["id", "address", "mac", "weight"])?;
+        section.known(&["id", "address", "mac", "weight", "joined"])?;
         let id: u8 = number(section.need("id", "0")?, "id", "the node's number, 0 to 255")?;
         let node = Member {
             id: NodeId(id.into()),
             address: parsed(section.need("address", "\"10.0.0.1\"")?, "address", "10.0.0.1")?,
             mac: mac(section.need("mac", "\"02:00:00:00:00:01\"")?)?,
             weight: section.get("weight").map_or(Ok(1), |value| number(value, "weight", "0 to 65535"))?,
+            joined: match section.get("joined") {
+                None => false,
+                Some(value) => value
+                    .get_ref()
+                    .as_bool()
+                    .ok_or_else(|| (value.span(), "`joined` must be true or false".to_owned()))?,
+            },
         };
         if node.weight > MAX_WEIGHT {
             return Err((entry.span(), format!("`weight` must be 0 to {MAX_WEIGHT}")));
@@ -230,6 +280,16 @@ fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
         return Err(wrong());
     }
     Ok(all)
+}
+
+/// The name of a key.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
+pub(crate) const fn key_name(key: Key) -> &'static str {
+    match key {
+        Key::Source => "source",
+        Key::Ports => "ports",
+        Key::Quic => "quic",
+    }
 }
 
 /// A key's name, as in files and on the command line.
@@ -336,6 +396,7 @@ interface = "eth0"
             ("interface = \"eth0\"", "interface = \"e\\\"0\"", "x:14: `interface` is"),
             ("cluster = 7", "cluster = ", "x:1: "),
             ("weight = 3", "weight = 65536", "`weight` must be 0 to 65535"),
+            ("node = 1", "node = 1\ntransport = \"tcp\"", "x:3: `transport` is `tcp`, and must be `quic`, or `plain` in a lab"),
         ] {
             let error = Config::read("x", &GOOD.replace(from, to)).expect_err(to).to_string();
             assert!(error.contains(said), "{to}: {error}");

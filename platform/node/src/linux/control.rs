@@ -18,8 +18,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
 use super::address::Order;
+use super::cluster::Nodes;
 use super::{DISPATCHER, now};
-use crate::{Error, Member, Setup};
+use crate::{Error, Setup};
 
 /// A question is at most so long, in bytes.
 const LONGEST: u64 = 4_096;
@@ -31,10 +32,11 @@ pub(super) struct Serving {
     /// Wakes the loop: the engine has something to do.
     pub(super) nudge: Rc<Notify>,
     pub(super) address: Sender<Order>,
-    pub(super) nodes: Vec<Member>,
+    pub(super) nodes: Nodes,
     pub(super) me: NodeId,
     /// How the address is set up where the log does not say.
     pub(super) first: Setup,
+    pub(super) members: super::cluster::Members,
 }
 
 /// Listens, unless a node does already.
@@ -89,7 +91,10 @@ fn refusal(error: SubmitError) -> String {
             format!("node {} may not have it: it is down, drained, or no candidate", node.0)
         }
         SubmitError::TooOld(node) => {
-            format!("node {} runs a program that does not know settings, or was not heard yet: upgrade or start it", node.0)
+            format!(
+                "node {} runs a program that does not know settings, or was not heard yet: upgrade or start it",
+                node.0
+            )
         }
         other => format!("refused: {other:?}"),
     }
@@ -144,12 +149,20 @@ impl Serving {
                 status["address"] = self.of_address(|to| Order::Status { to }).await?;
                 Ok(status)
             }
+            "cluster" => {
+                let mut status = self.status();
+                status["cluster"] = self.members.status();
+                Ok(status)
+            }
             "table" => self.of_address(|to| Order::Table { to }).await,
             "set" => self.set(&question).await,
             "move" => self.hand_over(node()?).await,
             "drain" => self.drain(node()?, true).await,
             "undrain" => self.drain(node()?, false).await,
             "rest" => self.rest(node()?).await,
+            "token" => self.token(&question),
+            "leave" => self.leave(node()?).await,
+            "rotate" => self.rotate(question["what"].as_str().unwrap_or_default()).await,
             other => Err(format!("`{other}` is not known")),
         }
     }
@@ -213,7 +226,7 @@ impl Serving {
     }
 
     /// Has something done by whoever coordinates, and waits until this node's log shows it.
-    async fn order(&self, wish: Wish, shown: impl Fn(&ViewState) -> bool) -> Result<Value, String> {
+    pub(super) async fn order(&self, wish: Wish, shown: impl Fn(&ViewState) -> bool) -> Result<Value, String> {
         let mut why = String::new();
         for _ in 0..12 {
             {
@@ -249,9 +262,11 @@ impl Serving {
         let (_, log, views, _) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
         let state = log.state();
         let grant = state.grants.get(&DISPATCHER).filter(|grant| !grant.released);
-        let has = grant.is_some_and(|grant| grant.holder == node) || node == self.me && views.holds(DISPATCHER).is_some();
-        let mac = self.nodes.iter().find(|member| member.id == node).map(|member| mac_text(member.mac));
-        let slots = table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
+        let has =
+            grant.is_some_and(|grant| grant.holder == node) || node == self.me && views.holds(DISPATCHER).is_some();
+        let mac = self.nodes.borrow().iter().find(|member| member.id == node).map(|member| mac_text(member.mac));
+        let slots =
+            table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
         let slots = slots.map_or(0, |server| server["slots"].as_u64().unwrap_or_default());
         let set_up = match state.settings.get(&DISPATCHER) {
             Some(setting) => self.first.read(setting)?,
@@ -285,7 +300,7 @@ impl Serving {
                 let up = diagnosis.status(node).is_none_or(|(status, _)| status == Status::Up);
                 up && node != self.me && !log.state().drained.contains(&node) && log.membership().contains(node)
             };
-            self.nodes.iter().map(|node| node.id).find(|node| can(*node))
+            self.nodes.borrow().iter().map(|node| node.id).find(|node| can(*node))
         };
         if let Some(to) = to {
             let _ = self.engine.borrow_mut().submit(now(), Command::Move { resource: DISPATCHER, to });
@@ -302,6 +317,7 @@ impl Serving {
         let grant = state.grants.get(&DISPATCHER);
         let nodes: Vec<Value> = self
             .nodes
+            .borrow()
             .iter()
             .map(|node| {
                 let status = match diagnosis.status(node.id) {
@@ -335,7 +351,8 @@ impl Serving {
 mod tests {
     #[test]
     fn connections_that_are_open_are_told_from_those_that_are_over() {
-        let line = |state| format!("   0: 6400610A:1F90 C800610A:D2F0 {state} 00000000:00000000 00:00000000 00000000 0");
+        let line =
+            |state| format!("   0: 6400610A:1F90 C800610A:D2F0 {state} 00000000:00000000 00:00000000 00000000 0");
         for (state, open) in [("01", true), ("08", true), ("03", true), ("0A", false), ("06", false), ("07", false)] {
             assert_eq!(super::is_open(&line(state), "6400610A"), open, "{state}");
             assert!(!super::is_open(&line(state), "6500610A"), "another address");

@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use super::address::Order;
+use super::cluster::Nodes;
 use super::{DISPATCHER, Say, now};
 use crate::Member;
 
@@ -24,7 +25,7 @@ use crate::Member;
 pub(super) struct Live {
     engine: Rc<RefCell<Engine>>,
     address: Sender<Order>,
-    nodes: Vec<Member>,
+    nodes: Nodes,
     me: NodeId,
     told: Option<Seen>,
 }
@@ -38,19 +39,14 @@ pub(super) struct Seen {
 }
 
 impl Live {
-    pub(super) const fn new(
-        engine: Rc<RefCell<Engine>>,
-        address: Sender<Order>,
-        nodes: Vec<Member>,
-        me: NodeId,
-    ) -> Self {
+    pub(super) const fn new(engine: Rc<RefCell<Engine>>, address: Sender<Order>, nodes: Nodes, me: NodeId) -> Self {
         Self { engine, address, nodes, me, told: None }
     }
 
     /// Tells the address what has changed: who serves, and which dispatcher is the oldest that is obeyed.
     fn tell(&mut self) {
         let engine = self.engine.borrow();
-        let Some(seen) = seen(&engine, &self.nodes, self.me) else { return };
+        let Some(seen) = seen(&engine, &self.nodes.borrow(), self.me) else { return };
         if self.told.as_ref() != Some(&seen) {
             let _ = self.address.send(Order::Seen(seen.clone()));
             self.told = Some(seen);

@@ -223,7 +223,9 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
             "quic" => Wire::Quic,
             "plain" => Wire::Plain,
             other => {
-                let what = format!("`transport` is `{other}`, and must be `quic`, or `plain` in a lab: it hides and proves nothing");
+                let what = format!(
+                    "`transport` is `{other}`, and must be `quic`, or `plain` in a lab: it hides and proves nothing"
+                );
                 return Err((value.span(), what));
             }
         }),
@@ -396,7 +398,11 @@ interface = "eth0"
             ("interface = \"eth0\"", "interface = \"e\\\"0\"", "x:14: `interface` is"),
             ("cluster = 7", "cluster = ", "x:1: "),
             ("weight = 3", "weight = 65536", "`weight` must be 0 to 65535"),
-            ("node = 1", "node = 1\ntransport = \"tcp\"", "x:3: `transport` is `tcp`, and must be `quic`, or `plain` in a lab"),
+            (
+                "node = 1",
+                "node = 1\ntransport = \"tcp\"",
+                "x:3: `transport` is `tcp`, and must be `quic`, or `plain` in a lab",
+            ),
         ] {
             let error = Config::read("x", &GOOD.replace(from, to)).expect_err(to).to_string();
             assert!(error.contains(said), "{to}: {error}");

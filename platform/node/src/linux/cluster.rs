@@ -59,7 +59,15 @@ impl Members {
         let keys = config.key_folder();
         let nodes = Rc::new(RefCell::new(config.nodes.clone()));
         let (knock, config_of, say_of) = (Rc::new(Notify::new()), Rc::new(config.clone()), say.clone());
-        let members = |secure, book| Self { secure, keys: config.key_folder(), nodes, book, config: config_of, say: say_of, knock };
+        let members = |secure, book| Self {
+            secure,
+            keys: config.key_folder(),
+            nodes,
+            book,
+            config: config_of,
+            say: say_of,
+            knock,
+        };
         if config.transport == Some(Wire::Plain) {
             say("nodes speak in the clear and believe each other's addresses: `transport = \"plain\"` is for labs");
             return Ok(members(None, book));
@@ -115,7 +123,6 @@ impl Members {
             },
         })
     }
-}
 
     /// Takes in what the log says.
     fn follow(&self, state: &ViewState) {
@@ -151,7 +158,8 @@ impl Members {
         let mut changed = false;
         if let Some(all) = roster::authorities(&state.settings) {
             let now = seconds();
-            let believed: Vec<apus_quic::CertificateDer<'static>> = all.into_iter().filter(|(until, _)| *until > now).map(|(_, der)| der.into()).collect();
+            let believed: Vec<apus_quic::CertificateDer<'static>> =
+                all.into_iter().filter(|(until, _)| *until > now).map(|(_, der)| der.into()).collect();
             if !believed.is_empty() && self.keys.authorities().map_err(text)? != believed {
                 self.keys.keep_authorities(&believed).map_err(text)?;
                 (self.say)(&format!("authorities now: {}", believed.len()));
@@ -218,15 +226,17 @@ pub(super) async fn door(serving: Serving) {
             continue;
         }
         let at = members.config.door();
-        let (Ok((_, pkcs8)), Ok(authority)) = (members.keys.node(), members.keys.authority(ClusterId(members.config.cluster)))
+        let (Ok((_, pkcs8)), Ok(authority)) =
+            (members.keys.node(), members.keys.authority(ClusterId(members.config.cluster)))
         else {
             (members.say)("no key or no authority: nobody can join");
             members.knock.notified().await;
             continue;
         };
-        let served = join::serve(secure.trust.clone(), authority.certificate().clone(), pkcs8, at, async |request, from| {
-            serving.admit(&secure.trust, request, from).await
-        });
+        let served =
+            join::serve(secure.trust.clone(), authority.certificate().clone(), pkcs8, at, async |request, from| {
+                serving.admit(&secure.trust, request, from).await
+            });
         let closed = async {
             while waits() {
                 sleep(Duration::from_secs(1)).await;
@@ -274,7 +284,10 @@ impl Serving {
         let mut tokens = Tokens::open(&members.keys, seconds()).map_err(|error| error.to_string())?;
         tokens.add(&token, node, seconds()).map_err(|error| error.to_string())?;
         members.knock.notify_one();
-        (members.say)(&format!("a token for {} was made, good for {life} s", node.map_or("any new node".into(), |node| format!("node {}", node.0))));
+        (members.say)(&format!(
+            "a token for {} was made, good for {life} s",
+            node.map_or("any new node".into(), |node| format!("node {}", node.0))
+        ));
         Ok(json!({"token": token.write(), "expires": token.expires}))
     }
 
@@ -410,8 +423,10 @@ impl Serving {
     async fn set_authorities(&self, all: &[(u64, Vec<u8>)]) -> Result<Value, String> {
         let value = roster::put_authorities(all);
         let wanted = value.clone();
-        self.order(Wish::Set { resource: AUTHORITIES, value }, move |state| state.settings.get(&AUTHORITIES) == Some(&wanted))
-            .await
+        self.order(Wish::Set { resource: AUTHORITIES, value }, move |state| {
+            state.settings.get(&AUTHORITIES) == Some(&wanted)
+        })
+        .await
     }
 
     /// New certificates for all nodes, for the keys that they have.
@@ -447,10 +462,8 @@ impl Config {
     /// The configuration of a new node that is in the same cluster.
     fn text_for(&self, node: NodeId, all: &[Member]) -> String {
         let vip = &self.vip;
-        let mut text = format!(
-            "cluster = {}\nnode = {}\nport = {}\ntransport = \"quic\"\n",
-            self.cluster, node.0, self.port
-        );
+        let mut text =
+            format!("cluster = {}\nnode = {}\nport = {}\ntransport = \"quic\"\n", self.cluster, node.0, self.port);
         for member in all {
             let mac: Vec<String> = member.mac.iter().map(|byte| format!("{byte:02x}")).collect();
             text += &format!(

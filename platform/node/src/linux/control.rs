@@ -19,10 +19,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
 use super::address::Order;
+use super::cluster::Nodes;
 use super::programs::Programs;
 use super::trace::Bounds;
 use super::{DISPATCHER, now};
-use crate::{Error, Member, Setup};
+use crate::{Error, Setup};
 
 /// A question is at most so long, in bytes.
 const LONGEST: u64 = 4_096;
@@ -36,12 +37,13 @@ pub(super) struct Serving {
     pub(super) nudge: Rc<Notify>,
     /// `None` without an address.
     pub(super) address: Option<Sender<Order>>,
-    pub(super) nodes: Vec<Member>,
+    pub(super) nodes: Nodes,
     pub(super) me: NodeId,
     pub(super) services: Vec<ServiceConfig>,
     pub(super) programs: Rc<Programs>,
     /// How the address is set up where the log does not say.
     pub(super) first: Option<Setup>,
+    pub(super) members: super::cluster::Members,
 }
 
 /// Listens, unless a node does already.
@@ -165,6 +167,11 @@ impl Serving {
                 }
                 Ok(status)
             }
+            "cluster" => {
+                let mut status = self.status();
+                status["cluster"] = self.members.status();
+                Ok(status)
+            }
             "table" => self.of_address(|to| Order::Table { to }).await,
             "set" => self.set(&question).await,
             "move" => self.hand_over(node()?).await,
@@ -172,6 +179,9 @@ impl Serving {
             "undrain" => self.drain(node()?, false).await,
             "rest" => self.rest(node()?).await,
             "services" => Ok(self.services()),
+            "token" => self.token(&question),
+            "leave" => self.leave(node()?).await,
+            "rotate" => self.rotate(question["what"].as_str().unwrap_or_default()).await,
             other => Err(format!("`{other}` is not known")),
         }
     }
@@ -248,7 +258,7 @@ impl Serving {
     }
 
     /// Has something done by whoever coordinates, and waits until this node's log shows it.
-    async fn order(&self, wish: Wish, shown: impl Fn(&ViewState) -> bool) -> Result<Value, String> {
+    pub(super) async fn order(&self, wish: Wish, shown: impl Fn(&ViewState) -> bool) -> Result<Value, String> {
         let mut why = String::new();
         for _ in 0..12 {
             {
@@ -287,7 +297,7 @@ impl Serving {
         let grant = state.grants.get(&DISPATCHER).filter(|grant| !grant.released);
         let has =
             grant.is_some_and(|grant| grant.holder == node) || node == self.me && views.holds(DISPATCHER).is_some();
-        let mac = self.nodes.iter().find(|member| member.id == node).map(|member| mac_text(member.mac));
+        let mac = self.nodes.borrow().iter().find(|member| member.id == node).map(|member| mac_text(member.mac));
         let slots =
             table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
         let slots = slots.map_or(0, |server| server["slots"].as_u64().unwrap_or_default());
@@ -345,7 +355,7 @@ impl Serving {
                 let up = diagnosis.status(node).is_none_or(|(status, _)| status == Status::Up);
                 up && node != self.me && !log.state().drained.contains(&node) && log.membership().contains(node)
             };
-            self.nodes.iter().map(|node| node.id).find(|node| can(*node))
+            self.nodes.borrow().iter().map(|node| node.id).find(|node| can(*node))
         };
         if let Some(to) = to {
             let _ = self.engine.borrow_mut().submit(now(), Command::Move { resource: DISPATCHER, to });
@@ -362,6 +372,7 @@ impl Serving {
         let grant = state.grants.get(&DISPATCHER);
         let nodes: Vec<Value> = self
             .nodes
+            .borrow()
             .iter()
             .map(|node| {
                 let status = match diagnosis.status(node.id) {

@@ -1,0 +1,703 @@
+//! The host's sockets over QUIC.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use apus_engine::NodeId;
+use apus_host::transport::{self, Book, Sockets};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, RecvStream,
+    SendDatagramError, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::link::{Close, Peer, close};
+use crate::name::Name;
+use crate::trust::{Own, Trust, Verifier, Why};
+use crate::udp::{self, Counting};
+
+/// What both ends must speak; a change that old nodes cannot read has a new name.
+const ALPN: &[u8] = b"apus/1";
+
+/// Bounds and times.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// First packets a second that are answered with a request to prove the address, all senders together.
+    pub first_packets: u32,
+    /// Handshakes at once from all addresses that are no peer's.
+    pub strangers: usize,
+    /// Handshakes at once from one peer's address.
+    pub of_peer: usize,
+    /// From the first packet to a connection.
+    pub connect: Duration,
+    /// Nothing heard for so long ends a connection.
+    pub silence: Duration,
+    /// A packet goes out at least so often.
+    pub keep_alive: Duration,
+    /// Between two attempts to dial, at first and at most.
+    pub back_off: (Duration, Duration),
+    /// Datagrams that wait for the transport; the oldest gives way.
+    pub probes: usize,
+    /// Datagrams that wait for a connection to one peer, and how long.
+    pub waiting: (usize, Duration),
+    /// Long datagrams on their way to one peer, and from it.
+    pub long: usize,
+    /// Streams that wait to be accepted.
+    pub streams: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            first_packets: 1_000,
+            strangers: 8,
+            of_peer: 4,
+            connect: ms(1_000),
+            // The last keep-alive may have been sent just before the peer was gone.
+            silence: ms(1_500),
+            keep_alive: ms(500),
+            back_off: (ms(50), ms(1_000)),
+            probes: 256,
+            waiting: (16, ms(500)),
+            long: 8,
+            streams: 64,
+        }
+    }
+}
+
+/// The transport's settings over QUIC: the connection notices silence, so that its streams need no pings of their own.
+#[must_use]
+pub fn transport_settings() -> transport::Settings {
+    transport::Settings {
+        keep_alive: Duration::from_secs(5),
+        silence: Duration::from_secs(15),
+        streams: 1_024,
+        ..transport::Settings::default()
+    }
+}
+
+/// What happened so far, below the transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections this node dialled.
+    pub dialled: u64,
+    /// Connections it accepted.
+    pub accepted: u64,
+    /// Attempts to dial that failed.
+    pub dial_failed: u64,
+    /// Of them, those that the peer refused.
+    pub refused_by_peer: u64,
+    /// Connections that ended.
+    pub ended: u64,
+    /// Datagrams that went by a stream, because they are long.
+    pub long: u64,
+    /// Datagrams dropped, on either side.
+    pub dropped: u64,
+    /// UDP datagrams received.
+    pub udp_received: u64,
+    /// UDP datagrams sent.
+    pub udp_sent: u64,
+    /// UDP datagrams that cannot be QUIC.
+    pub garbage: u64,
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+struct Inner {
+    trust: Arc<Trust>,
+    book: Book,
+    limits: Limits,
+    endpoint: OnceCell<Endpoint>,
+    socket: OnceCell<Arc<Counting>>,
+    dials: OnceCell<ClientConfig>,
+    peers: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
+    /// Handshakes under way, by the peer's address; `None`: all strangers.
+    handshakes: RefCell<BTreeMap<Option<IpAddr>, usize>>,
+    probes: RefCell<VecDeque<(SocketAddr, Vec<u8>)>>,
+    filled: Notify,
+    tasks: mpsc::UnboundedSender<Task>,
+    streams: mpsc::Sender<(Stream, SocketAddr)>,
+    counters: Cell<Counters>,
+}
+
+/// QUIC below a [`Transport`](apus_host::transport::Transport).
+#[derive(Clone)]
+pub struct Quic {
+    inner: Rc<Inner>,
+    /// What [`Sockets::datagrams`] and [`Sockets::listen`] take, once.
+    ends: Rc<RefCell<(Option<mpsc::UnboundedReceiver<Task>>, Option<mpsc::Receiver<(Stream, SocketAddr)>>)>>,
+}
+
+impl std::fmt::Debug for Quic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Quic").field("trust", &self.inner.trust).finish_non_exhaustive()
+    }
+}
+
+/// A stream of a connection; the connection lives as long as one of its streams or the table of peers holds it.
+#[derive(Debug)]
+pub struct Stream {
+    peer: NodeId,
+    send: SendStream,
+    receive: RecvStream,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.receive), cx, into)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.send), cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.send), cx)
+    }
+}
+
+/// Where datagrams come in, and the tasks: dropping it ends them all.
+pub struct Datagrams {
+    inner: Rc<Inner>,
+    work: Mutex<(mpsc::UnboundedReceiver<Task>, JoinSet<()>)>,
+}
+
+impl Drop for Datagrams {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.inner.endpoint.get() {
+            endpoint.close(VarInt::from_u32(Close::Ends as u32), b"");
+        }
+    }
+}
+
+fn transport_config(limits: &Limits) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    let idle = IdleTimeout::from(VarInt::from_u32(u32::try_from(limits.silence.as_millis()).unwrap_or(u32::MAX)));
+    let long = u32::try_from(limits.long).unwrap_or(8);
+    config
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(Some(limits.keep_alive))
+        .max_concurrent_bidi_streams(8_u32.into())
+        .max_concurrent_uni_streams(long.into())
+        .stream_receive_window((256_u32 << 10).into())
+        .receive_window((512_u32 << 10).into())
+        .send_window(512 << 10)
+        .datagram_receive_buffer_size(Some(128 << 10))
+        .datagram_send_buffer_size(128 << 10)
+        .crypto_buffer_size(16 << 10)
+        // A network of one building; the first lost packet of a handshake costs three times this.
+        .initial_rtt(Duration::from_millis(30));
+    config
+}
+
+fn wrong(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+pub(crate) fn server_config(
+    tls: rustls::ServerConfig,
+    alpn: &[u8],
+    transport: Arc<TransportConfig>,
+) -> io::Result<ServerConfig> {
+    let mut tls = tls;
+    tls.alpn_protocols = vec![alpn.into()];
+    // No session is ever resumed, so nothing is ever sent before a peer has proved who it is.
+    tls.max_early_data_size = 0;
+    tls.send_tls13_tickets = 0;
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(wrong)?));
+    config
+        .transport_config(transport)
+        // Peers are known by certificate, and stay where they are.
+        .migration(false)
+        .retry_token_lifetime(Duration::from_secs(3))
+        .max_incoming(64)
+        .incoming_buffer_size(16 << 10)
+        .incoming_buffer_size_total(512 << 10);
+    config.validation_token.sent(0);
+    Ok(config)
+}
+
+/// Keys of an endpoint that outlive a restart, so that peers of the life before are told at once that it is over (stateless reset).
+fn endpoint_config(trust: &Trust) -> EndpointConfig {
+    let own = trust.reset_secret();
+    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &own)));
+    let seed = own.iter().take(8).fold(0_u64, |seed, byte| seed << 8 | u64::from(*byte));
+    config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(seed)));
+    config.grease_quic_bit(false);
+    config
+}
+
+impl Quic {
+    /// Sockets that speak to the nodes of `book` whom `trust` believes.
+    #[must_use]
+    pub fn new(trust: Arc<Trust>, book: Book, limits: Limits) -> Self {
+        let (tasks, tasks_out) = mpsc::unbounded_channel();
+        let (streams, streams_out) = mpsc::channel(limits.streams);
+        let inner = Inner {
+            trust,
+            book,
+            limits,
+            endpoint: OnceCell::new(),
+            socket: OnceCell::new(),
+            dials: OnceCell::new(),
+            peers: RefCell::default(),
+            handshakes: RefCell::default(),
+            probes: RefCell::default(),
+            filled: Notify::new(),
+            tasks,
+            streams,
+            counters: Cell::default(),
+        };
+        Self { inner: Rc::new(inner), ends: Rc::new(RefCell::new((Some(tasks_out), Some(streams_out)))) }
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.inner.counters.get();
+        if let Some(socket) = self.inner.socket.get() {
+            counters.udp_received = socket.received.load(Ordering::Relaxed);
+            counters.udp_sent = socket.sent.load(Ordering::Relaxed);
+            counters.garbage = socket.garbage.load(Ordering::Relaxed);
+        }
+        counters
+    }
+
+    /// Peers that are connected.
+    #[must_use]
+    pub fn connected(&self) -> Vec<NodeId> {
+        let peers = self.inner.peers.borrow();
+        peers.iter().filter(|(_, peer)| peer.connection().is_some()).map(|(node, _)| *node).collect()
+    }
+
+    fn start(&self, at: SocketAddr) -> io::Result<()> {
+        let trust = &self.inner.trust;
+        let transport = Arc::new(transport_config(&self.inner.limits));
+        let tls13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+        let server = rustls::ServerConfig::builder_with_provider(trust.provider().clone())
+            .with_protocol_versions(tls13)
+            .map_err(wrong)?
+            .with_client_cert_verifier(Arc::new(Verifier(trust.clone())))
+            .with_cert_resolver(Arc::new(Own(trust.clone())));
+        let server = server_config(server, ALPN, transport.clone())?;
+        let mut client = rustls::ClientConfig::builder_with_provider(trust.provider().clone())
+            .with_protocol_versions(tls13)
+            .map_err(wrong)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier(trust.clone())))
+            .with_client_cert_resolver(Arc::new(Own(trust.clone())));
+        client.alpn_protocols = vec![ALPN.into()];
+        client.resumption = rustls::client::Resumption::disabled();
+        client.enable_early_data = false;
+        client.enable_sni = false;
+        let mut dials = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).map_err(wrong)?));
+        dials.transport_config(transport);
+        let (socket, _) = udp::bind(at)?;
+        let endpoint = Endpoint::new_with_abstract_socket(
+            endpoint_config(trust),
+            Some(server),
+            socket.clone(),
+            Arc::new(TokioRuntime),
+        )?;
+        let fresh = self.inner.endpoint.set(endpoint).is_ok()
+            && self.inner.socket.set(socket).is_ok()
+            && self.inner.dials.set(dials).is_ok();
+        if fresh { Ok(()) } else { Err(wrong("these sockets are bound already")) }
+    }
+}
+
+impl Sockets for Quic {
+    type Stream = Stream;
+    type Listener = Mutex<mpsc::Receiver<(Stream, SocketAddr)>>;
+    type Datagrams = Datagrams;
+
+    async fn datagrams(&self, at: SocketAddr) -> io::Result<Datagrams> {
+        self.start(at)?;
+        let tasks = self.ends.borrow_mut().0.take().ok_or_else(|| wrong("these sockets are bound already"))?;
+        self.inner.spawn(accept(self.inner.clone()));
+        self.inner.spawn(sweep(self.inner.clone()));
+        Ok(Datagrams { inner: self.inner.clone(), work: Mutex::new((tasks, JoinSet::new())) })
+    }
+
+    async fn send_to(socket: &Datagrams, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
+        let inner = &socket.inner;
+        let node = inner.book.node(to).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let peer = inner.peer(node);
+        match peer.connection() {
+            Some(connection) => inner.send(&peer, &connection, bytes.to_vec()),
+            None => {
+                if peer.wait(bytes.to_vec(), inner.limits.waiting.0) {
+                    inner.count(|counters| &mut counters.dropped);
+                }
+                if peer.may_dial() && peer.dialling.try_lock().is_ok() {
+                    let inner = inner.clone();
+                    socket.inner.spawn(async move {
+                        let _ = inner.link(node).await;
+                    });
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    async fn receive_from(socket: &Datagrams, into: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let mut work = socket.work.lock().await;
+        let (tasks, running) = &mut *work;
+        loop {
+            if let Some((from, probe)) = socket.inner.probes.borrow_mut().pop_front() {
+                let length = probe.len().min(into.len());
+                into[..length].copy_from_slice(&probe[..length]);
+                return Ok((length, from));
+            }
+            tokio::select! {
+                biased;
+                Some(task) = tasks.recv() => {
+                    running.spawn_local(task);
+                }
+                Some(ended) = running.join_next(), if !running.is_empty() => {
+                    // A panic in a task is one of the node.
+                    if let Err(error) = ended && error.is_panic() {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                }
+                () = socket.inner.filled.notified() => {}
+            }
+        }
+    }
+
+    async fn listen(&self, _: SocketAddr) -> io::Result<Self::Listener> {
+        self.ends.borrow_mut().1.take().map(Mutex::new).ok_or_else(|| wrong("these sockets are bound already"))
+    }
+
+    async fn accept(listener: &Self::Listener) -> io::Result<(Stream, SocketAddr)> {
+        listener.lock().await.recv().await.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    async fn connect(&self, to: SocketAddr) -> io::Result<Stream> {
+        let node = self.inner.book.node(to).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let connection = self.inner.link(node).await?;
+        let (send, receive) = connection.open_bi().await.map_err(wrong)?;
+        Ok(Stream { peer: node, send, receive })
+    }
+
+    fn who(stream: &Stream) -> Option<NodeId> {
+        Some(stream.peer)
+    }
+}
+
+/// Certificate and name of who is at the other end; the handshake has judged them.
+fn identity(connection: &Connection) -> Option<(CertificateDer<'static>, Name)> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    let certificate = chain.into_iter().next()?;
+    let name = webpki::EndEntityCert::try_from(&certificate).ok()?.valid_dns_names().find_map(Name::read)?;
+    Some((certificate, name))
+}
+
+impl Inner {
+    fn count(&self, which: impl FnOnce(&mut Counters) -> &mut u64) {
+        let mut counters = self.counters.get();
+        *which(&mut counters) += 1;
+        self.counters.set(counters);
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        // The receiver lives as long as the sockets do.
+        let _ = self.tasks.send(Box::pin(task));
+    }
+
+    fn peer(&self, node: NodeId) -> Rc<Peer> {
+        self.peers.borrow_mut().entry(node).or_default().clone()
+    }
+
+    /// The connection to a peer; dials if there is none.
+    async fn link(self: &Rc<Self>, node: NodeId) -> io::Result<Connection> {
+        let peer = self.peer(node);
+        let _one_at_a_time = peer.dialling.lock().await;
+        if let Some(connection) = peer.connection() {
+            return Ok(connection);
+        }
+        if !peer.may_dial() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let at = self.book.address(node).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let result = self.dial(node, at).await;
+        match result {
+            Ok(connection) => {
+                self.count(|counters| &mut counters.dialled);
+                self.adopt(node, &peer, &connection, true);
+                // The peer may have dialled at the same time: then there is another connection, or will be soon.
+                peer.connection().ok_or_else(|| io::ErrorKind::ConnectionAborted.into())
+            }
+            Err(error) => {
+                peer.failed(self.limits.back_off);
+                self.count(|counters| &mut counters.dial_failed);
+                Err(error)
+            }
+        }
+    }
+
+    async fn dial(&self, node: NodeId, at: SocketAddr) -> io::Result<Connection> {
+        let (Some(endpoint), Some(config)) = (self.endpoint.get(), self.dials.get()) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let name = Name { cluster: self.trust.me().cluster, node };
+        let connecting = endpoint.connect_with(config.clone(), at, &name.to_string()).map_err(wrong)?;
+        match timeout(self.limits.connect, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => {
+                if matches!(error, ConnectionError::ConnectionClosed(_)) {
+                    self.count(|counters| &mut counters.refused_by_peer);
+                }
+                Err(wrong(error))
+            }
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Takes a new connection in, and sends what waited for one.
+    fn adopt(self: &Rc<Self>, node: NodeId, peer: &Rc<Peer>, connection: &Connection, dialled: bool) {
+        if peer.take(self.trust.me().node, node, connection, dialled, self.limits.connect) {
+            self.spawn(serve(self.clone(), node, peer.clone(), connection.clone()));
+        } else {
+            self.count(|counters| &mut counters.ended);
+        }
+        if let Some(connection) = peer.connection() {
+            for datagram in peer.waited(self.limits.waiting.1) {
+                self.send(peer, &connection, datagram);
+            }
+        }
+    }
+
+    fn send(self: &Rc<Self>, peer: &Rc<Peer>, connection: &Connection, datagram: Vec<u8>) {
+        let fits = connection.max_datagram_size().is_some_and(|most| datagram.len() <= most);
+        if fits {
+            // What quinn has no room for makes it drop older ones.
+            match connection.send_datagram(datagram.into()) {
+                Ok(()) | Err(SendDatagramError::ConnectionLost(_)) => {}
+                Err(_) => self.count(|counters| &mut counters.dropped),
+            }
+            return;
+        }
+        if peer.long.get() >= self.limits.long {
+            self.count(|counters| &mut counters.dropped);
+            return;
+        }
+        self.count(|counters| &mut counters.long);
+        peer.long.set(peer.long.get() + 1);
+        let (inner, peer, connection) = (self.clone(), peer.clone(), connection.clone());
+        self.spawn(async move {
+            let by_stream = async {
+                let mut stream = connection.open_uni().await.ok()?;
+                stream.write_all(&datagram).await.ok()?;
+                stream.finish().ok()
+            };
+            if !matches!(timeout(inner.limits.silence, by_stream).await, Ok(Some(()))) {
+                inner.count(|counters| &mut counters.dropped);
+            }
+            peer.long.set(peer.long.get() - 1);
+        });
+    }
+
+    fn received(&self, from: NodeId, probe: Vec<u8>) {
+        // Who was taken out of the book meanwhile is told so by the sweep.
+        let Some(address) = self.book.address(from) else { return };
+        let mut probes = self.probes.borrow_mut();
+        if probes.len() >= self.limits.probes {
+            probes.pop_front();
+            self.count(|counters| &mut counters.dropped);
+        }
+        probes.push_back((address, probe));
+        self.filled.notify_one();
+    }
+}
+
+/// So many a second, and as many at once.
+struct Bucket {
+    rate: f64,
+    level: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn new(rate: u32) -> Self {
+        let rate = f64::from(rate);
+        Self { rate, level: rate, at: Instant::now() }
+    }
+
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        self.level = (self.level + (now - self.at).as_secs_f64() * self.rate).min(self.rate);
+        self.at = now;
+        let some = self.level >= 1.0;
+        if some {
+            self.level -= 1.0;
+        }
+        some
+    }
+}
+
+/// Answers first packets: an address is proved before anything is kept for it.
+async fn accept(inner: Rc<Inner>) {
+    let Some(endpoint) = inner.endpoint.get().cloned() else { return };
+    let mut bucket = Bucket::new(inner.limits.first_packets);
+    while let Some(incoming) = endpoint.accept().await {
+        let from = incoming.remote_address();
+        if !incoming.remote_address_validated() {
+            if bucket.take() {
+                let _ = incoming.retry();
+            } else {
+                inner.trust.refuse(Why::Flood, from);
+                incoming.ignore();
+            }
+            continue;
+        }
+        let known =
+            inner.book.nodes().iter().any(|node| inner.book.address(*node).is_some_and(|at| at.ip() == from.ip()));
+        let (whose, most) =
+            if known { (Some(from.ip()), inner.limits.of_peer) } else { (None, inner.limits.strangers) };
+        {
+            let mut handshakes = inner.handshakes.borrow_mut();
+            let many = handshakes.entry(whose).or_default();
+            if *many >= most {
+                drop(handshakes);
+                inner.trust.refuse(Why::TooMany, from);
+                incoming.refuse();
+                continue;
+            }
+            *many += 1;
+        }
+        inner.spawn(handshake(inner.clone(), incoming, from, whose));
+    }
+}
+
+async fn handshake(inner: Rc<Inner>, incoming: Incoming, from: SocketAddr, whose: Option<IpAddr>) {
+    let result = match incoming.accept() {
+        Ok(connecting) => timeout(inner.limits.connect, connecting).await,
+        Err(error) => Ok(Err(error)),
+    };
+    {
+        let mut handshakes = inner.handshakes.borrow_mut();
+        if let Some(many) = handshakes.get_mut(&whose) {
+            *many -= 1;
+            if *many == 0 {
+                handshakes.remove(&whose);
+            }
+        }
+    }
+    match result {
+        Ok(Ok(connection)) => match identity(&connection) {
+            Some((_, name)) => {
+                inner.count(|counters| &mut counters.accepted);
+                let peer = inner.peer(name.node);
+                inner.adopt(name.node, &peer, &connection, false);
+            }
+            None => close(&connection, Close::Refused),
+        },
+        Ok(Err(ConnectionError::TransportError(error))) => {
+            // Alerts about certificates (RFC 8446 §6.2) were counted with their reason.
+            let code = u64::from(error.code);
+            match code.checked_sub(0x100) {
+                Some(42..=48) => {}
+                Some(116) => inner.trust.refuse(Why::Unreadable, from),
+                _ => inner.trust.refuse(Why::HandshakeFailed, from),
+            }
+        }
+        Ok(Err(ConnectionError::ConnectionClosed(_))) => inner.count(|counters| &mut counters.refused_by_peer),
+        Ok(Err(_)) => inner.trust.refuse(Why::HandshakeFailed, from),
+        Err(_) => inner.trust.refuse(Why::HandshakeTimeout, from),
+    }
+}
+
+/// Hands over what a connection brings, until it ends.
+async fn serve(inner: Rc<Inner>, node: NodeId, peer: Rc<Peer>, connection: Connection) {
+    let began = Instant::now();
+    let mut long = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            datagram = connection.read_datagram() => match datagram {
+                Ok(datagram) => inner.received(node, datagram.into()),
+                Err(_) => break,
+            },
+            stream = connection.accept_bi() => match stream {
+                Ok((send, receive)) => {
+                    let Some(address) = inner.book.address(node) else { continue };
+                    // A stream that nobody takes is closed by its drop.
+                    if inner.streams.try_send((Stream { peer: node, send, receive }, address)).is_err() {
+                        inner.count(|counters| &mut counters.dropped);
+                    }
+                }
+                Err(_) => break,
+            },
+            stream = connection.accept_uni(), if long.len() < inner.limits.long => match stream {
+                Ok(mut stream) => {
+                    let silence = inner.limits.silence;
+                    long.spawn_local(async move { timeout(silence, stream.read_to_end(1 << 16)).await.ok()?.ok() });
+                }
+                Err(_) => break,
+            },
+            Some(read) = long.join_next(), if !long.is_empty() => match read {
+                Ok(Some(probe)) => inner.received(node, probe),
+                _ => inner.count(|counters| &mut counters.dropped),
+            },
+        }
+    }
+    inner.count(|counters| &mut counters.ended);
+    if began.elapsed() > inner.limits.back_off.1 {
+        peer.lasted();
+    } else if peer.connection().is_none() {
+        peer.failed(inner.limits.back_off);
+    }
+}
+
+/// Closes connections whose peer is not believed any more, and counts garbage.
+async fn sweep(inner: Rc<Inner>) {
+    const JUDGE_EVERY: u32 = 10;
+    let mut garbage = 0;
+    let mut rounds = 0;
+    loop {
+        let changed = tokio::select! {
+            () = inner.trust.changed() => true,
+            () = sleep(Duration::from_secs(1)) => false,
+        };
+        if let Some(socket) = inner.socket.get() {
+            let now = socket.garbage.load(Ordering::Relaxed);
+            inner.trust.refuse_many(Why::Garbage, now - garbage, "datagrams");
+            garbage = now;
+        }
+        rounds += 1;
+        if !changed && rounds % JUDGE_EVERY != 0 {
+            continue;
+        }
+        let peers: Vec<_> = inner.peers.borrow().values().filter_map(|peer| peer.connection()).collect();
+        for connection in peers {
+            let Some((certificate, name)) = identity(&connection) else { continue };
+            if let Err(why) = inner.trust.still(&certificate) {
+                inner.trust.refuse(why, name);
+                close(&connection, Close::Refused);
+            }
+        }
+        let book = inner.book.nodes();
+        inner.peers.borrow_mut().retain(|node, peer| book.contains(node) || peer.connection().is_some());
+    }
+}

@@ -478,6 +478,8 @@ impl Inner {
     fn adopt(self: &Rc<Self>, node: NodeId, peer: &Rc<Peer>, connection: &Connection, dialled: bool) {
         if peer.take(self.trust.me().node, node, connection, dialled, self.limits.connect) {
             self.spawn(serve(self.clone(), node, peer.clone(), connection.clone()));
+        } else {
+            self.count(|counters| &mut counters.ended);
         }
         if let Some(connection) = peer.connection() {
             for datagram in peer.waited(self.limits.waiting.1) {

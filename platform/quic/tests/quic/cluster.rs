@@ -185,7 +185,7 @@ fn a_failover_under_attack_keeps_its_bound() {
             while !stopped.load(Ordering::Relaxed) {
                 for to in &targets {
                     let _ = socket.send_to(&crate::hostile::first_packet(seed), to);
-                    let _ = socket.send_to(b"GET / HTTP/1.1\r\n\r\n", to);
+                    let _ = socket.send_to(b"\x16\x03\x01 what TLS over TCP begins with", to);
                     seed += 1;
                 }
                 // As much as leaves the two cores of a small machine something to do.

@@ -170,7 +170,105 @@ alone() { # NAME PROGRAM
     pace alone /bpf/"$2" $dispatcher | sed 's/^/@/'
 }
 
-. /rows
+# three VIA: a client, a server and the dispatcher, at a bridge. The client sends what is for the cluster's address to the address VIA.
+three() {
+    for each in lan srv box net; do
+        ip netns del $each 2>/dev/null
+        ip netns add $each
+    done
+    ip -n net link add br0 type bridge
+    while read -r machine port address; do
+        ip -n net link add "p$port" type veth peer name "$port" address "$address" netns "$machine"
+        # What a program sends back is taken by who polls; a checksum left to the card is never made.
+        ip netns exec "$machine" ethtool -K "$port" gro on tx off >/dev/null
+        ip netns exec net ethtool -K "p$port" gro on
+        ip -n net link set "p$port" xdpdrv pinned /bpf/prog/pass
+        ip -n net link set "p$port" master br0 up
+        ip -n "$machine" link set lo up
+        ip -n "$machine" link set "$port" up
+    done <<END
+lan c0 $client
+srv s0 $(mac 0)
+box d0 $dispatcher
+END
+    ip -n net link set br0 up
+    ip -n lan addr add 10.0.2.1/16 dev c0
+    ip -n srv addr add 10.0.0.1/16 dev s0
+    ip -n box addr add 10.0.0.254/16 dev d0
+    for machine in srv box; do ip -n $machine addr add 10.0.0.100/32 dev lo; done
+    ip -n lan neigh replace 10.0.0.100 lladdr "$1" dev c0 nud permanent
+    for at in 'srv s0' 'box d0'; do ip -n "${at% *}" neigh replace 10.0.2.1 lladdr $client dev "${at#* }" nud permanent; done
+    ip -n box neigh replace 10.0.0.1 lladdr "$(mac 0)" dev d0 nud permanent
+    ip -n srv neigh replace 10.0.0.254 lladdr $dispatcher dev s0 nud permanent
+}
+client=02:00:00:00:02:01
+
+# connect NAME: a row of whole connections, with one request and with eleven; each way is tried before.
+connect() {
+    echo "@row $1 tcp"
+    ip netns exec srv tcp serve 80 &
+    server=$!
+    sleep 1
+    for requests in 1 11; do
+        ip netns exec lan tcp ask 10.0.0.100 80 20 $requests >/dev/null
+        n=0
+        while [ $n -lt "$TIMES" ]; do
+            ip netns exec lan tcp ask 10.0.0.100 80 "$CONNECTIONS" $requests | sed 's/^/@/'
+            n=$((n + 1))
+        done
+    done
+    kill $server
+}
+
+tcp_none() {
+    three "$(mac 0)"
+    connect tcp-none
+}
+
+tcp_oneip() {
+    [ -f /oneip.o ] || return
+    three $dispatcher
+    ip -n box link set d0 xdpdrv pinned /bpf/own/oneip
+    ip netns exec box pace oneip /bpf /table-one $dispatcher -
+    connect tcp-oneip
+}
+
+tcp_ipvs() {
+    three $dispatcher
+    printf '%s\n' '-A -t 10.0.0.100:80 -s sh' '-a -t 10.0.0.100:80 -r 10.0.0.1:80 -g' | ip netns exec box ipvsadm -R
+    connect tcp-ipvs
+}
+
+tcp_haproxy() {
+    [ -x /tools/haproxy ] || return
+    three $dispatcher
+    cat >/tmp/haproxy.cfg <<'END'
+global
+    nbthread 1
+    maxconn 1000
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 20s
+    timeout server 20s
+listen cluster
+    bind 10.0.0.100:80
+    balance source
+    server one 10.0.0.1:80
+END
+    ip netns exec box /tools/haproxy -q -db -f /tmp/haproxy.cfg &
+    proxy=$!
+    connect tcp-haproxy
+    kill $proxy
+}
+
+[ "$ONLY" = tcp ] || . /rows
+if [ "$ONLY" != frames ]; then
+    tcp_none
+    tcp_oneip
+    tcp_ipvs
+    tcp_haproxy
+fi
 echo "@end"
 sync
 echo o >/proc/sysrq-trigger

@@ -55,6 +55,21 @@ class Judge(unittest.TestCase):
         made.take("counters", [0, 0, 150] + [0] * 29)
         self.assertIn("150 of 160", made.why_invalid())
 
+    def test_connections(self):
+        def made(name, short, long, answers=100, idle=0):
+            row = compare.Row(name, "tcp")
+            row.take("tcp", [100, 1, 100 * short, answers, idle])
+            row.take("tcp", [100, 11, 100 * long, 1100, 0])
+            return row
+
+        known = {(row.name, row.sink): row for row in [made("tcp-none", 1000, 2000), made("tcp-haproxy", 4000, 7000)]}
+        compare.judge(known)
+        row = known["tcp-haproxy", "tcp"]
+        self.assertEqual((row.cost, row.further, row.cost_further), (3000, 300, 200))
+        self.assertIsNone(known["tcp-none", "tcp"].cost)
+        self.assertIn("1199 answers of 1200", made("tcp-ipvs", 1, 2, answers=99).why_invalid())
+        self.assertIn("idled 5 %", made("tcp-ipvs", 1000, 2000, idle=5000).why_invalid())
+
     def test_goals(self):
         met = lambda **costs: [ratio["met"] for ratio in compare.judge(rows(**costs))]
         self.assertEqual(met(oneip=500), [True, True, None])

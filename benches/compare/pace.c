@@ -174,17 +174,14 @@ static int publish(char **arg)
     // The kernel takes whole values only, so the rest stays zero.
     static uint8_t block[1 << 21];
     size_t length = fread(block, 1, sizeof block, file);
-    int outer = pinned(arg[0], "map/oneip_table"), state = pinned(arg[0], "map/oneip_data"), inner = -1;
+    int tables = pinned(arg[0], "map/oneip_table"), state = pinned(arg[0], "map/oneip_data");
     uint32_t bytes = (uint32_t)atoi(getenv("TABLE_BYTES") ? getenv("TABLE_BYTES") : "0");
     if (length == 0 || length > bytes) {
         fprintf(stderr, "pace: %s has %zu bytes, the program takes at most %u\n", arg[1], length, bytes);
         return 1;
     }
-    union bpf_attr made = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = bytes, .max_entries = 1};
-    inner = bpf(BPF_MAP_CREATE, &made);
-    if (inner < 0)
-        die("table");
-    set(inner, block);
+    // The first of two; the state below names it, by a zero.
+    set(tables, block);
     uint64_t words[STATE_WORDS] = {0};
     uint8_t mac[8] = {0};
     struct timespec t;
@@ -198,8 +195,6 @@ static int publish(char **arg)
     memcpy(&words[6], mac, sizeof mac);
     words[7] = strcmp(arg[3], "-") ? port(arg[3]) : 0;
     set(state, words);
-    uint32_t fd = (uint32_t)inner;
-    set(outer, &fd);
     return 0;
 }
 

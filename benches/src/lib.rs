@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::cast_possible_truncation, reason = "at most 65,536 nodes, short frames")]
 
+#[cfg(feature = "race")]
 pub mod detection;
 pub mod dispatch;
 pub mod fixture;

@@ -8,25 +8,21 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-enum { ARRAY = 2, ARRAY_OF_MAPS = 12 };
+enum { ARRAY = 2 };
 
-/* A table: 64 bytes, two times 65,536 slots of two bytes, 4,096 servers of eight. */
-#define TABLE_BYTES (64 + 4 * 65536 + 8 * 4096)
+/* The loader writes the table that is not in use straight to its memory. */
+enum { MMAPABLE = 1 << 10 };
 
-struct inner {
+/* A table: 64 bytes, two times 2^18 slots of two bytes, 4,096 servers of eight. */
+#define TABLE_BYTES (64 + 4 * (1 << 18) + 8 * 4096)
+
+/* The table in use, and the next one. Which is which, is part of what this node is. */
+struct {
     uint_(type, ARRAY);
     uint_(key_size, 4);
     uint_(value_size, TABLE_BYTES);
-    uint_(max_entries, 1);
-};
-
-/* The table in use. */
-struct {
-    uint_(type, ARRAY_OF_MAPS);
-    uint_(key_size, 4);
-    uint_(value_size, 4);
-    uint_(max_entries, 1);
-    struct inner *values[];
+    uint_(max_entries, 2);
+    uint_(map_flags, MMAPABLE);
 } oneip_table SEC(".maps");
 
 /* What this node is: a version and a zero, then two records of eight words. The only variable of its section, which the kernel

@@ -15,7 +15,7 @@ use core::hint::assert_unchecked;
 use core::ptr::{addr_of, addr_of_mut, read_unaligned, read_volatile, write_unaligned, write_volatile};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use apus_dispatch::{Flow, Frame, HEAD_BYTES, Head, Here, Hooks, Key, Mac, NOBODY, Slot, Table, Verdict, any, usual};
+use apus_dispatch::{Flow, Frame, HEAD_BYTES, Head, Here, Hooks, Key, Mac, NOBODY, Slot, Table, Verdict, any, sign, usual};
 
 /// `struct xdp_md` (linux/bpf.h).
 #[repr(C)]
@@ -32,8 +32,10 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
-/// Bytes of a table's map: 2^16 slots, 4,096 servers.
-const TABLE_BYTES: u64 = 64 + 4 * 65_536 + 8 * 4_096;
+/// Most slots of a table, a power of two.
+const SLOTS: usize = 1 << 18;
+/// Bytes of a table's map: so many slots, 4,096 servers.
+const TABLE_BYTES: u64 = 64 + 4 * SLOTS as u64 + 8 * 4_096;
 /// No frame of a network card is longer.
 const FRAME_BYTES: usize = 0x3fff;
 
@@ -83,13 +85,12 @@ helper!(86, release(socket: *const Socket) -> i64);
 helper!(99, socket_of(context: *const Context, tuple: *const u32, size: u32, namespace: u64, flags: u64) -> *const Socket);
 helper!(125, boot_clock() -> u64);
 
-/// The first and only value of a map.
+/// The table that a record of what this node is names; none before the first.
 #[inline(always)]
-fn value(map: *const Map) -> Option<*mut u8> {
-    // The zero after the version: a key on the stack would have to be written each time.
-    let key = addr_of!(oneip_state).cast::<u32>().wrapping_add(2);
+fn table(record: usize) -> Option<*const u8> {
+    let key = addr_of!(oneip_state).cast::<u64>().wrapping_add(record + 6).cast();
     // SAFETY: both pointers are to what the kernel function reads.
-    let value = unsafe { map_lookup(map, key) };
+    let value = unsafe { map_lookup(addr_of!(oneip_table), key) };
     if value.is_null() { None } else { Some(value) }
 }
 
@@ -302,10 +303,10 @@ impl Table for Mapped {
 
     #[inline(always)]
     fn slot(&self, number: u32) -> Slot {
-        // `slot_of` gave a number below 2^16 for every table that fits.
-        let number = u64::from(number) & 0xffff;
+        // `slot_of` gave a number below that for every table that fits.
+        let number = u64::from(number) & (SLOTS as u64 - 1);
         let place = self.bytes.wrapping_add(HEAD_BYTES + 2 * number as usize);
-        // SAFETY: 64 + 2 * 65,535 + 2 is less than the map has.
+        // SAFETY: the head and so many slots of two bytes are there.
         let server: [u8; 2] = unsafe { read_unaligned(place.cast()) };
         let former = HEAD_BYTES as u64 + (2_u64.wrapping_shl(self.log2() as u32)) + 2 * number;
         Slot { server: u16::from_le_bytes(server), former: self.read(former).map_or(NOBODY, u16::from_le_bytes) }
@@ -322,18 +323,19 @@ impl Table for Mapped {
         Some([a, b, c, d, e, f])
     }
 
-    /// The loader has seen that every slot names a server that is there, or nobody: whose place would be beyond the map.
+    /// The loader has seen that every slot names a server that is there, or nobody.
     #[inline(always)]
     fn port(&self, number: usize) -> Option<(u16, [u8; 8])> {
-        let place = self.bytes.wrapping_add(HEAD_BYTES + 2 * (number & 0xffff));
-        // SAFETY: 64 + 2 * 65,535 + 2 is less than the map has.
+        let place = self.bytes.wrapping_add(HEAD_BYTES + 2 * (number & (SLOTS - 1)));
+        // SAFETY: the head and so many slots of two bytes are there.
         let server: u16 = unsafe { read_unaligned(place.cast()) };
+        if server == NOBODY {
+            return None;
+        }
         let at = HEAD_BYTES as u64 + (4_u64.wrapping_shl(self.log2() as u32)) + 8 * u64::from(server);
         Some((server, self.read(at)?))
     }
 }
-
-const _: () = assert!(HEAD_BYTES as u64 + 8 * NOBODY as u64 > TABLE_BYTES);
 
 /// `struct bpf_sock` (linux/bpf.h), as far as it is read.
 #[repr(C)]
@@ -404,7 +406,8 @@ impl Hooks for Sockets<'_> {
 /// A word of what this node is.
 ///
 /// The loader writes the record that is not in use, then raises the version: even and odd versions have a record each. A
-/// version that is the same after the reading as before means that nobody wrote in between.
+/// version that is the same after the reading as before means that nobody wrote in between. The table is part of it: it
+/// changes together with this node's place among its servers.
 #[inline(always)]
 fn word(at: usize) -> u64 {
     // SAFETY: 18 words are there; places are constant but for one bit of the version.
@@ -424,17 +427,27 @@ fn mac(word: u64) -> Mac {
     [a, b, c, d, e, f]
 }
 
-/// What this node is, and the port that frames leave by (0: the one they came by), if both could be read whole.
+/// What this node is.
+struct State {
+    here: Here,
+    /// The port that frames leave by; 0: the one they came by.
+    out: u32,
+    /// The table in use.
+    table: Option<*const u8>,
+}
+
+/// What this node is, if it could be read whole.
 #[inline(always)]
-fn here(now: u64) -> Option<(Here, u32)> {
+fn state(now: u64) -> Option<State> {
     for _ in 0..2 {
         let version = word(0);
         let at = record(version);
+        let table = table(at);
         let (lease, epoch, fence, place, own, out) =
             (word(at), word(at + 1), word(at + 2), word(at + 3), word(at + 4), word(at + 5));
         if word(0) == version {
             let here = Here { now, lease, epoch, fence, server: place as u16, id: (place >> 16) as u8, mac: mac(own) };
-            return Some((here, out as u32));
+            return Some(State { here, out: out as u32, table });
         }
     }
     None
@@ -443,9 +456,10 @@ fn here(now: u64) -> Option<(Here, u32)> {
 /// The short way: the port that the frame leaves by. None, and nothing written, for a frame that is not usual, or if what
 /// this node is was changed while it was read.
 #[inline(always)]
-fn short(context: *const Context, bytes: *const u8, now: u64) -> Option<u32> {
+fn short(context: *const Context, now: u64) -> Option<u32> {
     let version = word(0);
     let at = record(version);
+    let bytes = table(at)?;
     let (lease, epoch, place, own, out) = (word(at), word(at + 1), word(at + 3), word(at + 4), word(at + 5));
     if word(0) != version {
         return None;
@@ -497,29 +511,31 @@ fn transmit(out: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "xdp")]
 pub unsafe extern "C" fn oneip(context: *mut Context) -> u32 {
-    let Some(inner) = value(addr_of!(oneip_table)) else {
-        count(NO_TABLE);
-        return XDP_PASS;
-    };
-    let Some(bytes) = value(inner.cast_const().cast()) else { return XDP_PASS };
     // SAFETY: it only reads a clock. CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases do.
     let now = unsafe { boot_clock() };
-    if let Some(out) = short(context, bytes, now) {
+    if let Some(out) = short(context, now) {
         return transmit(out);
     }
-    let Some((here, out)) = here(now) else {
+    let Some(State { here, out, table }) = state(now) else {
         count(NO_STATE);
         return XDP_DROP;
     };
+    let Some(bytes) = table else {
+        count(NO_TABLE);
+        return XDP_PASS;
+    };
     let table = Mapped { bytes, key: Mapped::key(bytes) };
     let hooks = Sockets { context, table: &table };
-    let verdict = any(&here, &table, &hooks, &mut Anywhere { context, zero: word(1) as usize });
+    let mut frame = Anywhere { context, zero: word(1) as usize };
+    let verdict = any(&here, &table, &hooks, &mut frame);
     match verdict {
         Verdict::Pass => {
             count(0);
             XDP_PASS
         }
         Verdict::Local => {
+            // The system's guard lets in only what a dispatcher sent.
+            sign(&here, &mut frame);
             count(1);
             XDP_PASS
         }

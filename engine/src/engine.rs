@@ -120,6 +120,11 @@ impl Engine {
             self.route_signals();
             self.deadline = self.next_deadline();
         }
+        self.finish_step();
+    }
+
+    fn finish_step(&mut self) {
+        self.with(Part::Consensus, |parts, ctx| parts.consensus.finish_step(ctx));
     }
 
     /// Takes in one thing the application wants. A refusal leaves the engine unchanged.
@@ -144,6 +149,7 @@ impl Engine {
             }
         }
         self.route_signals();
+        self.finish_step();
         self.deadline = self.next_deadline();
         Ok(())
     }

@@ -99,6 +99,7 @@ mutants! {
         TwoChangesAtOnce "two-changes-at-once" "a membership change starts before the last one is complete",
         TimeoutNotRandom "timeout-not-random" "all voters use the same election timeout",
         OldSnapshotTaken "old-snapshot-taken" "a snapshot older than the log is installed",
+        CommitUntold "commit-untold" "a follower learns of a commit with the leader's next heartbeat, not at once",
         LeaderRewrites "leader-rewrites" "a new leader drops its own uncommitted suffix",
     }
     views {

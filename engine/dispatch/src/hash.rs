@@ -15,10 +15,11 @@ const fn spread(mut x: u64) -> u64 {
     (x ^ (x >> 27)).wrapping_mul(K1)
 }
 
-/// The whole finaliser, for those who need every bit.
+/// The whole finaliser (`SplitMix64`), for those who need every bit. The engine has one of its own: neither crate knows the other.
 #[cfg(feature = "alloc")]
 #[inline]
-pub(crate) const fn mix(x: u64) -> u64 {
+#[must_use]
+pub const fn mix(x: u64) -> u64 {
     let x = spread(x);
     x ^ (x >> 31)
 }

@@ -17,6 +17,7 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+mod any;
 mod block;
 #[cfg(feature = "alloc")]
 mod build;
@@ -24,19 +25,26 @@ mod dispatch;
 mod frame;
 mod hash;
 mod header;
+mod here;
 mod mutant;
 mod neighbour;
+mod packet;
 #[cfg(feature = "alloc")]
 mod station;
 mod tag;
+mod usual;
 mod verdict;
 
+pub use any::{any, sign};
 pub use block::{Block, BlockError, CHECKSUM_AT, HEAD_BYTES, Layout, checksum};
 #[cfg(feature = "alloc")]
 pub use build::{BuildError, DEFAULT_LOG2_SLOTS, MAX_WEIGHT, Member, Members, build, primaries};
-pub use dispatch::{Flow, Here, Hooks, NoHooks, Ready, any, dispatch, slot_of, usual};
+pub use dispatch::{dispatch, slot_of};
 pub use frame::Frame;
+#[cfg(feature = "alloc")]
+pub use hash::mix;
 pub use hash::{hash_v4, hash_v6, with_ports};
+pub use here::{Flow, Here, Hooks, NoHooks};
 pub use mutant::Mutant;
 #[cfg(feature = "mutants")]
 pub use mutant::plant;
@@ -44,6 +52,7 @@ pub use neighbour::{ANNOUNCEMENT_BYTES, Announcement, Claim, announcement};
 #[cfg(feature = "alloc")]
 pub use station::{ANNOUNCED_AT, Act, Notice, QUIET, SERIES_APART, Station, StationConfig};
 pub use tag::Tag;
+pub use usual::{Ready, usual};
 pub use verdict::{Reason, Verdict};
 
 /// A hardware address.

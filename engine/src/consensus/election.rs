@@ -180,6 +180,7 @@ impl Consensus {
             first: self.log.last_index().next(),
             peers: Default::default(),
             heartbeat: ctx.now,
+            untold: false,
             promote: Default::default(),
             transferred: None,
         });

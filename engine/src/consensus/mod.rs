@@ -103,6 +103,8 @@ struct Leadership {
     first: Index,
     peers: BTreeMap<NodeId, Progress>,
     heartbeat: Time,
+    /// The commit index moved in this step, and followers were not told yet.
+    untold: bool,
     /// Readmissions and promotions that the leader works on.
     promote: BTreeSet<NodeId>,
     /// A transfer was asked for; not again before.

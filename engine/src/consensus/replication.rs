@@ -283,6 +283,40 @@ impl Consensus {
             self.send_append(ctx, from, again);
         }
         self.work_on_members(ctx);
+        // If the commit index moves in this step all are told at its end, after what follows from it.
+        if reply.fits && !more && matches!(&self.role, Role::Leader(lead) if !lead.untold) {
+            self.tell(ctx, Some(from));
+        }
+    }
+
+    /// The end of a step: if the commit index moved, followers are told, each once however many entries it took.
+    pub(crate) fn finish_step(&mut self, ctx: &mut Ctx<'_>) {
+        if let Role::Leader(lead) = &mut self.role
+            && core::mem::take(&mut lead.untold)
+        {
+            self.tell(ctx, None);
+        }
+    }
+
+    /// Tells one follower, or all, how far the log is committed, unless it knows. One that has not acknowledged all is
+    /// left alone: its answer, or the entries that go to it, bring it the news.
+    fn tell(&mut self, ctx: &mut Ctx<'_>, only: Option<NodeId>) {
+        if ctx.has(Mutant::CommitUntold) {
+            return;
+        }
+        let (last, commit) = (self.log.last_index(), self.commit);
+        let Role::Leader(lead) = &self.role else { return };
+        let unaware =
+            |progress: &Progress| progress.matched == last && progress.told.is_none_or(|(upto, _)| upto < commit);
+        let peers: Vec<NodeId> = match only {
+            Some(node) => {
+                lead.peers.get(&node).filter(|progress| unaware(progress)).map(|_| node).into_iter().collect()
+            }
+            None => lead.peers.iter().filter(|(_, progress)| unaware(progress)).map(|(node, _)| *node).collect(),
+        };
+        for node in peers {
+            self.send_append(ctx, node, true);
+        }
     }
 
     /// Commits what a quorum holds, if it is of this term (Raft §5.4.2).
@@ -307,6 +341,9 @@ impl Consensus {
         }
         if to > self.commit {
             self.apply_to(ctx, to);
+            if let Role::Leader(lead) = &mut self.role {
+                lead.untold = true;
+            }
             self.work_on_members(ctx);
         }
     }

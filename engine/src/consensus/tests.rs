@@ -1,17 +1,18 @@
-//! The log against a plain list, and quorums against counting, also under joint members.
+//! The log against a plain list, quorums against counting, also under joint members, and who is told of a commit.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::log::Log;
-use super::{Consensus, Entry, Membership, Payload, Snapshot};
+use super::{Append, AppendReply, Consensus, Entry, Membership, Message, Payload, Snapshot, VoteReply};
 use crate::config::{Bootstrap, Config};
-use crate::context::Shared;
-use crate::ids::{Epoch, Index, NO_CAUSE, NodeId, ResourceId, Term};
-use crate::io::{Durable, Part};
+use crate::context::{Ctx, Shared};
+use crate::ids::{Epoch, Index, NO_CAUSE, NodeId, OpId, ResourceId, Term};
+use crate::io::{Durable, Outcome, Output, Part};
 use crate::rng::{Rng, Seed};
-use crate::time::Time;
+use crate::time::{Micros, Time};
+use crate::wire::{self, Body};
 
 fn members(rng: &mut Rng) -> Membership {
     let mut some = || (0..6).filter(|_| rng.below(2) == 0).map(NodeId).collect::<BTreeSet<_>>();
@@ -136,4 +137,136 @@ fn a_quorum_is_a_majority_of_each_set_of_voters() {
         let rest: BTreeSet<NodeId> = (0..6).map(NodeId).filter(|node| !has.contains(node)).collect();
         assert!(!(want && consensus.is_quorum(&ctx, |node| rest.contains(&node))));
     }
+}
+
+/// The leader of three nodes, driven by hand.
+struct Led {
+    shared: Shared,
+    rng: Rng,
+    log: Consensus,
+    now: Time,
+    /// Operations that wait for the disk.
+    disk: Vec<OpId>,
+}
+
+impl Led {
+    /// Elected, its first entry known to all as committed.
+    fn new() -> Self {
+        let voters = alloc::vec![NodeId(0), NodeId(1), NodeId(2)];
+        let config = Config::new(NodeId(0), Bootstrap { voters, ..Bootstrap::default() });
+        let mut rng = Seed(4).stream("led");
+        let log = Consensus::new(&config, Durable::formatted(), Time(0), &mut rng);
+        let mut led = Self { shared: Shared::of(config), rng, log, now: Time(1_000), disk: Vec::new() };
+        led.step(|log, ctx| log.campaign(ctx, true));
+        led.sync();
+        let term = led.log.term();
+        led.step(|log, ctx| {
+            log.on_message(ctx, NodeId(1), Message::VoteReply(VoteReply { term, pre: false, granted: true }));
+        });
+        led.sync();
+        led.ack(1);
+        led.ack(2);
+        assert_eq!((led.log.commit(), led.log.last_index()), (Index(1), Index(1)));
+        led
+    }
+
+    /// One call, to its end; the appends that it sent.
+    fn step(&mut self, run: impl FnOnce(&mut Consensus, &mut Ctx<'_>)) -> Vec<(u16, Append)> {
+        self.now = self.now + Micros(1);
+        let mut ctx = self.shared.ctx(&mut self.rng, Part::Consensus, self.now);
+        run(&mut self.log, &mut ctx);
+        self.log.finish_step(&mut ctx);
+        let config = self.shared.config.clone();
+        let mut sent = Vec::new();
+        for output in core::mem::take(&mut self.shared.outputs) {
+            match output {
+                Output::Persist { op, .. } => self.disk.push(op),
+                Output::Send { to, datagram, .. } => {
+                    if let Ok((_, Body::Consensus(Message::Append(append)))) = wire::decode(&config, &datagram) {
+                        sent.push((to.0, append));
+                    }
+                }
+                _ => {}
+            }
+        }
+        sent
+    }
+
+    /// What was written is durable.
+    fn sync(&mut self) -> Vec<(u16, Append)> {
+        let disk = core::mem::take(&mut self.disk);
+        self.step(|log, ctx| disk.into_iter().for_each(|op| log.on_done(ctx, op, Outcome::Ok)))
+    }
+
+    /// A follower holds everything.
+    fn ack(&mut self, from: u16) -> Vec<(u16, Append)> {
+        let (term, index, sent_at) = (self.log.term(), self.log.last_index(), self.now);
+        let reply = AppendReply { term, sent_at, fits: true, index, blank: false };
+        self.step(|log, ctx| log.on_message(ctx, NodeId(from), Message::AppendReply(reply)))
+    }
+
+    fn note(&mut self, count: usize) -> Vec<(u16, Append)> {
+        self.step(|log, ctx| {
+            for _ in 0..count {
+                log.propose(ctx, Payload::Note(alloc::vec![1]));
+            }
+        })
+    }
+}
+
+/// Whom each empty append goes to, and the commit index that it tells.
+fn told(sent: &[(u16, Append)]) -> Vec<(u16, u64)> {
+    sent.iter().filter(|(_, append)| append.entries.is_empty()).map(|(to, append)| (*to, append.commit.0)).collect()
+}
+
+#[test]
+fn a_commit_is_told_at_once_and_once() {
+    let mut led = Led::new();
+    let sent = led.note(3);
+    assert_eq!((sent.len(), told(&sent).len()), (6, 0), "entries only");
+    assert!(led.sync().is_empty(), "one of three is no quorum");
+    // Three entries commit in one step: one packet, to the follower that holds them.
+    assert_eq!(told(&led.ack(1)), [(1, 4)]);
+    assert_eq!(told(&led.ack(2)), [(2, 4)], "the other one is told when it has them");
+    assert!(led.ack(1).is_empty() && led.ack(2).is_empty(), "nobody is told twice");
+    let now = led.now;
+    let beat = led.step(|log, ctx| {
+        ctx.now = now + Micros::from_millis(50);
+        log.on_timer(ctx);
+    });
+    assert_eq!(told(&beat), [(1, 4), (2, 4)], "heartbeats go on");
+}
+
+#[test]
+fn entries_that_go_out_anyhow_bring_the_commit() {
+    let mut led = Led::new();
+    led.note(1);
+    led.sync();
+    let (term, index, sent_at) = (led.log.term(), led.log.last_index(), led.now);
+    let reply = AppendReply { term, sent_at, fits: true, index, blank: false };
+    let sent = led.step(|log, ctx| {
+        log.on_message(ctx, NodeId(1), Message::AppendReply(reply));
+        log.propose(ctx, Payload::Note(alloc::vec![2]));
+    });
+    assert!(told(&sent).is_empty(), "{sent:?}");
+    assert!(sent.iter().all(|(_, append)| append.commit == index) && sent.len() == 2);
+    // A new leader tells nothing that a former one committed before its own first entry is.
+    led.step(|log, ctx| log.step_down(ctx, false));
+    assert!(led.ack(2).is_empty());
+}
+
+#[test]
+fn a_follower_that_lags_is_not_told_in_between() {
+    let mut led = Led::new();
+    led.note(1);
+    led.sync();
+    led.note(1);
+    // It holds the first of two entries; the second is on its way to it.
+    let (term, sent_at) = (led.log.term(), led.now);
+    let reply = AppendReply { term, sent_at, fits: true, index: Index(2), blank: false };
+    let sent = led.step(|log, ctx| log.on_message(ctx, NodeId(1), Message::AppendReply(reply)));
+    assert_eq!(led.log.commit(), Index(2));
+    assert!(sent.is_empty(), "{sent:?}");
+    led.sync();
+    assert_eq!(told(&led.ack(1)), [(1, 3)]);
 }

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use crate::io::Command;
 use crate::ids::{Causes, Epoch, Index, NodeId, ResourceId, Term};
+use crate::io::Command;
 use crate::time::{Micros, Time};
 use crate::{wire_messages, wire_struct};
 

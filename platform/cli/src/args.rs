@@ -197,12 +197,30 @@ pub(crate) enum VipCommand {
         #[arg(long, value_parser = clap::value_parser!(u8).range(4..=20))]
         log2_slots: Option<u8>,
     },
+    /// Each frame of the data plane and what becomes of it, a line each
+    Trace(TraceArgs),
     /// Hand the address over to a node
     Move {
         /// Number of the node
         #[arg(long, value_name = "NODE")]
         to: u16,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Write a capture for Wireshark instead, with verdict, reason, slot and server as the comment of each frame
+    #[arg(long, value_name = "FILE")]
+    pub pcapng: Option<PathBuf>,
+    /// End after so many frames
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub frames: u64,
+    /// End after this long
+    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub lasts: Duration,
+    /// Keep so many bytes of each frame at most
+    #[arg(long, value_name = "N", default_value_t = 65_535, value_parser = clap::value_parser!(u32).range(14..=131_072))]
+    pub bytes: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -243,7 +261,8 @@ Examples:
   apus run                                              the shipped suite for a minute
   apus run scenarios --seeds 0..20000 --shard 0/4       a quarter of a night's seeds
   apus run dispatcher-power-off --seed 94               one seed of one shipped scenario
-  apus run my.toml --budget 3m --shrink --artifacts out --junit out/junit.xml";
+  apus run my.toml --budget 3m --shrink --artifacts out --junit out/junit.xml
+  sudo apus run vip-healthy --world emulated --tap apus0     and: curl http://10.8.0.100/";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -283,6 +302,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
           value_parser = clap::value_parser!(u8).range(1..=100), help_heading = "What runs")]
     pub check_determinism: Option<u8>,
+    /// Join the virtual Ethernet of one scenario to a TAP device that is made for it, at the pace of the clock: curl can talk to the
+    /// cluster. Linux, as root, with --world emulated
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["seeds", "shard", "jobs", "budget", "timeout_per_seed", "list", "shrink", "artifacts", "junit", "check_determinism"], help_heading = "What runs")]
+    pub tap: Option<String>,
+    /// With --tap: end after this long, such as 60s; the scenario's own length if left out
+    #[arg(long = "for", value_name = "TIME", value_parser = time, requires = "tap", help_heading = "What runs")]
+    pub lasts: Option<Duration>,
     /// Only name the scenarios that would run
     #[arg(long, help_heading = "What runs")]
     pub list: bool,

@@ -12,6 +12,7 @@ use apus_hashes::{Contender, Kind, Published, Server};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use crate::advice::Advice;
 use crate::args::{DispatchArgs, Format, Weights};
 use crate::doctor::which;
 use crate::plots;
@@ -115,24 +116,25 @@ pub(crate) fn dispatch(args: &DispatchArgs, format: Format) -> Result<u8, Troubl
         return count(args, name);
     }
     let question = Question::new(args)?;
-    let rows = measure(&question, args)?;
+    let (rows, uncounted) = measure(&question, args)?;
     let advice = Advice::of(&question, &rows);
     let files = match &args.plots {
         Some(dir) => plots::write(dir, &question, &rows)?,
         None => Vec::new(),
     };
     match format {
-        Format::Json => print::json(&to_json(&question, &rows, &advice)),
+        Format::Json => print::json(&to_json(&question, &rows, uncounted, &advice)),
         Format::Csv => csv(&question, &rows),
         Format::Text => {
-            table(&question, &rows, &advice);
+            table(&question, &rows, uncounted, &advice);
             files.iter().for_each(|file| say!("{}", file.display()));
         }
     }
     Ok(0)
 }
 
-fn measure(question: &Question, args: &DispatchArgs) -> Result<Vec<Row>, Trouble> {
+/// Each contender, and why no instructions were counted, if none were.
+fn measure(question: &Question, args: &DispatchArgs) -> Result<(Vec<Row>, Option<&'static str>), Trouble> {
     let Clients { addresses, traffic } = &question.clients;
     let mut built: Vec<(Kind, Box<dyn Contender>, Duration)> = Vec::new();
     for kind in Kind::ALL {
@@ -148,7 +150,7 @@ fn measure(question: &Question, args: &DispatchArgs) -> Result<Vec<Row>, Trouble
     let times = time(&built, addresses);
     let mut rows = Vec::new();
     for ((kind, _, build), [independent, dependent]) in built.iter().zip(times) {
-        let found = outcome(*kind, &question.servers, question.change, addresses, traffic, independent.median);
+        let found = outcome(*kind, &question.servers, question.change, addresses, traffic);
         let outcome = found.ok_or_else(|| Trouble::Internal("a change left no server".into()))?;
         let publish = match kind {
             Kind::Balanced => Some(
@@ -170,12 +172,12 @@ fn measure(question: &Question, args: &DispatchArgs) -> Result<Vec<Row>, Trouble
             instructions: None,
         });
     }
-    if !args.no_instructions {
-        for (row, counted) in rows.iter_mut().zip(instructions(args)) {
-            row.instructions = counted;
-        }
+    let counted = instructions(args);
+    let uncounted = counted.as_ref().err().copied();
+    for (row, counted) in rows.iter_mut().zip(counted.unwrap_or_default()) {
+        row.instructions = counted;
     }
-    Ok(rows)
+    Ok((rows, uncounted))
 }
 
 /// The worst of as many perfect draws as there are sets of servers.
@@ -247,12 +249,16 @@ fn count(args: &DispatchArgs, name: &str) -> Result<u8, Trouble> {
     Ok(0)
 }
 
-/// Instructions of a lookup, by running this program in valgrind; `None` where that cannot be, or the build is not optimised.
-fn instructions(args: &DispatchArgs) -> Vec<Option<f64>> {
-    let none = vec![None; Kind::ALL.len()];
-    let (Some(valgrind), Ok(own), false) = (which("valgrind"), std::env::current_exe(), cfg!(debug_assertions)) else {
-        return none;
-    };
+/// Instructions of a lookup, by running this program in valgrind, or why that cannot be.
+fn instructions(args: &DispatchArgs) -> Result<Vec<Option<f64>>, &'static str> {
+    if args.no_instructions {
+        return Err("--no-instructions");
+    }
+    if cfg!(debug_assertions) {
+        return Err("this build is not optimised; want `cargo build --release`");
+    }
+    let valgrind = which("valgrind").ok_or("`valgrind` is missing; install it")?;
+    let own = std::env::current_exe().map_err(|_| "the system does not say where this program is")?;
     let weights = match &args.weights {
         Weights::Range(from, to) => format!("{from}..{to}"),
         Weights::Each(each) => each.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
@@ -266,14 +272,18 @@ fn instructions(args: &DispatchArgs) -> Vec<Option<f64>> {
         counted
     };
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut all = none;
+    let mut all = vec![None; Kind::ALL.len()];
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
         for (at, counted) in workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()) {
             all[at] = counted;
         }
     });
-    all
+    if all.iter().all(Option::is_none) {
+        Err("valgrind counted nothing; try `valgrind --tool=callgrind true`")
+    } else {
+        Ok(all)
+    }
 }
 
 fn count_in(valgrind: &Path, own: &Path, kind: &str, servers: &str, weights: &str) -> Option<f64> {
@@ -288,114 +298,12 @@ fn count_in(valgrind: &Path, own: &Path, kind: &str, servers: &str, weights: &st
     (out.status.success() && number > 0.0).then_some(number / f64::from(COUNTED))
 }
 
-/// What must hold for a way to be recommended: the product's own goals.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Limit {
-    Weights,
-    Needless,
-    Order,
-    Busiest,
-    Idlest,
-    Lookup,
-}
-
-const LIMITS: [Limit; 6] =
-    [Limit::Weights, Limit::Needless, Limit::Order, Limit::Busiest, Limit::Idlest, Limit::Lookup];
-/// Part of clients that may move without need.
-const NEEDLESS: f64 = 0.001;
-/// How far a server may be from its share, beyond what chance does.
-const UNEVEN: f64 = 0.05;
-/// Nanoseconds; on slow machines twice the fastest of all.
-const LOOKUP_NS: f64 = 2.5;
-
-/// What to take, and why.
-pub(crate) struct Advice {
-    pub(crate) take: Kind,
-    because: Vec<String>,
-    others: Vec<String>,
-}
-
-impl Advice {
-    fn of(question: &Question, rows: &[Row]) -> Self {
-        let fastest = rows.iter().map(|row| row.independent.least).fold(f64::INFINITY, f64::min);
-        let broken = |row: &Row| -> Vec<String> {
-            LIMITS.iter().filter_map(|limit| broken(question, row, *limit, fastest)).collect()
-        };
-        // Fewest limits broken; then fewest clients moved without need, to a hundredth of a percent; then least memory.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of one")]
-        let rank =
-            |row: &&Row| (broken(row).len(), (row.outcome.moves.needless * 1e4).round() as u64, row.outcome.bytes);
-        let Some(best) = rows.iter().min_by_key(rank) else {
-            return Self { take: Kind::Balanced, because: Vec::new(), others: Vec::new() };
-        };
-        let outcome = &best.outcome;
-        let mut because = vec![
-            format!("{} of clients move without need", percent(outcome.moves.needless)),
-            format!("loads are {:.3} to {:.3} of their shares", outcome.load.min, outcome.load.max),
-            match outcome.order {
-                Some(part) if part > 0.0 => format!("{} of clients depend on the order of changes", percent(part)),
-                _ => "one set of servers has one table, whatever came before".into(),
-            },
-            format!("a lookup takes {:.1} ns, {:.1} ns after another", best.independent.least, best.dependent.least),
-        ];
-        let missed = broken(best);
-        if !missed.is_empty() {
-            because.insert(0, format!("none keeps every limit, and this one breaks the fewest: {}", missed.join("; ")));
-        }
-        let least = |name: &str, of: &dyn Fn(&Row) -> f64, shown: &dyn Fn(&Row) -> String| {
-            let winner = rows.iter().min_by(|a, b| of(a).total_cmp(&of(b)))?;
-            // As good as that is no loss.
-            (winner.kind != best.kind && of(winner) < of(best) && shown(winner) != shown(best)).then(|| {
-                let but = broken(winner);
-                let but =
-                    if but.is_empty() { "it keeps the limits, too".into() } else { format!("but {}", but.join("; ")) };
-                format!("{name}: {}, {} against {}; {but}", winner.kind.name(), shown(winner), shown(best))
-            })
-        };
-        let spread = |row: &Row| (row.outcome.load.max - 1.0).max(1.0 - row.outcome.load.min);
-        let others = [
-            least("evenest load", &spread, &|row| {
-                format!("{:.3} to {:.3}", row.outcome.load.min, row.outcome.load.max)
-            }),
-            least("fewest needless moves", &|row| row.outcome.moves.needless, &|row| {
-                percent(row.outcome.moves.needless)
-            }),
-            least("fastest lookup", &|row| row.independent.least, &|row| format!("{:.1} ns", row.independent.least)),
-            least("fastest after another", &|row| row.dependent.least, &|row| format!("{:.1} ns", row.dependent.least)),
-            least("least memory", &|row| row.outcome.bytes as f64, &|row| bytes(row.outcome.bytes)),
-            least("fastest to build", &|row| row.build.as_secs_f64(), &|row| took(row.build)),
-        ];
-        Self { take: best.kind, because, others: others.into_iter().flatten().collect() }
-    }
-}
-
-/// How a way breaks a limit.
-fn broken(question: &Question, row: &Row, limit: Limit, fastest: f64) -> Option<String> {
-    let (load, floor) = (row.outcome.load, row.floor);
-    match limit {
-        Limit::Weights => (question.uneven && !row.kind.weights()).then(|| "it knows no weights".into()),
-        Limit::Needless => (row.outcome.moves.needless > NEEDLESS)
-            .then(|| format!("it moves {} of clients without need", percent(row.outcome.moves.needless))),
-        Limit::Order => row
-            .outcome
-            .order
-            .filter(|part| *part > 0.0)
-            .map(|part| format!("{} of clients depend on the order of changes", percent(part))),
-        Limit::Busiest => (load.max > floor.max * (1.0 + UNEVEN))
-            .then(|| format!("its busiest server has {:.3} of its share", load.max)),
-        Limit::Idlest => (load.min < floor.min * (1.0 - UNEVEN))
-            .then(|| format!("its idlest server has {:.3} of its share", load.min)),
-        Limit::Lookup => (row.independent.least > LOOKUP_NS.max(2.0 * fastest))
-            .then(|| format!("a lookup takes {:.1} ns", row.independent.least)),
-    }
-}
-
-fn percent(part: f64) -> String {
+pub(crate) fn percent(part: f64) -> String {
     format!("{:.3} %", part * 100.0)
 }
 
 /// 4 B, 12.3 KiB, 1.0 MiB.
-fn bytes(many: usize) -> String {
+pub(crate) fn bytes(many: usize) -> String {
     match many {
         0..1_024 => format!("{many} B"),
         1_024..1_048_576 => format!("{:.1} KiB", many as f64 / 1024.0),
@@ -404,7 +312,7 @@ fn bytes(many: usize) -> String {
 }
 
 /// 40 ns, 1.5 us, 12 ms.
-fn took(time: Duration) -> String {
+pub(crate) fn took(time: Duration) -> String {
     let ns = time.as_nanos() as f64;
     match ns {
         ..1e3 => format!("{ns:.0} ns"),
@@ -418,7 +326,7 @@ fn doubt(part: f64, clients: usize) -> f64 {
     2.0 * (part * (1.0 - part).max(0.0) / clients.max(1) as f64).sqrt()
 }
 
-fn table(question: &Question, rows: &[Row], advice: &Advice) {
+fn table(question: &Question, rows: &[Row], uncounted: Option<&str>, advice: &Advice) {
     let clients = question.clients.many();
     let weighted = if question.uneven { ", of different weights" } else { "" };
     let a_step = if question.change == Change::Roll { " a step" } else { "" };
@@ -484,6 +392,9 @@ fn table(question: &Question, rows: &[Row], advice: &Advice) {
             row.floor.max
         );
     }
+    if let Some(why) = uncounted {
+        say!("{DIM}instr.: not counted: {why}{DIM:#}");
+    }
     say!("\n{BOLD}take {}{BOLD:#}: {}", advice.take.name(), advice.because.join("; "));
     if !advice.others.is_empty() {
         say!("where another wins:");
@@ -491,7 +402,7 @@ fn table(question: &Question, rows: &[Row], advice: &Advice) {
     }
 }
 
-fn to_json(question: &Question, rows: &[Row], advice: &Advice) -> Value {
+fn to_json(question: &Question, rows: &[Row], uncounted: Option<&str>, advice: &Advice) -> Value {
     let lookup = |of: &Lookup| json!({ "least_ns": of.least, "median_ns": of.median, "p99_ns": of.p99 });
     let rows: Vec<Value> = rows
         .iter()
@@ -515,6 +426,7 @@ fn to_json(question: &Question, rows: &[Row], advice: &Advice) -> Value {
         "weights": question.servers.iter().map(|server| server.weight).collect::<Vec<_>>(),
         "change": question.change.name(), "clients": question.clients.many(), "clients_named": question.named,
         "ideal": question.ideal, "ideal_doubt": doubt(question.ideal, question.clients.many()), "contenders": rows,
+        "instructions_not_counted": uncounted,
         "take": advice.take.name(), "because": advice.because, "others": advice.others, "exit_code": 0,
     })
 }

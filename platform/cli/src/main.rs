@@ -1,5 +1,6 @@
 //! The `apus` command.
 
+mod advice;
 mod args;
 mod artifacts;
 mod bench;
@@ -17,6 +18,8 @@ mod progress;
 mod report;
 mod run;
 mod suite;
+mod tap;
+mod trace;
 
 use std::path::Path;
 use std::process::ExitCode;

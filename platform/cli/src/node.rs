@@ -89,6 +89,7 @@ pub(crate) fn vip(args: &VipArgs, format: Format) -> Result<u8, Trouble> {
             let set = json!({ "do": "set", "v4": v4, "v6": v6, "key": key, "log2_slots": log2_slots });
             done(control, &set, format)?;
         }
+        VipCommand::Trace(what) => return crate::trace::trace(control, what, format),
         VipCommand::Move { to } => done(control, &json!({ "do": "move", "node": to }), format)?,
     }
     Ok(0)

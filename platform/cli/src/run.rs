@@ -11,7 +11,7 @@ use crate::judge::{Row, Totals, hash_of, print_head, print_row};
 use crate::print::{self, BOLD, DIM, count, say, style, word};
 use crate::progress;
 use crate::suite::{self, Item, Place};
-use crate::{Trouble, VERSION, junit, report};
+use crate::{Trouble, VERSION, junit, report, tap};
 
 pub(crate) fn run(args: &RunArgs, format: Format) -> Result<u8, Trouble> {
     let mut items = if args.scenarios.is_empty() { suite::load_shipped()? } else { suite::load(&args.scenarios)? };
@@ -21,6 +21,9 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<u8, Trouble> {
     items.retain(|item| !args.world.of(&item.scenario).is_empty());
     let skipped = before - items.len();
     let several = args.world == World::All;
+    if let Some(name) = &args.tap {
+        return tap::run(name, args, items, format);
+    }
     if args.list {
         list(&items, format);
         return Ok(0);

@@ -43,6 +43,8 @@ fn one_of_sixteen_leaves() {
     assert!(number(ours, "order_dependent") <= 0.0 && number(contender(&json, "anchor"), "order_dependent") > 0.05);
     assert!(number(ours, "max_load") <= 1.05 && number(ours, "min_load") >= 0.95, "{ours}");
     assert!(number(ours, "publish_check_ns") > 0.0);
+    assert_eq!(json["take"], "balanced");
+    assert_eq!(json["instructions_not_counted"], "--no-instructions");
     for row in json["contenders"].as_array().expect("a list") {
         for way in ["independent", "dependent"] {
             let (least, median) = (number(&row[way], "least_ns"), number(&row[way], "median_ns"));
@@ -58,6 +60,26 @@ fn one_of_sixteen_leaves() {
         let texts: Vec<&str> = page.descendants().filter_map(|node| node.text()).map(str::trim).collect();
         assert!(texts.contains(&"balanced") && texts.contains(&"modulo"), "{texts:?}");
     }
+}
+
+/// What is no time is the same each time, and so is what to take.
+#[test]
+fn a_question_has_one_answer() {
+    let args = ["bench", "dispatch", "--servers", "5", "--change", "roll", "--many", "30000", "--no-instructions"];
+    let ask = || {
+        let out = apus(&[&args[..], &["--format", "json"]].concat());
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        let json = out.json();
+        let of = |row: &Value| {
+            let parts = ["clients", "max_load", "min_load", "moved", "needless", "order_dependent", "bytes"];
+            parts.map(|part| row[part].to_string())
+        };
+        let rows: Vec<_> = json["contenders"].as_array().expect("a list").iter().map(of).collect();
+        (json["take"].clone(), rows)
+    };
+    let first = ask();
+    assert_eq!(first, ask());
+    assert_eq!(first.0, "balanced");
 }
 
 /// Weights, a file, and the other formats; contenders without weights are not recommended.

@@ -1,5 +1,7 @@
 //! Hashes that contenders share, so that none wins by a better one.
 
+pub(crate) use apus_dispatch::mix;
+
 /// Key of the hash: any number will do.
 pub(crate) const SEED: u64 = 0x1998_0a75;
 
@@ -7,14 +9,6 @@ pub(crate) const SEED: u64 = 0x1998_0a75;
 #[inline]
 pub(crate) const fn client(client: u32) -> u64 {
     apus_dispatch::hash_v4(SEED, client.to_be_bytes())
-}
-
-/// Finaliser of `splitmix64`.
-#[inline]
-pub(crate) const fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// Of a pair.

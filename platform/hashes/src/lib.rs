@@ -105,9 +105,9 @@ kinds! {
     /// A ring of 160 points a server, as in ketama.
     Ring "ring" true ring::Ring::new,
     /// Highest random weight (Thaler and Ravishankar 1998).
-    Rendezvous "rendezvous" false rendezvous::Rendezvous::new,
+    Rendezvous "rendezvous" false rendezvous::Rendezvous::<rendezvous::Plain>::new,
     /// The same with logarithmic scores (Schindelhauer and Schomaker 2005).
-    WeightedRendezvous "rendezvous-weighted" true rendezvous::Weighted::new,
+    WeightedRendezvous "rendezvous-weighted" true rendezvous::Rendezvous::<rendezvous::Clock>::new,
     /// Jump (Lamping and Veach 2014); who leaves has its place taken by the last.
     Jump "jump" false jump::Jump::new,
     /// Maglev (Eisenbud et al. 2016), with the smaller of its paper's tables.
@@ -128,6 +128,23 @@ kinds! {
     IpvsMh "ipvs-mh" true ipvs::Mh::new,
     /// The table of `apus-dispatch`, 2^18 slots.
     Balanced "balanced" true Balanced::new,
+}
+
+impl Kind {
+    /// About what a lookup among so many servers takes, in nanoseconds, where nothing else is at hand: it only says how many
+    /// lookups can be afforded.
+    const fn rough_ns(self, servers: usize) -> usize {
+        match self {
+            Self::Rendezvous => 4 + 2 * servers,
+            Self::WeightedRendezvous => 4 + 10 * servers,
+            // A search of a ring, 21 times.
+            Self::MultiProbe => 40 * (1 + servers.ilog2() as usize),
+            Self::Ring => 4 * (4 + servers.ilog2() as usize),
+            Self::Jump | Self::Memento => 8 * (1 + servers.ilog2() as usize),
+            Self::Anchor | Self::Dx => 16,
+            _ => 4,
+        }
+    }
 }
 
 /// Numbers of the servers with a weight.

@@ -214,24 +214,15 @@ pub struct Outcome {
     pub order: Option<f64>,
 }
 
-/// Takes a way through a change, and through two in both orders. A lookup takes about `lookup_ns`: where many slow ones
-/// are needed, fewer clients are looked at.
+/// Takes a way through a change, and through two in both orders. Where many slow lookups are needed, fewer clients are looked
+/// at; how many follows from the question alone, so that every machine gives the same answer.
 ///
 /// `None` if the change leaves no server.
 #[must_use]
-pub fn outcome(
-    kind: Kind,
-    servers: &[Server],
-    change: Change,
-    addresses: &[u32],
-    traffic: &[u32],
-    lookup_ns: f64,
-) -> Option<Outcome> {
-    const BUDGET_NS: f64 = 2e9;
+pub fn outcome(kind: Kind, servers: &[Server], change: Change, addresses: &[u32], traffic: &[u32]) -> Option<Outcome> {
+    const BUDGET_NS: usize = 2_000_000_000;
     let steps = change.steps(servers)?;
-    let passes = steps.len() as f64 + 3.0;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of clients")]
-    let affordable = (BUDGET_NS / (passes * lookup_ns.max(1.0))) as usize;
+    let affordable = BUDGET_NS / ((steps.len() + 3) * kind.rough_ns(servers.len()));
     let clients = addresses.len().min(affordable.max(20_000));
     let addresses = addresses.get(..clients).unwrap_or(addresses);
 
@@ -328,7 +319,7 @@ mod tests {
         let clients = Clients::draw(Shape::Uniform, 300_000);
         let servers = equal(16);
         let of = |kind, change| {
-            outcome(kind, &servers, change, &clients.addresses, &clients.traffic, 2.0).expect("a server is left")
+            outcome(kind, &servers, change, &clients.addresses, &clients.traffic).expect("a server is left")
         };
         let modulo = of(Kind::Modulo, Change::Remove);
         assert!((modulo.moves.moved - 0.9375).abs() < 0.01, "{modulo:?}");

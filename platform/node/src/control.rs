@@ -34,6 +34,52 @@ pub fn ask(socket: &Path, question: &Value) -> Result<Value, Error> {
     }
 }
 
+/// Asks a running node for a trace of at most `lasts`; `each` is given a line for each frame, and says whether it wants more. The
+/// last line has `end`, unless `each` wanted no more.
+///
+/// # Errors
+/// As [`ask`].
+#[cfg(unix)]
+pub fn trace(
+    socket: &Path,
+    question: &Value,
+    lasts: std::time::Duration,
+    mut each: impl FnMut(&Value) -> bool,
+) -> Result<(), Error> {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    let place = socket.display();
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::Failed(format!(
+            "{place}: {error}; does a node run here, and are you its owner? `--control` names another socket"
+        ))
+    };
+    let mut stream = UnixStream::connect(socket).map_err(|error| failed(&error))?;
+    stream.set_read_timeout(Some(lasts + std::time::Duration::from_secs(10))).map_err(|error| failed(&error))?;
+    stream.write_all(format!("{question}\n").as_bytes()).map_err(|error| failed(&error))?;
+    for line in BufReader::new(stream).lines() {
+        let line = line.map_err(|error| failed(&error))?;
+        let line: Value = serde_json::from_str(&line).map_err(|error| Error::Failed(format!("{place}: {error}")))?;
+        if let Some(what) = line.get("error").and_then(Value::as_str) {
+            return Err(Error::Usage(what.into()));
+        }
+        if !each(&line) || line.get("end").is_some() {
+            return Ok(());
+        }
+    }
+    Err(failed(&"the node ended within the trace"))
+}
+
+/// Asks a running node for a trace.
+///
+/// # Errors
+/// Always: only Linux runs nodes.
+#[cfg(not(unix))]
+pub fn trace(_: &Path, _: &Value, _: std::time::Duration, _: impl FnMut(&Value) -> bool) -> Result<(), Error> {
+    Err(Error::Usage("a node runs on Linux only so far: ask it there".into()))
+}
+
 /// Asks a running node one thing.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ mod setup;
 use std::fmt;
 
 pub use config::{Config, ConfigError, Member, Vip};
-pub use control::{ask, wait_drained};
+pub use control::{ask, trace, wait_drained};
 pub use setup::Setup;
 
 /// Why a node does not run.

@@ -57,9 +57,10 @@ impl Setup {
             Some("none") => new.v6 = None,
             Some(v6) => {
                 let usable = |v6: &Ipv6Addr| !(v6.is_unspecified() || v6.is_multicast() || v6.is_loopback());
-                let v6 = v6.parse().ok().filter(usable).ok_or_else(|| {
-                    format!("`v6` is `{v6}`: use an address of a machine such as fd00::100, or none")
-                })?;
+                let v6 =
+                    v6.parse().ok().filter(usable).ok_or_else(|| {
+                        format!("`v6` is `{v6}`: use an address of a machine such as fd00::100, or none")
+                    })?;
                 new.v6 = Some(v6);
             }
         }

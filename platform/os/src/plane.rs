@@ -5,6 +5,8 @@ use std::io;
 
 use apus_dispatch::{Claim, Here};
 
+use crate::Trace;
+
 /// Frames by what became of them: `pass`, `local`, `transmit`, or the reason of a drop.
 pub type Counters = BTreeMap<String, u64>;
 
@@ -13,11 +15,12 @@ pub trait Plane {
     /// Its name: `xdp`, `af-packet`, …
     fn name(&self) -> &'static str;
 
-    /// Puts a table into use, whole: no frame meets parts of two tables.
+    /// Puts a table into use, whole, and what this node is with it, its place among the table's servers first of all: no
+    /// frame meets parts of two tables, or another table's place.
     ///
     /// # Errors
     /// If the block is no table or is too large for this plane; the old one stays in use.
-    fn publish(&mut self, block: &[u8]) -> io::Result<()>;
+    fn publish(&mut self, block: &[u8], here: &Here) -> io::Result<()>;
 
     /// Says what this node is from now on; [`Here::now`] is ignored, and leases are in nanoseconds of the boot clock.
     ///
@@ -36,6 +39,22 @@ pub trait Plane {
     /// # Errors
     /// If the system cannot be asked.
     fn counters(&mut self) -> io::Result<Counters>;
+
+    /// Whether the system gets a copy of each frame, also of those that this plane sends on: then it would answer for
+    /// connections that another server has.
+    fn copies(&self) -> bool {
+        false
+    }
+
+    /// Tells of each frame from now on, with so many of its first bytes, until the trace is dropped.
+    ///
+    /// # Errors
+    /// If this plane cannot.
+    fn trace(&mut self, _bytes: usize) -> io::Result<Trace> {
+        let what =
+            format!("the plane {} counts its frames and tells of none; `plane = \"af-packet\"` does", self.name());
+        Err(io::Error::new(io::ErrorKind::Unsupported, what))
+    }
 
     /// Claims by others to the cluster's address since the last question, with what was found in them. A plane in the kernel may
     /// only count them.

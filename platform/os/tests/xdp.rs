@@ -1,4 +1,5 @@
-//! The program in the kernel against the core on the host: the same verdict, the same bytes, for every frame.
+//! The core on the host, the program in the kernel, and a network card of the emulated world: the same verdict, the same bytes,
+//! for every frame.
 //!
 //! `APUS_XDP_FRAMES` says how many frames (10^7 take some minutes), `APUS_XDP_OBJECT` which object.
 #![cfg(target_os = "linux")]
@@ -13,9 +14,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Command;
 
-use apus_dispatch::{Block, Flow, Hooks, Reason, Verdict, dispatch};
+use apus_dispatch::{Block, Flow, Here, Hooks, Mac, Reason, Table as _, Verdict, dispatch, sign};
 use apus_os::Plane;
 use apus_os::linux::Xdp;
+use apus_sim::emulated::NodePort;
 use fuzz::bed::{Random, V4, V6};
 use fuzz::{CLIENTS, frame, situation, tables};
 
@@ -31,6 +33,19 @@ impl Hooks for Sockets {
 fn ip(args: &str) {
     let done = Command::new("ip").args(args.split(' ')).status().expect("iproute2 is installed");
     assert!(done.success(), "ip {args}");
+}
+
+/// The kernel makes IPv6 addresses usable a moment after they were added.
+fn settled() {
+    for _ in 0..500 {
+        let seen =
+            Command::new("ip").args(["-6", "address", "show", "tentative"]).output().expect("iproute2 is installed");
+        if seen.stdout.is_empty() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("addresses are tentative after five seconds");
 }
 
 fn bytes_of(address: IpAddr) -> [u8; 16] {
@@ -116,6 +131,7 @@ fn sockets() -> (Sockets, Vec<OwnedFd>, Vec<TcpListener>) {
             ip(&format!("address replace {address}/128 dev lo nodad"));
         }
     }
+    settled();
     let (mut flows, mut open, mut listeners) = (BTreeSet::new(), Vec::new(), Vec::new());
     for cluster_port in [80, 443] {
         for cluster in [four, six] {
@@ -152,39 +168,77 @@ fn load() -> Option<Xdp> {
     }
 }
 
+/// The emulated world's network card, with nothing looked at but its ends: cable and stack.
+fn at_the_card(card: &mut NodePort, claim: Mac, before: &[u8], verdict: Verdict, after: &[u8]) {
+    let own = card.mac();
+    let to = before.first_chunk::<6>().copied().unwrap_or_default();
+    let ours = to == own || (claim != [0; 6] && to == claim);
+    let taken = card.receive(before).expect("it takes all frames");
+    assert_eq!(taken.verdict, verdict, "at the card: {before:x?}");
+    let sent = (verdict == Verdict::Transmit).then_some(after);
+    assert_eq!(taken.sent.as_deref(), sent, "on the wire, {verdict:?}: {before:x?}");
+    // IP for this machine goes up, without its Ethernet header; neighbour discovery ends below IP.
+    let neighbour = after.get(20..22) == Some(&[58, 255]) && matches!(after.get(54), None | Some(135 | 136));
+    let packet = match after.get(12..14) {
+        Some([0x08, 0x00]) => Some(&after[14..]),
+        Some([0x86, 0xdd]) if after.len() >= 22 && !neighbour => Some(&after[14..]),
+        _ => None,
+    };
+    let up = packet.filter(|_| ours && matches!(verdict, Verdict::Pass | Verdict::Local));
+    assert_eq!(taken.up.as_deref(), up, "to the stack, {verdict:?}: {before:x?}");
+    if !ours && to[0] & 1 == 0 {
+        card.promiscuous(false);
+        assert_eq!(card.receive(before), None, "another card's: {before:x?}");
+        card.promiscuous(true);
+    }
+}
+
+/// The kernel's clock is its own: an expired lease, and one without end.
+fn live(here: Here) -> Here {
+    let lease = match here.lease {
+        0 => 0,
+        lease if lease <= here.now => 1,
+        _ => u64::MAX,
+    };
+    Here { lease, ..here }
+}
+
 #[test]
-fn the_kernel_does_to_every_frame_what_the_core_does() {
+fn the_kernel_and_the_emulated_card_do_to_every_frame_what_the_core_does() {
     let Some(mut xdp) = load() else { return };
     let frames: u64 =
         std::env::var("APUS_XDP_FRAMES").map_or(100_000, |many| many.parse().expect("a number of frames"));
     let (sockets, _open, _listeners) = sockets();
+    let mut card = NodePort::new(sockets.0.iter().copied());
+    card.promiscuous(true);
     let tables = tables();
     let mut random = Random(3);
     let mut out = vec![0; 4_096];
     let mut seen = std::collections::BTreeMap::<String, u64>::new();
-    let (mut here, mut bytes) = (situation(&mut random), &tables[0]);
+    let (mut here, mut bytes, mut runts) = (situation(&mut random), &tables[0], 0);
     for number in 0..frames {
         if number % (frames / 60).max(1) == 0 {
             bytes = &tables[(number / (frames / 60).max(1)) as usize % tables.len()];
-            xdp.publish(bytes).expect("a good table");
+            xdp.publish(bytes, &live(here)).expect("a good table");
+            card.publish(bytes.clone());
         }
         if number % 16 == 0 {
             here = situation(&mut random);
-            // The kernel's clock is its own: an expired lease, and one without end.
-            let lease = match here.lease {
-                0 => 0,
-                lease if lease <= here.now => 1,
-                _ => u64::MAX,
-            };
-            xdp.stand(&apus_dispatch::Here { lease, ..here }).expect("a state");
+            card.stand(here);
+            xdp.stand(&live(here)).expect("a state");
         }
         let before = frame(&mut random);
-        if before.len() < 14 {
-            continue; // The kernel gives a program no such frame.
-        }
         let block = Block::new(bytes).expect("a good table");
         let mut after = before.clone();
         let verdict = dispatch(&here, &block, &sockets, &mut after[..]);
+        at_the_card(&mut card, block.head().claim, &before, verdict, &after);
+        if before.len() < 14 {
+            runts += 1; // The kernel gives a program no such frame.
+            continue;
+        }
+        if verdict == Verdict::Local {
+            sign(&here, &mut after[..]);
+        }
         let (answer, length) = xdp.test_run(&before, &mut out).expect("a run");
         let wanted = match verdict {
             Verdict::Drop(_) => 1,
@@ -206,5 +260,8 @@ fn the_kernel_does_to_every_frame_what_the_core_does() {
     counted.retain(|_, many| *many > 0);
     assert_eq!(counted, seen);
     assert!(seen.len() == 3 + Reason::ALL.len() - 1, "all but runts are met: {seen:?}");
-    println!("{frames} frames, 0 differ: {seen:?}");
+    println!(
+        "{frames} frames through host core, emulated card and kernel program (to which {runts} were too short): \
+         0 verdicts or bytes differ: {seen:?}"
+    );
 }

@@ -162,8 +162,9 @@ fn connections_outlive_a_change_of_their_slots_and_a_lease_ends_by_itself() {
     let mut dispatcher = plane(&net, "d", 0, minute);
     let mut servers = [plane(&net, "s1", 1, 0), plane(&net, "s2", 2, 0)];
     let mut publish = |dispatcher: &mut Xdp, server, former| {
-        for plane in [dispatcher].into_iter().chain(&mut servers) {
-            plane.publish(&all_of(server, former)).expect("a good table");
+        for (place, plane) in (0..).zip([dispatcher].into_iter().chain(&mut servers)) {
+            let lease = if place == 0 { minute } else { 0 };
+            plane.publish(&all_of(server, former), &here(place, lease)).expect("a good table");
         }
         servers.iter_mut().map(|server| server.counters().expect("counters")).collect::<Vec<_>>()
     };

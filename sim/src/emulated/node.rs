@@ -1,10 +1,10 @@
-//! A node's port: the data plane of ONE-IP with its table and lease, the control side that feeds them, and the servers behind.
+//! A node: the table and lease of its network card, the control side that feeds them, and the servers behind.
+//! The way of a frame is in [`card`](super::card).
 
 use std::collections::BTreeMap;
 
 use apus_dispatch::{
-    Act, Block, Claim, Flow, Here, Hooks, Key, Mac, Member, Members, NOBODY, Notice, Reason, Slot, Station,
-    StationConfig, Table, Tag, Verdict, dispatch,
+    Act, Block, Claim, Flow, Here, Key, Mac, Member, Members, NOBODY, Notice, Station, StationConfig, Table,
 };
 use apus_engine::hash::mix;
 use apus_engine::{Mutant, NodeId, Seed};
@@ -12,6 +12,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp, udp};
 use smoltcp::wire::{IpAddress, IpListenEndpoint};
 
+use super::http::Talk;
 use super::link::Link;
 use super::packet::{CLUSTER_V4, CLUSTER_V6, PORT, read, wide};
 use super::stack::Stack;
@@ -23,76 +24,16 @@ const LISTENING: usize = 4;
 /// Slots are 2 to this power: few clients, and each frame checks the whole table.
 const LOG2_SLOTS: u8 = 8;
 
-/// What the node's port does with a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The system got it.
-    Local,
-    /// It is none of the cluster's: the system got it.
-    Passed,
-    /// It goes out again.
-    Sends(Vec<u8>),
-    /// It ends here.
-    Drops(Reason),
-    /// The port is not meant.
-    Ignores,
-}
-
-/// A table before there is one: the address, and nobody behind it.
-struct Bare;
-
-impl Table for Bare {
-    fn head(&self) -> apus_dispatch::Head {
-        let key = Key::Source;
-        apus_dispatch::Head { epoch: 0, seed: 0, log2_slots: 4, key, v4: CLUSTER_V4, v6: CLUSTER_V6, claim: [0; 6] }
-    }
-    fn slot(&self, _: u32) -> Slot {
-        Slot { server: NOBODY, former: NOBODY }
-    }
-    fn server(&self, _: u16) -> Option<Mac> {
-        None
-    }
-}
-
-/// A table that a planted bug reads wrongly.
-struct Bent<'b> {
-    block: Block<'b>,
-    seed: u64,
-    formers: bool,
-}
-
-impl Table for Bent<'_> {
-    fn head(&self) -> apus_dispatch::Head {
-        let head = self.block.head();
-        apus_dispatch::Head { seed: head.seed ^ self.seed, ..head }
-    }
-    fn slot(&self, number: u32) -> Slot {
-        let slot = self.block.slot(number);
-        Slot { former: if self.formers { slot.former } else { NOBODY }, ..slot }
-    }
-    fn server(&self, place: u16) -> Option<Mac> {
-        self.block.server(place)
-    }
-}
-
-/// Which connections have a socket here.
-struct Sockets<'n> {
-    flows: &'n BTreeMap<Flow, SocketHandle>,
-    all: bool,
-}
-
-impl Hooks for Sockets<'_> {
-    fn has_socket(&self, flow: &Flow) -> bool {
-        self.all || self.flows.contains_key(flow)
-    }
-}
-
 /// One node.
 pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) link: Link,
     pub(super) stack: Stack,
-    flows: BTreeMap<Flow, SocketHandle>,
+    pub(super) flows: BTreeMap<Flow, SocketHandle>,
+    /// Frames to other cards are taken as well.
+    pub(super) promiscuous: bool,
+    /// What is said on connections, if people may come by the cable: their servers know HTTP.
+    pub(super) talks: Option<BTreeMap<Flow, Talk>>,
     listening: Vec<SocketHandle>,
     datagrams: SocketHandle,
     /// The table in use, and what the node is.
@@ -142,6 +83,8 @@ impl Node {
             link: Link::new(mac, v4, v6),
             stack: Stack::new(0, 0, CLUSTER_V4, CLUSTER_V6),
             flows: BTreeMap::new(),
+            promiscuous: false,
+            talks: None,
             listening: Vec::new(),
             datagrams: SocketHandle::default(),
             block: Vec::new(),
@@ -175,6 +118,9 @@ impl Node {
         self.stack = Stack::new(seed.stream("stack").next(), now, CLUSTER_V4, CLUSTER_V6);
         self.link = Link::new(self.link.mac, self.link.v4, self.link.v6);
         self.flows.clear();
+        if let Some(talks) = &mut self.talks {
+            talks.clear();
+        }
         self.listening.clear();
         let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 32_768]);
         let mut socket = udp::Socket::new(buffer(), buffer());
@@ -215,81 +161,11 @@ impl Node {
         read(&self.block, 16).map_or(0, u64::from_le_bytes)
     }
 
-    /// A frame comes in. `local` is the machine's clock, in nanoseconds.
-    pub(super) fn receive(&mut self, now: Ns, local: u64, bytes: &[u8]) -> Outcome {
-        let to: Mac = read(bytes, 0).unwrap_or_default();
-        if to != self.link.mac && to[0] & 1 == 0 {
-            return Outcome::Ignores;
-        }
-        let mut frame = bytes.to_vec();
-        self.here.now = local;
-        match self.decide(&mut frame) {
-            Verdict::Drop(reason) => {
-                if reason == Reason::ForeignClaim && !self.has(Mutant::ClaimUnanswered) {
-                    self.claimed(local, &frame);
-                }
-                Outcome::Drops(reason)
-            }
-            Verdict::Transmit => {
-                if self.has(Mutant::HopForgotten) && frame[11] == 1 && frame[..2] != [0xff, 0xff] {
-                    frame[11] = 0;
-                }
-                Outcome::Sends(frame)
-            }
-            verdict => {
-                if let Some(packet) = self.link.receive(now, &frame) {
-                    self.stack.take(packet);
-                }
-                if verdict == Verdict::Local { Outcome::Local } else { Outcome::Passed }
-            }
-        }
-    }
-
-    fn decide(&mut self, frame: &mut Vec<u8>) -> Verdict {
-        let mut here = self.here;
-        let kind = read(frame, 12).map_or(0, u16::from_be_bytes);
-        let question = kind == 0x0806 || (kind == 0x86dd && read(frame, 54) == Some([135]));
-        if self.has(Mutant::LeaseIgnored) && here.epoch > 0 && here.lease > 0 {
-            here.lease = u64::MAX;
-        }
-        if self.has(Mutant::EverybodyAnswers) && question {
-            here.lease = u64::MAX;
-        }
-        if self.has(Mutant::TagWithoutEpoch) {
-            here.epoch &= 0xffff_0000;
-        }
-        if self.has(Mutant::FenceIgnored) {
-            here.fence = 0;
-        }
-        let hooks = Sockets { flows: &self.flows, all: self.has(Mutant::NoSecondChance) };
-        let Ok(block) = Block::new(&self.block) else { return dispatch(&here, &Bare, &hooks, frame.as_mut_slice()) };
-        let part = kind == 0x0800 && read(frame, 20).map_or(0, u16::from_be_bytes) & 0x1fff != 0;
-        let error = kind == 0x0800 && read(frame, 23) == Some([1]) && read(frame, 34) == Some([3]);
-        if self.has(Mutant::ErrorsByRouter) && error {
-            // As an echo it goes where the router's own address is.
-            frame[34] = 8;
-            let verdict = dispatch(&here, &block, &hooks, frame.as_mut_slice());
-            frame[34] = 3;
-            return verdict;
-        }
-        let seed =
-            u64::from(self.has(Mutant::FragmentsScattered) && part && Tag::of(self.sender(frame)).is_none()) << 17;
-        let bent = Bent { block, seed, formers: !self.has(Mutant::FormersIgnored) };
-        let verdict = dispatch(&here, &bent, &hooks, frame.as_mut_slice());
-        if self.has(Mutant::OwnShareSentOn) && verdict == Verdict::Local && Tag::of(self.sender(frame)).is_none() {
-            return Verdict::Transmit;
-        }
-        verdict
-    }
-
-    fn sender(&self, frame: &[u8]) -> Mac {
-        read(frame, 6).unwrap_or_default()
-    }
-
     /// The servers work on what came up.
     pub(super) fn work(&mut self, now: Ns) {
         self.link.tick(now);
         self.stack.poll(now);
+        let speaks = self.talks.is_some();
         let sockets = &mut self.stack.sockets;
         let flows = &mut self.flows;
         self.listening.retain(|handle| {
@@ -297,6 +173,9 @@ impl Node {
             match flow_of(socket).filter(|_| socket.state() != tcp::State::Listen) {
                 Some(flow) => {
                     // A socket that closed at once is swept below.
+                    if let Some(talks) = &mut self.talks {
+                        talks.remove(&flow);
+                    }
                     if let Some(old) = flows.insert(flow, *handle) {
                         sockets.remove(old);
                     }
@@ -305,9 +184,17 @@ impl Node {
                 None => socket.state() == tcp::State::Listen,
             }
         });
+        if let Some(talks) = &mut self.talks {
+            let who = format!("server {}\nepoch {}\nafter {} ms\n", self.id, self.known, now / 1_000_000);
+            talks.retain(|flow, _| flows.contains_key(flow));
+            for (flow, handle) in flows.iter() {
+                let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
+                talks.entry(*flow).or_default().go_on(socket, &who);
+            }
+        }
         flows.retain(|_, handle| {
             let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
-            while socket.can_recv() && socket.can_send() {
+            while !speaks && socket.can_recv() && socket.can_send() {
                 let room = socket.send_capacity() - socket.send_queue();
                 let Ok(data) = socket.recv(|data| {
                     let many = data.len().min(room);
@@ -319,7 +206,7 @@ impl Node {
                     break;
                 }
             }
-            if socket.state() == tcp::State::CloseWait {
+            if !speaks && socket.state() == tcp::State::CloseWait {
                 socket.close();
             }
             let over = matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait);
@@ -371,7 +258,7 @@ impl Node {
         }
     }
 
-    fn claimed(&mut self, local: u64, frame: &[u8]) {
+    pub(super) fn claimed(&mut self, local: u64, frame: &[u8]) {
         let claim = Claim::heard(frame);
         let believed = self.has(Mutant::ClaimBelieved);
         let Some((_, station)) = &mut self.station else { return };
@@ -464,13 +351,19 @@ impl Node {
     pub(super) fn acts(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         while let Some(act) = self.station.as_mut().and_then(|(_, station)| station.poll()) {
-            match act {
-                Act::Publish(block) => self.block = self.bend(block),
-                Act::Stand(here) => self.here = here,
-                Act::Announce { frame } => frames.extend(self.announces(frame)),
-            }
+            frames.extend(self.act(act));
         }
         frames
+    }
+
+    /// Does one thing; the frame it sends.
+    pub(super) fn act(&mut self, act: Act) -> Option<Vec<u8>> {
+        match act {
+            Act::Publish(block) => self.block = self.bend(block),
+            Act::Stand(here) => self.here = here,
+            Act::Announce { frame } => return self.announces(frame),
+        }
+        None
     }
 
     fn bend(&self, mut block: Vec<u8>) -> Vec<u8> {

@@ -89,6 +89,13 @@ impl Stack {
         self.packets.up.push_back(packet);
     }
 
+    /// Takes the newest packet that came up back, and forgets those before.
+    pub(super) fn taken(&mut self) -> Option<Vec<u8>> {
+        let newest = self.packets.up.pop_back();
+        self.packets.up.clear();
+        newest
+    }
+
     /// Works on all that is due.
     pub(super) fn poll(&mut self, now: Ns) {
         let _ = self.interface.poll(instant(now), &mut self.packets, &mut self.sockets);

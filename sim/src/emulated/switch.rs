@@ -16,6 +16,8 @@ pub(super) enum Port {
     Machine(u16),
     /// Whoever makes trouble, and routers.
     Stranger,
+    /// The cable to a real Ethernet.
+    Outside,
 }
 
 impl Port {
@@ -23,7 +25,7 @@ impl Port {
     pub(super) const fn node(self) -> Option<NodeId> {
         match self {
             Self::Node(node) => Some(NodeId(node)),
-            Self::Machine(_) | Self::Stranger => None,
+            Self::Machine(_) | Self::Stranger | Self::Outside => None,
         }
     }
 }

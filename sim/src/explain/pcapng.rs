@@ -1,33 +1,14 @@
-//! A capture in pcapng (draft-ietf-opsawg-pcapng): one interface a node, each packet with its own bytes as UDP in IPv4. The
+//! A capture in pcapng: one interface a node, each packet with its own bytes as UDP in IPv4. The
 //! comment of a packet names its kind, and what took it if it was lost.
 
 use std::collections::BTreeMap;
 
+use crate::pcapng;
 use crate::report::Run;
 use crate::trace::What;
 
-/// Raw IPv4 packets, no link header (`LINKTYPE_RAW`).
-const LINK_RAW: u16 = 101;
 /// The port that the packets seem to use.
 const PORT: u16 = 7_447;
-
-fn block(out: &mut Vec<u8>, kind: u32, body: &[u8]) {
-    let padded = body.len().div_ceil(4) * 4;
-    let total = u32::try_from(padded + 12).unwrap_or(u32::MAX);
-    out.extend_from_slice(&kind.to_le_bytes());
-    out.extend_from_slice(&total.to_le_bytes());
-    out.extend_from_slice(body);
-    out.resize(out.len() + padded - body.len(), 0);
-    out.extend_from_slice(&total.to_le_bytes());
-}
-
-/// An option of a block, padded.
-fn option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
-    body.extend_from_slice(&code.to_le_bytes());
-    body.extend_from_slice(&u16::try_from(value.len()).unwrap_or(0).to_le_bytes());
-    body.extend_from_slice(value);
-    body.resize(body.len().div_ceil(4) * 4, 0);
-}
 
 fn packet(from: u16, to: u16, id: u64, payload: &[u8]) -> Vec<u8> {
     let udp = u16::try_from(payload.len() + 8).unwrap_or(u16::MAX);
@@ -78,28 +59,14 @@ fn lost(run: &Run) -> BTreeMap<u64, String> {
 #[must_use]
 pub fn pcapng(run: &Run) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut body = Vec::new();
-    body.extend_from_slice(&0x1a2b_3c4d_u32.to_le_bytes());
-    body.extend_from_slice(&1_u16.to_le_bytes());
-    body.extend_from_slice(&0_u16.to_le_bytes());
-    body.extend_from_slice(&u64::MAX.to_le_bytes());
-    option(&mut body, 4, concat!("apus ", env!("CARGO_PKG_VERSION")).as_bytes());
-    option(&mut body, 0, &[]);
-    block(&mut out, 0x0a0d_0d0a, &body);
+    pcapng::section(&mut out);
     let nodes = run.trace.iter().filter_map(|line| line.node).map(|node| node.0 + 1).max().unwrap_or(0);
     for node in 0..nodes {
-        let mut body = Vec::new();
-        body.extend_from_slice(&LINK_RAW.to_le_bytes());
-        body.extend_from_slice(&[0, 0, 0, 0, 0, 0]);
-        option(&mut body, 2, format!("n{node}").as_bytes());
-        // Times in nanoseconds.
-        option(&mut body, 9, &[9]);
-        option(&mut body, 0, &[]);
-        block(&mut out, 1, &body);
+        pcapng::interface(&mut out, pcapng::LINK_RAW, &format!("n{node}"));
     }
     let lost = lost(run);
     for line in &run.trace {
-        let (interface, packet, kind, inbound, id) = match (&line.what, line.node) {
+        let (interface, bytes, kind, inbound, id) = match (&line.what, line.node) {
             (What::Sent { to, id, kind, datagram }, Some(node)) => {
                 (node.0, packet(node.0, to.0, *id, datagram), *kind, false, *id)
             }
@@ -108,23 +75,11 @@ pub fn pcapng(run: &Run) -> Vec<u8> {
             }
             _ => continue,
         };
-        let len = u32::try_from(packet.len()).unwrap_or(0).to_le_bytes();
-        let mut body = Vec::new();
-        body.extend_from_slice(&u32::from(interface).to_le_bytes());
-        body.extend_from_slice(&u32::try_from(line.at >> 32).unwrap_or(0).to_le_bytes());
-        #[allow(clippy::cast_possible_truncation, reason = "the low half")]
-        let low = line.at as u32;
-        body.extend_from_slice(&low.to_le_bytes());
-        body.extend_from_slice(&len);
-        body.extend_from_slice(&len);
-        body.extend_from_slice(&packet);
-        body.resize(body.len().div_ceil(4) * 4, 0);
         let name = apus_engine::wire::kind_name(kind);
         let comment = lost.get(&id).filter(|_| !inbound).map_or_else(|| name.into(), |why| format!("{name}, {why}"));
-        option(&mut body, 1, comment.as_bytes());
-        option(&mut body, 2, &(if inbound { 1_u32 } else { 2 }).to_le_bytes());
-        option(&mut body, 0, &[]);
-        block(&mut out, 6, &body);
+        let (interface, length) = (interface.into(), bytes.len());
+        let packet = pcapng::Packet { interface, at: line.at, bytes: &bytes, length, comment: &comment, inbound };
+        pcapng::packet(&mut out, &packet);
     }
     out
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use apus_dispatch::{Act, Block, Mac, NOBODY, Notice, Station, StationConfig, Table as _};
 use apus_engine::OpId;
+use apus_os::Trace;
 use apus_os::linux::{Choice, Guard, Lease, Port, Vip, choose, clock};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,8 @@ pub(super) enum Order {
     Seen(Seen),
     /// How it stands.
     Status { to: oneshot::Sender<Value> },
+    /// Each frame from now on, with so many of its first bytes.
+    Trace { bytes: usize, to: oneshot::Sender<io::Result<Trace>> },
     /// The table in use.
     Table { to: oneshot::Sender<Value> },
 }
@@ -159,7 +162,8 @@ struct Held {
 
 impl Holding {
     fn hold(&self, setup: &Setup) -> io::Result<Held> {
-        let port = Port { name: self.name.clone(), mac: self.mac, v4: setup.v4, v6: setup.v6 };
+        let Setup { v4, v6, log2_slots, .. } = *setup;
+        let port = Port { name: self.name.clone(), mac: self.mac, v4, v6, log2_slots };
         let guard = Guard::new(&self.name, setup.v4, setup.v6)?;
         let vip = Vip::hold(&self.name, setup.v4, setup.v6, &self.state)?;
         let choice = choose(&port, self.plane.as_deref())?;
@@ -250,6 +254,10 @@ impl Keeper {
             Order::Status { to } => {
                 let _ = to.send(self.status());
             }
+            Order::Trace { bytes, to } => {
+                let none = || Err(io::Error::other("this node does not hold the address"));
+                let _ = to.send(self.held.as_mut().map_or_else(none, |held| held.choice.plane.trace(bytes)));
+            }
             Order::Table { to } => {
                 let _ = to.send(table(self.station.block()));
             }
@@ -269,7 +277,7 @@ impl Keeper {
         }
     }
 
-    /// Sets the address up as the log says. Another address is taken by everything anew; all else is a new table.
+    /// Sets the address up as the log says. Another address, or a table that the plane has no room for, is taken by everything anew; all else is a new table.
     fn set_up(&mut self) {
         let read = self.setting.as_deref().map_or(Ok(self.first), |setting| self.first.read(setting));
         let setup = match read {
@@ -283,7 +291,7 @@ impl Keeper {
             return;
         }
         (self.say)(&format!("the address is set up anew: {}", setup.json()));
-        if (setup.v4, setup.v6) != (old.v4, old.v6) || self.held.is_none() {
+        if (setup.v4, setup.v6) != (old.v4, old.v6) || setup.log2_slots > old.log2_slots || self.held.is_none() {
             let wanted = self.held.as_ref().map(|held| held.rules.wanted);
             // First all of the old: both use the same port.
             self.held = None;
@@ -315,8 +323,9 @@ impl Keeper {
             let Some(held) = &mut self.held else { continue };
             match act {
                 Act::Publish(block) => {
-                    let published = held.choice.plane.publish(&block);
-                    held.rules.wanted.1 = shared(&block, self.station.here().server);
+                    let published = held.choice.plane.publish(&block, &self.station.here());
+                    // A plane that gets the frames themselves asks the other server before its own system can answer.
+                    held.rules.wanted.1 = held.choice.plane.copies() && shared(&block, self.station.here().server);
                     held.rules.want();
                     self.told("the table", published);
                 }

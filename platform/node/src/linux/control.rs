@@ -12,12 +12,14 @@ use apus_engine::consensus::ViewState;
 use apus_engine::diagnosis::Status;
 use apus_engine::views::Order as Wish;
 use apus_engine::{Command, Engine, NodeId, SubmitError};
+use apus_os::Trace;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
 use super::address::Order;
+use super::trace::Bounds;
 use super::{DISPATCHER, now};
 use crate::{Error, Member, Setup};
 
@@ -75,7 +77,16 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
             let (from, mut to) = stream.into_split();
             let mut line = String::new();
             if BufReader::new(from.take(LONGEST)).read_line(&mut line).await.is_ok() {
-                let answer = serving.answer(&line).await.unwrap_or_else(|what| json!({"error": what}));
+                let trace = serving.trace(&line).await;
+                if let Some(Ok((trace, bounds))) = trace {
+                    return super::trace::tell(trace, bounds, &mut to).await;
+                }
+                let refused = trace.and_then(Result::err).map(Err);
+                let answer = match refused {
+                    Some(refused) => refused,
+                    None => serving.answer(&line).await,
+                };
+                let answer = answer.unwrap_or_else(|what| json!({"error": what}));
                 let _ = to.write_all(format!("{answer}\n").as_bytes()).await;
             }
         });
@@ -89,7 +100,10 @@ fn refusal(error: SubmitError) -> String {
             format!("node {} may not have it: it is down, drained, or no candidate", node.0)
         }
         SubmitError::TooOld(node) => {
-            format!("node {} runs a program that does not know settings, or was not heard yet: upgrade or start it", node.0)
+            format!(
+                "node {} runs a program that does not know settings, or was not heard yet: upgrade or start it",
+                node.0
+            )
         }
         other => format!("refused: {other:?}"),
     }
@@ -154,7 +168,18 @@ impl Serving {
         }
     }
 
-    async fn of_address(&self, order: impl FnOnce(oneshot::Sender<Value>) -> Order) -> Result<Value, String> {
+    /// A trace, if that is the question.
+    async fn trace(&self, line: &str) -> Option<Result<(Trace, Bounds), String>> {
+        let question: Value = serde_json::from_str(line).ok()?;
+        if question["do"] != "trace" {
+            return None;
+        }
+        let bounds = Bounds::of(&question);
+        let asked = self.of_address(|to| Order::Trace { bytes: bounds.bytes, to }).await;
+        Some(asked.and_then(|trace| trace.map_err(|error| error.to_string())).map(|trace| (trace, bounds)))
+    }
+
+    async fn of_address<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, String> {
         let (to, answer) = oneshot::channel();
         self.address.send(order(to)).map_err(|_| "the node is ending".to_owned())?;
         answer.await.map_err(|_| "the node is ending".to_owned())
@@ -249,9 +274,11 @@ impl Serving {
         let (_, log, views, _) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
         let state = log.state();
         let grant = state.grants.get(&DISPATCHER).filter(|grant| !grant.released);
-        let has = grant.is_some_and(|grant| grant.holder == node) || node == self.me && views.holds(DISPATCHER).is_some();
+        let has =
+            grant.is_some_and(|grant| grant.holder == node) || node == self.me && views.holds(DISPATCHER).is_some();
         let mac = self.nodes.iter().find(|member| member.id == node).map(|member| mac_text(member.mac));
-        let slots = table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
+        let slots =
+            table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
         let slots = slots.map_or(0, |server| server["slots"].as_u64().unwrap_or_default());
         let set_up = match state.settings.get(&DISPATCHER) {
             Some(setting) => self.first.read(setting)?,
@@ -335,7 +362,8 @@ impl Serving {
 mod tests {
     #[test]
     fn connections_that_are_open_are_told_from_those_that_are_over() {
-        let line = |state| format!("   0: 6400610A:1F90 C800610A:D2F0 {state} 00000000:00000000 00:00000000 00000000 0");
+        let line =
+            |state| format!("   0: 6400610A:1F90 C800610A:D2F0 {state} 00000000:00000000 00:00000000 00000000 0");
         for (state, open) in [("01", true), ("08", true), ("03", true), ("0A", false), ("06", false), ("07", false)] {
             assert_eq!(super::is_open(&line(state), "6400610A"), open, "{state}");
             assert!(!super::is_open(&line(state), "6500610A"), "another address");

@@ -3,6 +3,7 @@
 mod address;
 mod control;
 mod machine;
+mod trace;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

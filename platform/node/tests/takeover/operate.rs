@@ -147,7 +147,8 @@ fn holds(cluster: &Cluster, node: usize, address: &str) -> Result<bool, String> 
 
 /// All that a node changes on its machine.
 fn changed(cluster: &Cluster, node: usize) -> Result<Value, String> {
-    let setting = |name: &str| in_node(cluster, node, &["cat", &format!("/proc/sys/{name}")]).map(|text| text.trim().to_owned());
+    let setting =
+        |name: &str| in_node(cluster, node, &["cat", &format!("/proc/sys/{name}")]).map(|text| text.trim().to_owned());
     Ok(json!({
         "address": holds(cluster, node, VIP)?,
         "arp_ignore": setting("net/ipv4/conf/eth0/arp_ignore")?,

@@ -79,11 +79,15 @@ pub(crate) fn nginx(cluster: &mut Cluster) -> Result<(), String> {
     while during.values().sum::<u32>() < 60 {
         let asked = Instant::now();
         // A request waits for the new dispatcher; none fails.
-        *during.entry(curl(cluster).map_err(|error| format!("curl, after {:?}: {error}", began.elapsed()))?).or_default() += 1;
+        *during
+            .entry(curl(cluster).map_err(|error| format!("curl, after {:?}: {error}", began.elapsed()))?)
+            .or_default() += 1;
         slowest = slowest.max(asked.elapsed());
         first.get_or_insert_with(|| began.elapsed());
     }
-    println!("nginx and curl: before {answers:?}; machine {dispatcher} died; first answer after {first:?}, slowest {slowest:?}, then {during:?}");
+    println!(
+        "nginx and curl: before {answers:?}; machine {dispatcher} died; first answer after {first:?}, slowest {slowest:?}, then {during:?}"
+    );
     if during.contains_key(&dead) || during.len() < NODES - 1 {
         return Err(format!("of five nginx one died, {dead}, and these answer: {during:?}"));
     }

@@ -137,7 +137,11 @@ impl Pair {
         row.add(&report?);
         row.lose(clients.count(&row.name)?);
         // The first has the higher priority: it takes the address back, and the connections go once more.
-        until(15, "the first is not master again", || if self.owners() == [0] { Ok(()) } else { Err("not yet".into()) })?;
+        until(
+            15,
+            "the first is not master again",
+            || if self.owners() == [0] { Ok(()) } else { Err("not yet".into()) },
+        )?;
         clients.struck = Some(1);
         clients.settle(&row.name)?;
         Ok(())

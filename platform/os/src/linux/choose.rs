@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use apus_dispatch::Mac;
 
 use super::packet::PacketPlane;
+use super::xdp::Xdp;
 use crate::plane::Plane;
 
 /// Where a plane runs, and for which addresses.
@@ -19,6 +20,8 @@ pub struct Port {
     pub v4: Option<Ipv4Addr>,
     /// The cluster's IPv6 address.
     pub v6: Option<Ipv6Addr>,
+    /// Its tables will have 2 to this power slots.
+    pub log2_slots: u8,
 }
 
 /// A plane, and why it is this one.
@@ -35,10 +38,16 @@ impl std::fmt::Debug for Choice {
     }
 }
 
-type Start = fn(&Port) -> io::Result<Box<dyn Plane + Send>>;
+/// Starts a plane; the flag says that it was asked for by name.
+type Start = fn(&Port, bool) -> io::Result<Box<dyn Plane + Send>>;
 
 /// Best first.
-const PLANES: [(&str, Start); 1] = [("af-packet", |port| Ok(Box::new(PacketPlane::new(port)?)))];
+const PLANES: [(&str, Start); 4] = [
+    ("xdp", |port, asked| Ok(Box::new(Xdp::on(port, true, asked)?))),
+    ("xdp-generic", |port, asked| Ok(Box::new(Xdp::on(port, false, asked)?))),
+    ("af-xdp", |port, asked| Ok(Box::new(PacketPlane::early(port, asked)?))),
+    ("af-packet", |port, _| Ok(Box::new(PacketPlane::new(port)?))),
+];
 
 /// Starts the best plane that runs on this port, or the one that is asked for.
 ///
@@ -51,7 +60,7 @@ pub fn choose(port: &Port, only: Option<&str>) -> io::Result<Choice> {
             tried.push((name, "another one was asked for".into()));
             continue;
         }
-        match start(port) {
+        match start(port, only.is_some()) {
             Ok(plane) => {
                 tried.push((name, "in use".into()));
                 return Ok(Choice { plane, tried });

@@ -1,5 +1,6 @@
 //! Linux.
 
+mod cable;
 mod choose;
 pub mod clock;
 mod guard;
@@ -8,10 +9,13 @@ mod packet;
 mod ring;
 mod sockets;
 mod system;
+mod table;
 mod tap;
 mod vip;
 mod xdp;
+mod xsk;
 
+pub use cable::{Cable, Seen};
 pub use choose::{Choice, Port, choose};
 pub use guard::Guard;
 pub use lease::Lease;

@@ -1,4 +1,5 @@
-//! The plane that runs everywhere: a packet socket, and the dispatch core in a thread of this process.
+//! The planes with the dispatch core in a thread of this process. The one that runs everywhere has its frames from a packet
+//! socket; the other from `AF_XDP` sockets.
 //!
 //! A packet socket sees copies. What the system itself may see of them is the [`Guard`](super::Guard)'s: what a dispatcher sent to
 //! this server, and nothing else. What the dispatcher serves itself, from a client, comes to its system by a port of its own.
@@ -7,29 +8,35 @@ use std::collections::VecDeque;
 use std::io;
 use std::io::Write as _;
 use std::net::Ipv6Addr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Table, Tag, Verdict, dispatch};
+use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Table, Tag, Verdict};
 
 use super::choose::Port;
 use super::clock;
-use super::ring::{BEFORE, Ring, send};
+use super::ring::{BEFORE, Ring, send, sender};
 use super::sockets::{Connections, Sockets};
-use super::system::at;
+use super::system::{at, driver};
 use super::tap::Tap;
+use super::xdp::cable;
+use super::xsk::{Xsk, lost};
 use crate::plane::{Counters, Plane};
+use crate::trace::{Trace, Tracer};
 
 /// Foreign claims that wait to be asked for.
 const CLAIMS: usize = 64;
 
 /// What both threads see.
 struct Shared {
+    /// Whether the system gets frames too.
+    copies: bool,
     here: Mutex<Here>,
-    block: Mutex<Arc<Vec<u8>>>,
+    /// The table, and this node's place in it.
+    block: Mutex<(Arc<Vec<u8>>, u16)>,
     /// How many tables there have been.
     tables: AtomicU64,
     claims: Mutex<VecDeque<Option<Claim>>>,
@@ -40,16 +47,47 @@ struct Shared {
     lost: AtomicU64,
     dropped: [AtomicU64; Reason::ALL.len()],
     ended: AtomicU64,
+    tracer: Tracer,
 }
 
 fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A packet socket with a ring, a thread, and a TAP device.
+/// Where frames come from.
+enum Source {
+    /// Copies of what the system gets.
+    Packet(Ring),
+    /// The frames themselves.
+    Early(Xsk),
+}
+
+impl Source {
+    fn take(&mut self, act: impl FnMut(&mut [u8])) -> bool {
+        match self {
+            Self::Packet(ring) => ring.take(act),
+            Self::Early(xsk) => xsk.take(act),
+        }
+    }
+
+    /// False if the port is down for now.
+    fn wait(&self, other: RawFd) -> bool {
+        match self {
+            Self::Packet(ring) => ring.wait(other),
+            Self::Early(xsk) => {
+                xsk.wait(other);
+                true
+            }
+        }
+    }
+}
+
+/// A source of frames, a packet socket to send by, a thread, and a TAP device.
 pub struct PacketPlane {
     shared: Arc<Shared>,
     socket: OwnedFd,
+    /// Of [`Source::Early`].
+    early: Vec<OwnedFd>,
     tap: String,
     wake: UnixStream,
     thread: Option<JoinHandle<()>>,
@@ -71,13 +109,35 @@ impl PacketPlane {
         let place = format!("packet socket on {}", port.name);
         let ring = Ring::new(&port.name, v4, port.v6.map(solicited)).map_err(at(&place))?;
         let socket = ring.sender()?;
+        Self::start(port, Source::Packet(ring), socket, Vec::new())
+    }
+
+    /// Takes a port by `AF_XDP` sockets.
+    ///
+    /// # Errors
+    /// As [`PacketPlane::new`], or without the right to load programs, or on a virtual cable that was not asked for.
+    pub(super) fn early(port: &Port, asked: bool) -> io::Result<Self> {
+        if !asked && driver(&port.name).is_ok_and(|name| name == "veth") {
+            return Err(cable("af-xdp"));
+        }
+        let socket = sender(&port.name)?;
+        let xsk = Xsk::new(port, socket.as_raw_fd())?;
+        let early = xsk.handles()?;
+        Self::start(port, Source::Early(xsk), socket, early)
+    }
+
+    fn start(port: &Port, source: Source, socket: OwnedFd, early: Vec<OwnedFd>) -> io::Result<Self> {
+        let v4 = port.v4.map_or([0; 4], |v4| v4.octets());
+        let out = socket.try_clone()?;
+        let copies = matches!(source, Source::Packet(_));
         let tap = Tap::new(port.mac)?;
         let name = tap.name().to_owned();
         let (wake, woken) = UnixStream::pair()?;
         let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: port.mac };
         let shared = Arc::new(Shared {
+            copies,
             here: Mutex::new(here),
-            block: Mutex::default(),
+            block: Mutex::new((Arc::default(), NOBODY)),
             tables: AtomicU64::new(0),
             claims: Mutex::default(),
             pass: AtomicU64::new(0),
@@ -87,23 +147,27 @@ impl PacketPlane {
             lost: AtomicU64::new(0),
             dropped: std::array::from_fn(|_| AtomicU64::new(0)),
             ended: AtomicU64::new(0),
+            tracer: Tracer::default(),
         });
         let sockets = Sockets::new().map_err(at("asking the kernel for its sockets"))?;
         let v6 = port.v6.map_or([0; 16], |v6| v6.octets());
-        let mut worker = Worker { shared: shared.clone(), ring, tap, sockets, woken, v4, v6 };
-        let thread = std::thread::Builder::new().name("af-packet".into()).spawn(move || worker.work())?;
-        Ok(Self { shared, socket, tap: name, wake, thread: Some(thread) })
+        let mut worker = Worker { shared: shared.clone(), source, out, tap, sockets, woken, v4, v6 };
+        let thread = std::thread::Builder::new()
+            .name(if copies { "af-packet" } else { "af-xdp" }.into())
+            .spawn(move || worker.work())?;
+        Ok(Self { shared, socket, early, tap: name, wake, thread: Some(thread) })
     }
 }
 
 impl Plane for PacketPlane {
     fn name(&self) -> &'static str {
-        "af-packet"
+        if self.shared.copies { "af-packet" } else { "af-xdp" }
     }
 
-    fn publish(&mut self, block: &[u8]) -> io::Result<()> {
+    fn publish(&mut self, block: &[u8], here: &Here) -> io::Result<()> {
         Block::new(block).map_err(io::Error::other)?;
-        *lock(&self.shared.block) = Arc::new(block.to_vec());
+        *lock(&self.shared.block) = (Arc::new(block.to_vec()), here.server);
+        *lock(&self.shared.here) = *here;
         self.shared.tables.fetch_add(1, Ordering::Release);
         (&self.wake).write_all(&[0])
     }
@@ -121,7 +185,11 @@ impl Plane for PacketPlane {
 
     fn counters(&mut self) -> io::Result<Counters> {
         let shared = &self.shared;
-        shared.lost.fetch_add(Ring::lost(self.socket.as_raw_fd()), Ordering::Relaxed);
+        if shared.copies {
+            shared.lost.fetch_add(Ring::lost(self.socket.as_raw_fd()), Ordering::Relaxed);
+        } else {
+            shared.lost.store(lost(&self.early), Ordering::Relaxed);
+        }
         let plain = [
             ("pass", &shared.pass),
             ("local", &shared.local),
@@ -131,6 +199,14 @@ impl Plane for PacketPlane {
         ];
         let reasons = Reason::ALL.iter().map(|reason| reason.name()).zip(&shared.dropped);
         Ok(plain.into_iter().chain(reasons).map(|(name, count)| (name.into(), count.load(Ordering::Relaxed))).collect())
+    }
+
+    fn copies(&self) -> bool {
+        self.shared.copies
+    }
+
+    fn trace(&mut self, bytes: usize) -> io::Result<Trace> {
+        Ok(self.shared.tracer.start(bytes))
     }
 
     fn claims(&mut self) -> Vec<Option<Claim>> {
@@ -149,7 +225,7 @@ impl Drop for PacketPlane {
 }
 
 /// The group's hardware address by which an IPv6 address is asked for (RFC 4291, section 2.7.1; RFC 2464, section 7).
-fn solicited(v6: Ipv6Addr) -> Mac {
+pub(super) fn solicited(v6: Ipv6Addr) -> Mac {
     let [.., a, b, c] = v6.octets();
     [0x33, 0x33, 0xff, a, b, c]
 }
@@ -173,7 +249,8 @@ impl Table for NoTable {
 /// The thread that has the frames.
 struct Worker {
     shared: Arc<Shared>,
-    ring: Ring,
+    source: Source,
+    out: OwnedFd,
     tap: Tap,
     sockets: Sockets,
     woken: UnixStream,
@@ -186,27 +263,27 @@ impl Worker {
         let _ = self.woken.set_nonblocking(true);
         while self.shared.ended.load(Ordering::Acquire) == 0 {
             let tables = self.shared.tables.load(Ordering::Acquire);
-            let bytes = lock(&self.shared.block).clone();
+            let (bytes, place) = lock(&self.shared.block).clone();
             match Block::new(&bytes) {
-                Ok(block) => self.under(&block, tables),
-                Err(_) => self.under(&NoTable(self.v4, self.v6), tables),
+                Ok(block) => self.under(&block, place, tables),
+                Err(_) => self.under(&NoTable(self.v4, self.v6), NOBODY, tables),
             }
         }
     }
 
     /// Until there is another table.
-    fn under<T: Table>(&mut self, table: &T, tables: u64) {
-        let Self { shared, ring, tap, sockets, woken, v4, v6 } = self;
+    fn under<T: Table>(&mut self, table: &T, place: u16, tables: u64) {
+        let Self { shared, source, out, tap, sockets, woken, v4, v6 } = self;
         let head = table.head();
         let hooks = Connections { sockets, v4: *v4, v6: *v6 };
-        let socket = ring.fd();
+        let socket = out.as_raw_fd();
         loop {
             if shared.tables.load(Ordering::Acquire) != tables || shared.ended.load(Ordering::Acquire) != 0 {
                 return;
             }
-            let more = ring.take(|bytes| shared.frame(table, &head, &hooks, tap, socket, bytes));
+            let more = source.take(|bytes| shared.frame((table, &head, place), &hooks, tap, socket, bytes));
             if !more {
-                if !ring.wait(woken.as_raw_fd()) {
+                if !source.wait(woken.as_raw_fd()) {
                     std::thread::sleep(std::time::Duration::from_millis(10));
                 }
                 let _ = io::Read::read(woken, &mut [0; 64]);
@@ -218,8 +295,7 @@ impl Worker {
 impl Shared {
     fn frame<T: Table>(
         &self,
-        table: &T,
-        head: &Head,
+        (table, head, place): (&T, &Head, u16),
         hooks: &Connections<'_>,
         tap: &Tap,
         socket: i32,
@@ -233,12 +309,14 @@ impl Shared {
         // The clock is read last: whatever held this thread up before has counted.
         let mut here = *lock(&self.here);
         here.now = clock::boot();
-        match dispatch(&here, table, hooks, frame) {
+        // What it is in another table does not count yet, or no more.
+        here.server = place;
+        match self.tracer.dispatch(&here, table, hooks, frame) {
             Verdict::Pass => one(&self.pass),
             Verdict::Local => {
                 one(&self.local);
-                // What a dispatcher sent, the system has seen already.
-                if Tag::of(from).is_none() {
+                // What a dispatcher sent, the system has seen already, if it sees copies.
+                if !self.copies || Tag::of(from).is_none() {
                     if head.claim != [0; 6] {
                         frame[..6].copy_from_slice(&here.mac);
                     }

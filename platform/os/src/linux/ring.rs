@@ -22,7 +22,6 @@ const LONGEST: usize = 1 << 17;
 #[derive(Debug)]
 pub(super) struct Ring {
     socket: OwnedFd,
-    index: i32,
     memory: NonNull<u8>,
     next: usize,
     long: Vec<u8>,
@@ -32,7 +31,7 @@ pub(super) struct Ring {
 unsafe impl Send for Ring {}
 
 /// A 32-bit word's low bits, as a `c_int` that a socket option takes.
-fn option<T>(socket: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+pub(super) fn option<T>(socket: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
     // SAFETY: the value outlives the call, and its size is given.
     if unsafe { libc::setsockopt(socket, level, name, std::ptr::from_ref(value).cast(), length) } < 0 {
@@ -49,6 +48,17 @@ pub(super) fn index_of(port: &str) -> io::Result<i32> {
         0 => Err(io::Error::last_os_error()),
         index => i32::try_from(index).map_err(io::Error::other),
     }
+}
+
+/// As long as this packet socket is open, the port takes in what is sent to a group.
+pub(super) fn join(socket: RawFd, index: i32, group: Mac) -> io::Result<()> {
+    // SAFETY: zeros are a valid request.
+    let mut join: libc::packet_mreq = unsafe { std::mem::zeroed() };
+    join.mr_ifindex = index;
+    join.mr_type = u16::try_from(libc::PACKET_MR_MULTICAST).unwrap_or_default();
+    join.mr_alen = 6;
+    join.mr_address[..6].copy_from_slice(&group);
+    option(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &join)
 }
 
 impl Ring {
@@ -71,13 +81,7 @@ impl Ring {
         option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(16_i32 << 20))?;
         filter(fd, v4, group.is_some())?;
         if let Some(group) = group {
-            // SAFETY: zeros are a valid request.
-            let mut join: libc::packet_mreq = unsafe { std::mem::zeroed() };
-            join.mr_ifindex = index;
-            join.mr_type = u16::try_from(libc::PACKET_MR_MULTICAST).unwrap_or_default();
-            join.mr_alen = 6;
-            join.mr_address[..6].copy_from_slice(&group);
-            option(fd, packet, libc::PACKET_ADD_MEMBERSHIP, &join)?;
+            join(fd, index, group)?;
         }
         let number = |many: usize| libc::c_uint::try_from(many).unwrap_or_default();
         let ring = libc::tpacket_req {
@@ -94,23 +98,8 @@ impl Ring {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("no memory for the ring"))?;
-        let ring = Self { socket, index, memory, next: 0, long: vec![0; BEFORE + LONGEST] };
-        ring.bind()?;
-        Ok(ring)
-    }
-
-    fn bind(&self) -> io::Result<()> {
-        // SAFETY: zeros are a valid address.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
-        address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
-        address.sll_ifindex = self.index;
-        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default();
-        // SAFETY: the address outlives the call, and its size is given.
-        if unsafe { libc::bind(self.fd(), (&raw const address).cast(), length) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+        bind(fd, index, libc::ETH_P_ALL)?;
+        Ok(Self { socket, memory, next: 0, long: vec![0; BEFORE + LONGEST] })
     }
 
     /// The socket.
@@ -199,6 +188,35 @@ impl Drop for Ring {
         // SAFETY: the mapping is this value's alone, and nothing of it is lent.
         unsafe { libc::munmap(self.memory.as_ptr().cast(), SLOT * SLOTS) };
     }
+}
+
+/// A packet socket that only sends, by a port; as [`send`] wants it.
+pub(super) fn sender(port: &str) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened, and nobody else knows it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1_i32)?;
+    bind(fd, index_of(port)?, 0)?;
+    Ok(socket)
+}
+
+fn bind(socket: RawFd, index: i32, protocol: i32) -> io::Result<()> {
+    // SAFETY: zeros are a valid address.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
+    address.sll_protocol = u16::try_from(protocol).unwrap_or_default().to_be();
+    address.sll_ifindex = index;
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default();
+    // SAFETY: the address outlives the call, and its size is given.
+    if unsafe { libc::bind(socket, (&raw const address).cast(), length) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Sends a frame, behind what precedes it.

@@ -2,7 +2,11 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::process::{Command, Stdio};
+
+/// `linux/sockios.h`.
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
 /// Runs a command to its end, with `input` on its standard input.
 ///
@@ -50,4 +54,31 @@ pub(super) fn write_setting(name: &str, value: &str) -> io::Result<()> {
 /// As a text, such as `02:00:00:00:00:01`.
 pub(super) fn mac_text([a, b, c, d, e, f]: apus_dispatch::Mac) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// Name of the driver of a port (`ETHTOOL_GDRVINFO`), such as `veth`.
+pub(super) fn driver(port: &str) -> io::Result<String> {
+    // `struct ethtool_drvinfo`: the command, then the name; 196 bytes in all.
+    let mut info = [0_u32; 49];
+    info[0] = 3;
+    // SAFETY: zeros are a valid request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last one stays zero.
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(port.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = info.as_mut_ptr().cast();
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened, and nobody else knows it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: the request and what it points to outlive the call, and have the size that it writes.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name = info.iter().skip(1).take(8).flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0);
+    Ok(name.map(char::from).collect())
 }

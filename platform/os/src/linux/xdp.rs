@@ -2,29 +2,27 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, FromRawFd, OwnedFd};
 
-use apus_dispatch::{Block, BlockError, Here, NOBODY, Reason, Table};
+use apus_dispatch::{Block, BlockError, Claim, Here, NOBODY, Reason, Table};
 use aya::Ebpf;
-use aya::maps::{Array, ArrayOfMaps, MapData};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{self, TestRun, TestRunOptions, XdpMode};
 
+use super::choose::Port;
+use super::packet::solicited;
+use super::ring::{index_of, join};
+use super::system::{at as place, driver};
+use super::table::{MOST_LOG2, Tables, barrier};
 use crate::{Counters, Plane};
 
 /// The program as it is committed; `drivers/oneip_xdp/build` makes it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../drivers/oneip_xdp/oneip.o");
 
-/// Bytes of a table's map: 2^16 slots, 4,096 servers.
-const TABLE_BYTES: usize = 64 + 4 * 65_536 + 8 * 4_096;
-/// The program has no room for larger tables.
-const MOST_LOG2: u8 = 16;
-
 #[allow(clippy::cast_possible_truncation, reason = "17")]
 const AF_PACKET: u16 = libc::AF_PACKET as u16;
 #[allow(clippy::cast_possible_truncation, reason = "20")]
 const SOCKADDR_BYTES: u32 = size_of::<libc::sockaddr_ll>() as u32;
-
-type TableMap = Array<MapData, [u8; TABLE_BYTES]>;
 
 /// A version and a zero; then a record each for even and odd versions.
 type State = [u64; 18];
@@ -39,7 +37,7 @@ pub enum Attached {
     Nowhere,
     /// In the port's driver, before the system makes a packet of a frame.
     Native,
-    /// After that: the driver cannot, for this reason.
+    /// After that, for this reason.
     Generic(String),
 }
 
@@ -48,7 +46,7 @@ impl fmt::Display for Attached {
         match self {
             Self::Nowhere => write!(f, "not attached"),
             Self::Native => write!(f, "native"),
-            Self::Generic(reason) => write!(f, "generic (native: {reason})"),
+            Self::Generic(reason) => write!(f, "generic ({reason})"),
         }
     }
 }
@@ -60,17 +58,42 @@ pub struct Xdp {
     attached: Attached,
     port: i32,
     socket: Option<OwnedFd>,
-    table: ArrayOfMaps<MapData, TableMap>,
-    /// The map that no processor reads: the next table is written there.
-    spare: TableMap,
-    /// The one that was published last.
-    used: TableMap,
+    tables: Tables,
+    /// Keeps the tables' map.
+    _map: MapData,
     state: Array<MapData, State>,
     now: State,
     counters: Array<MapData, Counts>,
+    /// Foreign claims that were told of.
+    claims: u64,
 }
 
 impl Xdp {
+    /// Loads the committed program, and attaches it to a port, in its driver or behind it.
+    ///
+    /// # Errors
+    /// As [`Xdp::new`]; if the port's driver cannot do it, or would lose what the program sends; if the cluster's tables are too
+    /// large.
+    pub(super) fn on(port: &Port, native: bool, asked: bool) -> io::Result<Self> {
+        if port.log2_slots > MOST_LOG2 {
+            return Err(too_large(port.log2_slots));
+        }
+        let reason = match (native, driver(&port.name)) {
+            (true, Ok(name)) if name == "veth" && !asked => return Err(cable("xdp")),
+            (false, Ok(name)) => format!("driver {name}"),
+            (false, Err(error)) => format!("driver unknown: {error}"),
+            (true, _) => String::new(),
+        };
+        barrier().map_err(place("membarrier, by which a table is known to be free"))?;
+        let mut xdp = Self::committed()?;
+        let how = if native { Attached::Native } else { Attached::Generic(reason) };
+        xdp.attach_as(&port.name, how)?;
+        if let (Some(v6), Some(socket)) = (port.v6, &xdp.socket) {
+            join(socket.as_raw_fd(), xdp.port, solicited(v6))?;
+        }
+        Ok(xdp)
+    }
+
     /// Loads the committed program, and attaches it to a port: native, or else generic. Until a table is published all
     /// frames pass.
     ///
@@ -98,37 +121,45 @@ impl Xdp {
         let mut program = Ebpf::load(object).map_err(io::Error::other)?;
         entry(&mut program)?.load().map_err(io::Error::other)?;
         let mut map = |name: &str| program.take_map(name).ok_or_else(|| missing(name));
-        let table = ArrayOfMaps::try_from(map("oneip_table")?).map_err(io::Error::other)?;
+        let Map::Array(map_of_tables) = map("oneip_table")? else { return Err(missing("oneip_table")) };
+        let tables = Tables::new(map_of_tables.fd().as_fd().as_raw_fd())?;
         let state = Array::try_from(map(".data")?).map_err(io::Error::other)?;
         let counters = Array::try_from(map(".bss")?).map_err(io::Error::other)?;
-        let spare = TableMap::create(1, 0).map_err(io::Error::other)?;
-        let used = TableMap::create(1, 0).map_err(io::Error::other)?;
         let (attached, now) = (Attached::Nowhere, [0; 18]);
-        let mut xdp = Self { program, attached, port: 0, socket: None, table, spare, used, state, now, counters };
+        let mut xdp = Self {
+            program,
+            attached,
+            port: 0,
+            socket: None,
+            tables,
+            _map: map_of_tables,
+            state,
+            now,
+            counters,
+            claims: 0,
+        };
         xdp.stand(&Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, mac: [0; 6] })?;
         Ok(xdp)
     }
 
-    /// Attaches a loaded program to a port.
+    /// Attaches a loaded program to a port: native, or else generic.
     ///
     /// # Errors
     /// If there is no such port, or it has a program already.
     pub fn attach(&mut self, port: &str) -> io::Result<()> {
-        let name = std::ffi::CString::new(port)?;
-        // SAFETY: the name ends with a zero.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        if index == 0 {
-            return Err(io::Error::last_os_error());
-        }
+        self.attach_as(port, Attached::Native).or_else(|native| {
+            let reason = format!("native: {native}");
+            self.attach_as(port, Attached::Generic(reason))
+        })
+    }
+
+    fn attach_as(&mut self, port: &str, how: Attached) -> io::Result<()> {
+        let index = index_of(port)?;
+        let mode = if how == Attached::Native { XdpMode::Driver } else { XdpMode::Skb };
         let program = entry(&mut self.program)?;
-        self.attached = match program.attach_to_if_index(index, XdpMode::Driver) {
-            Ok(_) => Attached::Native,
-            Err(native) => {
-                program.attach_to_if_index(index, XdpMode::Skb).map_err(io::Error::other)?;
-                Attached::Generic(causes(&native))
-            }
-        };
-        self.port = index.cast_signed();
+        program.attach_to_if_index(index.cast_unsigned(), mode).map_err(|error| io::Error::other(causes(&error)))?;
+        self.attached = how;
+        self.port = index;
         self.socket = Some(packet_socket()?);
         Ok(())
     }
@@ -147,6 +178,42 @@ impl Xdp {
         let mut record = self.record();
         record[5] = port.into();
         self.change(record)
+    }
+
+    /// The first half of [`Plane::publish`]: checks a table and writes it where no processor looks. Gives its number.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare(&mut self, block: &[u8]) -> io::Result<u64> {
+        let wrong = |error: BlockError| io::Error::new(io::ErrorKind::InvalidInput, error);
+        let log2 = Block::new(block).map_err(wrong)?.head().log2_slots;
+        if log2 > MOST_LOG2 {
+            return Err(too_large(log2));
+        }
+        self.tables.write(block)
+    }
+
+    /// The second half: a prepared table is in use, and this is what the node is, for every frame from some instant of this
+    /// call on.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn flip(&mut self, table: u64, here: &Here) -> io::Result<()> {
+        self.change(self.words(here, table))?;
+        self.tables.flipped(table);
+        Ok(())
+    }
+
+    /// After that: has the table before waited for, aside, so that the next [`Xdp::prepare`] need not.
+    pub fn settle(&mut self) {
+        self.tables.settle();
+    }
+
+    fn words(&self, here: &Here, table: u64) -> [u64; 8] {
+        let [a, b, c, d, e, f] = here.mac;
+        let place = u64::from(here.server) | u64::from(here.id) << 16;
+        let mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        [here.lease, here.epoch, here.fence, place, mac, self.record()[5], table, 0]
     }
 
     /// Runs the program on one frame, as if it had come in. Gives its answer (1 drop, 2 pass, 3 transmit, 4 redirect) and how
@@ -181,31 +248,18 @@ impl Xdp {
 
 impl Plane for Xdp {
     fn name(&self) -> &'static str {
-        "xdp"
+        if matches!(self.attached, Attached::Generic(_)) { "xdp-generic" } else { "xdp" }
     }
 
-    fn publish(&mut self, block: &[u8]) -> io::Result<()> {
-        let wrong = |error: BlockError| io::Error::new(io::ErrorKind::InvalidInput, error);
-        let log2 = Block::new(block).map_err(wrong)?.head().log2_slots;
-        if log2 > MOST_LOG2 {
-            let text = format!("a table in the kernel has at most 2^{MOST_LOG2} slots, this one has 2^{log2}");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
-        let mut bytes = vec![0; TABLE_BYTES];
-        bytes[..block.len()].copy_from_slice(block);
-        let bytes: Box<[u8; TABLE_BYTES]> = bytes.try_into().map_err(|_| missing("memory"))?;
-        self.spare.set(0, bytes, 0).map_err(io::Error::other)?;
-        // The kernel returns from this when no processor can still be in the old table: it is then the spare one.
-        self.table.set(0, &self.spare, 0).map_err(io::Error::other)?;
-        std::mem::swap(&mut self.spare, &mut self.used);
+    fn publish(&mut self, block: &[u8], here: &Here) -> io::Result<()> {
+        let table = self.prepare(block)?;
+        self.flip(table, here)?;
+        self.settle();
         Ok(())
     }
 
     fn stand(&mut self, here: &Here) -> io::Result<()> {
-        let [a, b, c, d, e, f] = here.mac;
-        let place = u64::from(here.server) | u64::from(here.id) << 16;
-        let mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-        self.change([here.lease, here.epoch, here.fence, place, mac, self.record()[5], 0, 0])
+        self.change(self.words(here, self.tables.used()))
     }
 
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
@@ -228,6 +282,31 @@ impl Plane for Xdp {
         let others = [(0, "pass"), (1, "local"), (2, "transmit"), (30, "no-table"), (31, "no-state")];
         Ok(others.into_iter().chain(drops).map(|(which, name)| (name.to_owned(), sum(which))).collect())
     }
+
+    /// The program only counts claims: what was in them stays unknown, but it counts none of a dispatcher that is obeyed.
+    fn claims(&mut self) -> Vec<Option<Claim>> {
+        let heard = self
+            .counters
+            .get(&0, 0)
+            .map_or(self.claims, |values| values.iter().map(|of| of[3 + Reason::ForeignClaim as usize]).sum());
+        let fresh = std::mem::replace(&mut self.claims, heard) != heard;
+        fresh.then_some(None).into_iter().collect()
+    }
+}
+
+/// Why this plane is not taken on a virtual cable, unless it is asked for.
+pub(super) fn cable(plane: &str) -> io::Error {
+    let what = if plane == "xdp" {
+        "loses what the program sends unless its other end polls"
+    } else {
+        "leaves checksums unfinished and segments joined"
+    };
+    io::Error::other(format!("a virtual cable (veth) {what}; `plane = \"{plane}\"` takes it all the same"))
+}
+
+fn too_large(log2: u8) -> io::Error {
+    let text = format!("a table in the kernel has at most 2^{MOST_LOG2} slots, this one has 2^{log2}");
+    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 /// Where the record of a version is.
@@ -245,7 +324,7 @@ fn missing(name: &str) -> io::Error {
 }
 
 /// An error and what it came from, in one line.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -7,7 +7,7 @@
 //!                                         │
 //!                       Keys (folder) ────┴──── Authority ── issues ── join: Token, Request, Admission
 //! ```
-//! A peer is who its certificate says, wherever its packets come from. The page is `docs/security.md`.
+//! A peer is who its certificate says, wherever its packets come from. The page is `docs/transport.md`.
 #![forbid(unsafe_code)]
 
 mod authority;

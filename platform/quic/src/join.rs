@@ -28,11 +28,12 @@ use tokio::time::timeout;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, spki_for_anchor};
 
 use crate::authority::NewKey;
+use crate::gate::{Gate, Paces};
 use crate::name::Name;
-use crate::quic::server_config;
+use crate::quic::{endpoint_config, server_config};
 use crate::token::Token;
 use crate::trust::{Trust, Why};
-use crate::udp;
+use crate::udp::{self, Counting};
 
 const ALPN: &[u8] = b"apus-join/1";
 const MAGIC: &[u8; 8] = b"APUSJOIN";
@@ -199,9 +200,11 @@ pub async fn serve(
         .receive_window(4_096_u32.into())
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(VarInt::from_u32(5_000).into()));
-    let server = server_config(tls, ALPN, Arc::new(transport))?;
-    let (socket, _) = udp::bind(at)?;
-    let config = EndpointConfig::default();
+    // Everybody is a stranger here.
+    let gate = Gate::new(&trust.secret(b"apus door"), Paces::default());
+    let server = server_config(tls, ALPN, Arc::new(transport), &gate)?;
+    let socket = Counting::new(udp::bind(at)?, Some(gate.clone()));
+    let config = endpoint_config(&trust, &gate);
     let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))?;
     let places = Arc::new(Semaphore::new(PLACES));
     // One asker at a time is answered; the handshakes of others go on meanwhile.
@@ -333,7 +336,7 @@ pub async fn ask(token: &Token, key: &NewKey, mut request: Request) -> Result<Ad
     tls.enable_sni = false;
     let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?));
     let any: SocketAddr = if place.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let (socket, _) = udp::bind(any).map_err(|error| failed(error.to_string()))?;
+    let socket = Counting::new(udp::bind(any).map_err(|error| failed(error.to_string()))?, None);
     let mut endpoint =
         Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
             .map_err(|error| failed(error.to_string()))?;

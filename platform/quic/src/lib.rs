@@ -13,9 +13,11 @@
 mod authority;
 mod base64;
 mod der;
+mod gate;
 mod keys;
 mod link;
 mod name;
+mod places;
 mod quic;
 mod token;
 mod trust;
@@ -25,6 +27,7 @@ pub mod join;
 
 pub use authority::{Authority, Issued, NewKey};
 pub use der::{Validity, public_key, serial, validity};
+pub use gate::Paces;
 pub use keys::{Keys, KeysError, NEVER_OTHERS};
 pub use name::Name;
 pub use quic::{Counters, Limits, Quic, transport_settings};

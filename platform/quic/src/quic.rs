@@ -4,20 +4,21 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use apus_engine::NodeId;
 use apus_host::transport::{self, Book, Sockets};
+use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, RecvStream,
-    SendDatagramError, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    AsyncUdpSocket, ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming,
+    RecvStream, SendDatagramError, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,8 +26,10 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::gate::{Gate, Pace, Paces};
 use crate::link::{Close, Peer, close};
 use crate::name::Name;
+use crate::places::{Place, Places};
 use crate::trust::{Own, Trust, Verifier, Why};
 use crate::udp::{self, Counting};
 
@@ -36,11 +39,13 @@ const ALPN: &[u8] = b"apus/1";
 /// Bounds and times.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// First packets a second that are answered with a request to prove the address, all senders together.
-    pub first_packets: u32,
+    /// First packets that are looked at.
+    pub paces: Paces,
     /// Handshakes at once from all addresses that are no peer's.
     pub strangers: usize,
-    /// Handshakes at once from one peer's address.
+    /// Handshakes a second from all addresses that are no peer's, and how many of them at once.
+    pub handshakes: (u32, u32),
+    /// Handshakes at once from one peer's address; a newer one ends the oldest.
     pub of_peer: usize,
     /// From the first packet to a connection.
     pub connect: Duration,
@@ -64,9 +69,10 @@ impl Default for Limits {
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self {
-            first_packets: 1_000,
+            paces: Paces::default(),
             strangers: 8,
-            of_peer: 4,
+            handshakes: (50, 10),
+            of_peer: 2,
             connect: ms(1_000),
             // The last keep-alive may have been sent just before the peer was gone.
             silence: ms(1_500),
@@ -112,8 +118,10 @@ pub struct Counters {
     pub udp_received: u64,
     /// UDP datagrams sent.
     pub udp_sent: u64,
-    /// UDP datagrams that cannot be QUIC.
+    /// UDP datagrams that are no QUIC of this version, or that nobody waits for.
     pub garbage: u64,
+    /// First packets beyond the paces.
+    pub flood: u64,
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -125,9 +133,10 @@ struct Inner {
     endpoint: OnceCell<Endpoint>,
     socket: OnceCell<Arc<Counting>>,
     dials: OnceCell<ClientConfig>,
+    gate: Arc<Gate>,
     peers: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
-    /// Handshakes under way, by the peer's address; `None`: all strangers.
-    handshakes: RefCell<BTreeMap<Option<IpAddr>, usize>>,
+    /// Handshakes under way that others began.
+    places: RefCell<Places>,
     probes: RefCell<VecDeque<(SocketAddr, Vec<u8>)>>,
     filled: Notify,
     tasks: mpsc::UnboundedSender<Task>,
@@ -141,6 +150,7 @@ pub struct Quic {
     inner: Rc<Inner>,
     /// What [`Sockets::datagrams`] and [`Sockets::listen`] take, once.
     ends: Rc<RefCell<(Option<mpsc::UnboundedReceiver<Task>>, Option<mpsc::Receiver<(Stream, SocketAddr)>>)>>,
+    open: Rc<dyn Fn(SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>>>,
 }
 
 impl std::fmt::Debug for Quic {
@@ -213,10 +223,32 @@ fn wrong(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
 
+/// The newest token of each peer. It opens the peer's gate for the first packet of the next dial, and is no proof of anything: the
+/// peer still asks for one. So it may be used again, until a newer one comes.
+#[derive(Default)]
+struct Purse(std::sync::Mutex<BTreeMap<String, Bytes>>);
+
+/// A purse keeps no more than one for each node that can be.
+const MOST_TOKENS: usize = 256;
+
+impl quinn::TokenStore for Purse {
+    fn insert(&self, peer: &str, token: Bytes) {
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tokens.len() >= MOST_TOKENS && !tokens.contains_key(peer) {
+            tokens.pop_first();
+        }
+        tokens.insert(peer.into(), token);
+    }
+    fn take(&self, peer: &str) -> Option<Bytes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
+    }
+}
+
 pub(crate) fn server_config(
     tls: rustls::ServerConfig,
     alpn: &[u8],
     transport: Arc<TransportConfig>,
+    gate: &Gate,
 ) -> io::Result<ServerConfig> {
     let mut tls = tls;
     tls.alpn_protocols = vec![alpn.into()];
@@ -224,25 +256,28 @@ pub(crate) fn server_config(
     tls.max_early_data_size = 0;
     tls.send_tls13_tickets = 0;
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(wrong)?));
+    let tls = Arc::new(QuicServerConfig::try_from(tls).map_err(wrong)?);
+    let mut config = ServerConfig::new(tls, gate.token_key());
     config
         .transport_config(transport)
         // Peers are known by certificate, and stay where they are.
         .migration(false)
         .retry_token_lifetime(Duration::from_secs(3))
-        .max_incoming(64)
+        // More than the gate lets in before it is looked at again.
+        .max_incoming(512)
         .incoming_buffer_size(16 << 10)
         .incoming_buffer_size_total(512 << 10);
-    config.validation_token.sent(0);
+    // The gate takes it; as a proof of the address it is never taken (there is no log of used ones).
+    config.validation_token.sent(1);
     Ok(config)
 }
 
 /// Keys of an endpoint that outlive a restart, so that peers of the life before are told at once that it is over (stateless reset).
-fn endpoint_config(trust: &Trust) -> EndpointConfig {
-    let own = trust.reset_secret();
-    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &own)));
-    let seed = own.iter().take(8).fold(0_u64, |seed, byte| seed << 8 | u64::from(*byte));
-    config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(seed)));
+pub(crate) fn endpoint_config(trust: &Trust, gate: &Gate) -> EndpointConfig {
+    let secret = trust.secret(b"apus stateless reset");
+    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret)));
+    let numbers = gate.numbers();
+    config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(numbers)));
     config.grease_quic_bit(false);
     config
 }
@@ -253,7 +288,10 @@ impl Quic {
     pub fn new(trust: Arc<Trust>, book: Book, limits: Limits) -> Self {
         let (tasks, tasks_out) = mpsc::unbounded_channel();
         let (streams, streams_out) = mpsc::channel(limits.streams);
+        let (rate, burst) = limits.handshakes;
         let inner = Inner {
+            gate: Gate::new(&trust.secret(b"apus gate"), limits.paces),
+            places: RefCell::new(Places::new(limits.strangers, Pace::new(rate, burst), limits.of_peer)),
             trust,
             book,
             limits,
@@ -261,14 +299,23 @@ impl Quic {
             socket: OnceCell::new(),
             dials: OnceCell::new(),
             peers: RefCell::default(),
-            handshakes: RefCell::default(),
             probes: RefCell::default(),
             filled: Notify::new(),
             tasks,
             streams,
             counters: Cell::default(),
         };
-        Self { inner: Rc::new(inner), ends: Rc::new(RefCell::new((Some(tasks_out), Some(streams_out)))) }
+        Self {
+            inner: Rc::new(inner),
+            ends: Rc::new(RefCell::new((Some(tasks_out), Some(streams_out)))),
+            open: Rc::new(udp::bind),
+        }
+    }
+
+    /// The same over a network of somebody else's: `open` binds an address there.
+    #[must_use]
+    pub fn over(self, open: impl Fn(SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> + 'static) -> Self {
+        Self { open: Rc::new(open), ..self }
     }
 
     /// What happened so far.
@@ -278,8 +325,9 @@ impl Quic {
         if let Some(socket) = self.inner.socket.get() {
             counters.udp_received = socket.received.load(Ordering::Relaxed);
             counters.udp_sent = socket.sent.load(Ordering::Relaxed);
-            counters.garbage = socket.garbage.load(Ordering::Relaxed);
         }
+        counters.garbage = self.inner.gate.garbage.load(Ordering::Relaxed);
+        counters.flood = self.inner.gate.flood.load(Ordering::Relaxed);
         counters
     }
 
@@ -299,7 +347,8 @@ impl Quic {
             .map_err(wrong)?
             .with_client_cert_verifier(Arc::new(Verifier(trust.clone())))
             .with_cert_resolver(Arc::new(Own(trust.clone())));
-        let server = server_config(server, ALPN, transport.clone())?;
+        let gate = &self.inner.gate;
+        let server = server_config(server, ALPN, transport.clone(), gate)?;
         let mut client = rustls::ClientConfig::builder_with_provider(trust.provider().clone())
             .with_protocol_versions(tls13)
             .map_err(wrong)?
@@ -311,10 +360,11 @@ impl Quic {
         client.enable_early_data = false;
         client.enable_sni = false;
         let mut dials = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).map_err(wrong)?));
-        dials.transport_config(transport);
-        let (socket, _) = udp::bind(at)?;
+        dials.transport_config(transport).token_store(Arc::new(Purse::default()));
+        self.inner.know();
+        let socket = Counting::new((self.open)(at)?, Some(gate.clone()));
         let endpoint = Endpoint::new_with_abstract_socket(
-            endpoint_config(trust),
+            endpoint_config(trust, gate),
             Some(server),
             socket.clone(),
             Arc::new(TokioRuntime),
@@ -414,6 +464,13 @@ fn identity(connection: &Connection) -> Option<(CertificateDer<'static>, Name)> 
 }
 
 impl Inner {
+    /// Tells the gate where peers are.
+    fn know(&self) {
+        let me = self.trust.me().node;
+        let peers = self.book.nodes().into_iter().filter(|node| *node != me);
+        self.gate.know(peers.filter_map(|node| self.book.address(node)));
+    }
+
     fn count(&self, which: impl FnOnce(&mut Counters) -> &mut u64) {
         let mut counters = self.counters.get();
         *which(&mut counters) += 1;
@@ -531,79 +588,41 @@ impl Inner {
     }
 }
 
-/// So many a second, and as many at once.
-struct Bucket {
-    rate: f64,
-    level: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn new(rate: u32) -> Self {
-        let rate = f64::from(rate);
-        Self { rate, level: rate, at: Instant::now() }
-    }
-
-    fn take(&mut self) -> bool {
-        let now = Instant::now();
-        self.level = (self.level + (now - self.at).as_secs_f64() * self.rate).min(self.rate);
-        self.at = now;
-        let some = self.level >= 1.0;
-        if some {
-            self.level -= 1.0;
-        }
-        some
-    }
-}
-
-/// Answers first packets: an address is proved before anything is kept for it.
+/// Answers first packets that the gate let in: an address is proved before anything is kept for it.
 async fn accept(inner: Rc<Inner>) {
     let Some(endpoint) = inner.endpoint.get().cloned() else { return };
-    let mut bucket = Bucket::new(inner.limits.first_packets);
     while let Some(incoming) = endpoint.accept().await {
         let from = incoming.remote_address();
         if !incoming.remote_address_validated() {
-            if bucket.take() {
-                let _ = incoming.retry();
-            } else {
-                inner.trust.refuse(Why::Flood, from);
-                incoming.ignore();
-            }
+            let _ = incoming.retry();
             continue;
         }
-        let known =
-            inner.book.nodes().iter().any(|node| inner.book.address(*node).is_some_and(|at| at.ip() == from.ip()));
-        let (whose, most) =
-            if known { (Some(from.ip()), inner.limits.of_peer) } else { (None, inner.limits.strangers) };
-        {
-            let mut handshakes = inner.handshakes.borrow_mut();
-            let many = handshakes.entry(whose).or_default();
-            if *many >= most {
-                drop(handshakes);
+        let peer = inner.book.node(from).map(|_| from);
+        let place = inner.places.borrow_mut().take(peer, Instant::now());
+        match place {
+            Some(place) => inner.spawn(handshake(inner.clone(), incoming, from, peer, place)),
+            None => {
                 inner.trust.refuse(Why::TooMany, from);
                 incoming.refuse();
-                continue;
             }
-            *many += 1;
         }
-        inner.spawn(handshake(inner.clone(), incoming, from, whose));
     }
 }
 
-async fn handshake(inner: Rc<Inner>, incoming: Incoming, from: SocketAddr, whose: Option<IpAddr>) {
+async fn handshake(inner: Rc<Inner>, incoming: Incoming, from: SocketAddr, peer: Option<SocketAddr>, place: Place) {
     let result = match incoming.accept() {
-        Ok(connecting) => timeout(inner.limits.connect, connecting).await,
-        Err(error) => Ok(Err(error)),
-    };
-    {
-        let mut handshakes = inner.handshakes.borrow_mut();
-        if let Some(many) = handshakes.get_mut(&whose) {
-            *many -= 1;
-            if *many == 0 {
-                handshakes.remove(&whose);
+        Ok(connecting) => {
+            tokio::select! {
+                biased;
+                result = timeout(inner.limits.connect, connecting) => Some(result),
+                () = place.notified() => None,
             }
         }
-    }
+        Err(error) => Some(Ok(Err(error))),
+    };
+    inner.places.borrow_mut().leave(peer, &place);
+    // Its peer has begun anew.
+    let Some(result) = result else { return inner.trust.refuse(Why::TooMany, from) };
     match result {
         Ok(Ok(connection)) => match identity(&connection) {
             Some((_, name)) => {
@@ -670,21 +689,24 @@ async fn serve(inner: Rc<Inner>, node: NodeId, peer: Rc<Peer>, connection: Conne
     }
 }
 
-/// Closes connections whose peer is not believed any more, and counts garbage.
+/// Closes connections whose peer is not believed any more, tells the gate who is where, and counts what it did not let in.
 async fn sweep(inner: Rc<Inner>) {
     const JUDGE_EVERY: u32 = 10;
-    let mut garbage = 0;
+    let (mut garbage, mut flood) = (0, 0);
     let mut rounds = 0;
     loop {
         let changed = tokio::select! {
             () = inner.trust.changed() => true,
             () = sleep(Duration::from_secs(1)) => false,
         };
-        if let Some(socket) = inner.socket.get() {
-            let now = socket.garbage.load(Ordering::Relaxed);
-            inner.trust.refuse_many(Why::Garbage, now - garbage, "datagrams");
-            garbage = now;
-        }
+        inner.know();
+        let told = |counter: &AtomicU64, before: &mut u64, why, what: &str| {
+            let now = counter.load(Ordering::Relaxed);
+            inner.trust.refuse_many(why, now - *before, what);
+            *before = now;
+        };
+        told(&inner.gate.garbage, &mut garbage, Why::Garbage, "datagrams");
+        told(&inner.gate.flood, &mut flood, Why::Flood, "first packets");
         rounds += 1;
         if !changed && rounds % JUDGE_EVERY != 0 {
             continue;

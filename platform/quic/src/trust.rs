@@ -147,8 +147,8 @@ pub struct Trust {
     inner: Mutex<Inner>,
     audit: Audit,
     changed: tokio::sync::Notify,
-    /// Of the key at the start: what peers of an earlier life are told with.
-    reset: [u8; 32],
+    /// Of the key at the start: what is the same in each life of the node.
+    secret: ring::hmac::Key,
 }
 
 impl fmt::Debug for Trust {
@@ -202,10 +202,8 @@ impl Trust {
             refused: BTreeMap::new(),
         };
         let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, pkcs8);
-        let mut reset = [0; 32];
-        reset.copy_from_slice(ring::hmac::sign(&secret, b"apus stateless reset").as_ref());
         let changed = tokio::sync::Notify::new();
-        Ok(Arc::new(Self { me, provider, inner: Mutex::new(inner), audit: Box::new(audit), changed, reset }))
+        Ok(Arc::new(Self { me, provider, inner: Mutex::new(inner), audit: Box::new(audit), changed, secret }))
     }
 
     /// Who this node is.
@@ -218,8 +216,11 @@ impl Trust {
         &self.provider
     }
 
-    pub(crate) const fn reset_secret(&self) -> [u8; 32] {
-        self.reset
+    /// A secret of this node's own for one use, the same in each of its lives.
+    pub(crate) fn secret(&self, of: &[u8]) -> [u8; 32] {
+        let mut secret = [0; 32];
+        secret.copy_from_slice(ring::hmac::sign(&self.secret, of).as_ref());
+        secret
     }
 
     /// Waits until somebody may be believed no more.

@@ -1,5 +1,4 @@
-//! UDP sockets for quinn: that of quinn's own which counts what is no QUIC, and a plain one where the system refuses its options
-//! (Wine does).
+//! UDP sockets for quinn: its own, with a gate before it, and a plain one where the system refuses its options (Wine does).
 
 use std::fmt;
 use std::future::Future;
@@ -10,28 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use quinn::udp::{RecvMeta, Transmit};
+use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime, UdpPoller};
 use tokio::net::UdpSocket;
+use tokio::time::Instant;
 
-/// Version 1 of QUIC, as it stands in long headers (RFC 9000 §15).
-const QUIC_1: [u8; 4] = [0, 0, 0, 1];
+use crate::gate::Gate;
 
-/// Whether a datagram may be QUIC: the fixed bit, and version 1 in a long header (RFC 8999, RFC 9000 §17).
-fn may_be_quic(datagram: &[u8]) -> bool {
-    match datagram {
-        [first, ..] if first & 0x40 == 0 => false,
-        [first, version @ ..] if first & 0x80 != 0 => version.starts_with(&QUIC_1),
-        [_, rest @ ..] => rest.len() >= 20,
-        [] => false,
-    }
-}
+/// What the system may keep for a node that does something else just now, in bytes; it may grant less.
+const BUFFER: usize = 4 << 20;
 
-/// A socket that counts.
+/// A socket that counts, with a gate.
 pub(crate) struct Counting {
     socket: Arc<dyn AsyncUdpSocket>,
-    /// Datagrams that cannot be QUIC; quinn drops them, too.
-    pub(crate) garbage: AtomicU64,
+    /// None before a socket that only dials.
+    gate: Option<Arc<Gate>>,
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
 }
@@ -42,19 +34,25 @@ impl fmt::Debug for Counting {
     }
 }
 
-/// Binds a socket; true if it is the plain one.
-pub(crate) fn bind(at: SocketAddr) -> io::Result<(Arc<Counting>, bool)> {
+impl Counting {
+    pub(crate) fn new(socket: Arc<dyn AsyncUdpSocket>, gate: Option<Arc<Gate>>) -> Arc<Self> {
+        Arc::new(Self { socket, gate, received: AtomicU64::new(0), sent: AtomicU64::new(0) })
+    }
+}
+
+/// Binds a socket.
+pub(crate) fn bind(at: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
     let first = std::net::UdpSocket::bind(at)?;
+    if let Ok(state) = UdpSocketState::new((&first).into()) {
+        // As much as the system lets anybody have: what does not fit is lost, a flood and a peer's packets alike.
+        let _ = state.set_recv_buffer_size((&first).into(), BUFFER);
+    }
     let second = first.try_clone()?;
-    let (socket, plain): (Arc<dyn AsyncUdpSocket>, bool) = match TokioRuntime.wrap_udp_socket(first) {
-        Ok(socket) => (socket, false),
-        Err(_) => {
-            second.set_nonblocking(true)?;
-            (Arc::new(Plain(UdpSocket::from_std(second)?)), true)
-        }
-    };
-    let zero = AtomicU64::default;
-    Ok((Arc::new(Counting { socket, garbage: zero(), received: zero(), sent: zero() }), plain))
+    if let Ok(socket) = TokioRuntime.wrap_udp_socket(first) {
+        return Ok(socket);
+    }
+    second.set_nonblocking(true)?;
+    Ok(Arc::new(Plain(UdpSocket::from_std(second)?)))
 }
 
 impl AsyncUdpSocket for Counting {
@@ -74,11 +72,12 @@ impl AsyncUdpSocket for Counting {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let many = ready!(self.socket.poll_recv(cx, bufs, meta))?;
-        for (buffer, meta) in bufs.iter().zip(&*meta).take(many) {
-            for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+        let now = Instant::now();
+        for (buffer, meta) in bufs.iter_mut().zip(&*meta).take(many) {
+            for datagram in buffer[..meta.len].chunks_mut(meta.stride.max(1)) {
                 self.received.fetch_add(1, Ordering::Relaxed);
-                if !may_be_quic(datagram) {
-                    self.garbage.fetch_add(1, Ordering::Relaxed);
+                if let Some(gate) = &self.gate {
+                    gate.sift(now, meta.addr, datagram);
                 }
             }
         }
@@ -167,15 +166,7 @@ mod tests {
     use quinn::udp::{RecvMeta, Transmit};
     use tokio::net::UdpSocket;
 
-    use super::{Plain, may_be_quic};
-
-    #[test]
-    fn what_cannot_be_quic() {
-        assert!(may_be_quic(&[0xc0, 0, 0, 0, 1, 8]) && may_be_quic(&[0x40; 30]));
-        for garbage in [&b""[..], b"GET / HTTP/1.1\r\n", &[0; 1_200], &[0xc0, 0, 0, 0, 2, 8], &[0x40; 8]] {
-            assert!(!may_be_quic(garbage));
-        }
-    }
+    use super::Plain;
 
     #[test]
     fn the_plain_socket_carries_datagrams() {

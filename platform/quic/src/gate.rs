@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quinn::crypto::HandshakeTokenKey;
@@ -93,8 +93,8 @@ enum Sort<'d> {
     Initial { to: &'d [u8], token: &'d [u8] },
     /// A Handshake or Retry packet.
     Long { to: &'d [u8] },
-    /// A packet of a connection, or a stateless reset.
-    Short,
+    /// A packet of a connection, or a stateless reset, which only peers send.
+    Short { to: &'d [u8] },
 }
 
 /// A variable-length number (RFC 9000 §16), and what follows.
@@ -119,7 +119,7 @@ impl<'d> Sort<'d> {
             // The fixed bit (RFC 9000 §17).
             [first, ..] if first & 0x40 == 0 => Self::Garbage,
             [first, rest @ ..] if first & 0x80 != 0 => Self::long(*first, rest).unwrap_or(Self::Garbage),
-            [_, rest @ ..] if rest.len() >= 20 => Self::Short,
+            [_, rest @ ..] if rest.len() >= 20 => Self::Short { to: &rest[..OWN] },
             _ => Self::Garbage,
         }
     }
@@ -196,12 +196,16 @@ impl Gate {
 
     /// Takes in where peers are now.
     pub(crate) fn know(&self, peers: impl IntoIterator<Item = SocketAddr>) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner();
         let mut before = std::mem::take(&mut inner.peers);
         let pace = |(rate, burst)| Pace::new(rate, burst);
         let fresh =
             || Peer { first: pace(self.paces.peer), known: pace(self.paces.known), answers: pace(self.paces.answers) };
         inner.peers = peers.into_iter().map(|at| (at, before.remove(&at).unwrap_or_else(fresh))).collect();
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a connection number is one of this node's own choice.
@@ -241,8 +245,9 @@ impl Gate {
     pub(crate) fn look(&self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<(), Why> {
         let (to, token) = match Sort::of(datagram) {
             Sort::Garbage => return Err(Why::Garbage),
-            Sort::Short => return Ok(()),
-            Sort::Long { to } => return if self.is_own(to) { Ok(()) } else { Err(Why::Garbage) },
+            Sort::Short { to } | Sort::Long { to } if self.is_own(to) => return Ok(()),
+            Sort::Short { .. } if self.inner().peers.contains_key(&from) => return Ok(()),
+            Sort::Short { .. } | Sort::Long { .. } => return Err(Why::Garbage),
             Sort::Initial { to, token } => (to, token),
         };
         let own = self.is_own(to);
@@ -250,7 +255,7 @@ impl Gate {
             return Err(Why::Garbage);
         }
         let proved = !token.is_empty() && self.is_for(token, from);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner();
         let inner = &mut *inner;
         let pace = match (inner.peers.get_mut(&from), proved, own) {
             (Some(peer), true, _) => &mut peer.known,
@@ -332,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_quic() {
-        assert_eq!(Sort::of(&[0x40; 30]), Sort::Short);
+        assert_eq!(Sort::of(&[0x40; 30]), Sort::Short { to: &[0x40; 8] });
         let initial = initial(&[1; 8], &[2; 40]);
         assert_eq!(Sort::of(&initial), Sort::Initial { to: &[1; 8], token: &[2; 40] });
         // Cut anywhere in its header it is none.
@@ -432,6 +437,11 @@ mod tests {
         let mine = HashedConnectionIdGenerator::from_key(gate.numbers()).generate_cid();
         assert_eq!(gate.look(now + 1_000 * MS, from, &initial(&mine, &[])), Err(Why::Garbage));
         assert_eq!(gate.look(now + 1_000 * MS, from, &kept[..1_199]), Err(Why::Garbage));
+        // Only a peer says that a connection is gone, by a packet that looks like one of a connection.
+        assert_eq!(gate.look(now, from, &[0x41; 40]), Err(Why::Garbage));
+        assert_eq!(gate.look(now, from, &[&[0x41][..], &mine, &[7; 40]].concat()), Ok(()));
+        gate.know([from]);
+        assert_eq!(gate.look(now, from, &[0x41; 40]), Ok(()));
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
         assert_eq!((load(&gate.flood), load(&gate.garbage)), (80, 0));
     }

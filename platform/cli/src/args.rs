@@ -167,9 +167,9 @@ pub(crate) enum ClusterCommand {
     Join {
         /// What `apus cluster token` said
         token: String,
-        /// The hardware address of the port with the cluster's address; see `ip link`
+        /// The hardware address of the port with the cluster's address, if it has one; see `ip link`
         #[arg(long, value_name = "MAC")]
-        mac: String,
+        mac: Option<String>,
         /// The configuration to write
         #[arg(long, value_name = "FILE", default_value = "/etc/apus.toml")]
         config: PathBuf,

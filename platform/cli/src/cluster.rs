@@ -31,11 +31,13 @@ pub(crate) fn cluster(what: &ClusterCommand, format: Format) -> Result<u8, Troub
             }
         }
         ClusterCommand::Join { token, mac, config, folder, node, address, weight } => {
-            let bytes: Vec<u8> = mac.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
-            let mac = bytes.try_into().map_err(|_| {
-                Trouble::Usage(format!(
-                    "`{mac}` is no hardware address; write such as 02:00:00:00:00:01, see `ip link`"
-                ))
+            let mac = mac.as_ref().map_or(Ok([0; 6]), |mac| {
+                let bytes: Vec<u8> = mac.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
+                bytes.try_into().map_err(|_| {
+                    Trouble::Usage(format!(
+                        "`{mac}` is no hardware address; write such as 02:00:00:00:00:01, see `ip link`"
+                    ))
+                })
             })?;
             let node = node.map(|node| NodeId(node.into()));
             let new = NewNode { node, address: *address, mac, weight: *weight };

@@ -122,7 +122,7 @@ pub struct NewNode {
     pub node: Option<NodeId>,
     /// Where peers reach it; `None`: whence it asks.
     pub address: Option<IpAddr>,
-    /// The hardware address of its port.
+    /// The hardware address of its port; zeroes where the cluster has no address.
     pub mac: Mac,
     /// Its share of the clients.
     pub weight: u32,

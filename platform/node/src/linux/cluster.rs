@@ -317,7 +317,9 @@ impl Serving {
         };
         let address = request.address.unwrap_or_else(|| from.ip());
         let others = nodes.iter().filter(|known| known.id != node);
-        if request.mac[0] & 1 != 0 || request.mac == [0; 6] || others.clone().any(|known| known.mac == request.mac) {
+        let none = request.mac == [0; 6];
+        let is_anothers = !none && others.clone().any(|known| known.mac == request.mac);
+        if request.mac[0] & 1 != 0 || none && members.config.vip.is_some() || is_anothers {
             return Err("the `mac` is that of another node, or of no port: see `ip link`".into());
         }
         if others.clone().any(|known| known.address == address) || request.weight > apus_dispatch::MAX_WEIGHT {

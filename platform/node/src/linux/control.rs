@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use apus_os::Trace;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::timeout;
 
 use super::address::Order;
 use super::cluster::Nodes;
@@ -27,6 +29,10 @@ use crate::{Error, Setup};
 
 /// A question is at most so long, in bytes.
 const LONGEST: u64 = 4_096;
+/// Who asks has so long to say what.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Askers at once.
+const PLACES: usize = 64;
 const NO_ADDRESS: &str = "this cluster has no address: its configuration has no `[vip]`";
 
 /// What questions are answered from.
@@ -70,7 +76,9 @@ pub(super) async fn listen(path: &Path) -> Result<UnixListener, Error> {
 /// Answers until it is aborted.
 pub(super) async fn serve(listener: UnixListener, serving: Serving) {
     let own = fs::metadata("/proc/self").map_or(0, |own| own.uid());
+    let places = Arc::new(Semaphore::new(PLACES));
     loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
@@ -81,9 +89,10 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
         }
         let serving = serving.clone();
         tokio::task::spawn_local(async move {
+            let _place = place;
             let (from, mut to) = stream.into_split();
-            let mut line = String::new();
-            if BufReader::new(from.take(LONGEST)).read_line(&mut line).await.is_ok() {
+            let (mut line, mut from) = (String::new(), BufReader::new(from.take(LONGEST)));
+            if matches!(timeout(PATIENCE, from.read_line(&mut line)).await, Ok(Ok(_))) {
                 let trace = serving.trace(&line).await;
                 if let Some(Ok((trace, bounds))) = trace {
                     return super::trace::tell(trace, bounds, &mut to).await;

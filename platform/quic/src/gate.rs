@@ -18,12 +18,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quinn::crypto::HandshakeTokenKey;
 use quinn::{ConnectionId, ConnectionIdGenerator as _};
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
 use crate::trust::Why;
@@ -34,6 +35,27 @@ const QUIC_1: [u8; 4] = [0, 0, 0, 1];
 const OWN: usize = 8;
 /// A datagram with a client's first packet has at least so many bytes (RFC 9000 §14.1).
 const LEAST_FIRST: usize = 1_200;
+
+/// Longer than any token of ours.
+pub(crate) const TOKEN: usize = 128;
+/// The kind of a token that comes with a connection.
+const CONNECTION: u8 = 1;
+
+/// An IP as tokens have it.
+fn laid_out(ip: IpAddr) -> ([u8; 17], usize) {
+    let mut out = [0; 17];
+    match ip {
+        IpAddr::V4(v4) => {
+            out[1..5].copy_from_slice(&v4.octets());
+            (out, 5)
+        }
+        IpAddr::V6(v6) => {
+            out[0] = 1;
+            out[1..].copy_from_slice(&v6.octets());
+            (out, 17)
+        }
+    }
+}
 
 /// So many a second, and a few of them at once (the generic cell rate algorithm).
 #[derive(Clone, Copy, Debug)]
@@ -217,28 +239,29 @@ impl Gate {
     fn is_for(&self, token: &[u8], from: SocketAddr) -> bool {
         // As quinn lays tokens out: sealed bytes, and sixteen that the key is drawn with. A test of this module compares.
         let Some((sealed, random)) = token.len().checked_sub(16).map(|at| token.split_at(at)) else { return false };
-        let mut sealed = [sealed].concat();
-        // Longer than any of ours is none of ours.
-        if sealed.is_empty() || sealed.len() > 96 {
+        if sealed.is_empty() || token.len() > TOKEN {
             return false;
         }
+        let mut sealed = sealed.to_vec();
         let Ok(opened) = self.tokens.aead_from_hkdf(random).open(&mut sealed, &[]) else { return false };
         let Some((kind, rest)) = opened.split_first() else { return false };
-        let mut ip = [0; 17];
-        let ip = match from.ip() {
-            IpAddr::V4(v4) => {
-                ip[1..5].copy_from_slice(&v4.octets());
-                &ip[..5]
-            }
-            IpAddr::V6(v6) => {
-                ip[0] = 1;
-                ip[1..].copy_from_slice(&v6.octets());
-                &ip[..]
-            }
-        };
-        let Some(rest) = rest.strip_prefix(ip) else { return false };
+        let (ip, length) = laid_out(from.ip());
+        let Some(rest) = rest.strip_prefix(&ip[..length]) else { return false };
         // One of a Retry packet is for a port, too; one that came with a connection is for any.
-        *kind == 1 || *kind == 0 && rest.starts_with(&from.port().to_be_bytes())
+        *kind == CONNECTION || *kind == 0 && rest.starts_with(&from.port().to_be_bytes())
+    }
+
+    /// A token for whoever is at `ip`, of the kind that comes with a connection.
+    pub(crate) fn token(&self, ip: IpAddr) -> Vec<u8> {
+        let (ip, length) = laid_out(ip);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut token = [&[CONNECTION][..], &ip[..length], &now.to_be_bytes()].concat();
+        let mut random = [0; 16];
+        // Without randomness, or unsealed, it is of no use, and does no harm.
+        let _ = SystemRandom::new().fill(&mut random);
+        let _ = self.tokens.aead_from_hkdf(&random).seal(&mut token, &[]);
+        token.extend_from_slice(&random);
+        token
     }
 
     /// Looks at a datagram: why it is not let in, if it is not.
@@ -372,7 +395,7 @@ mod tests {
         let first = initial(&[1; 8], &[]);
         let mine = HashedConnectionIdGenerator::from_key(gate.numbers()).generate_cid();
         let answer = initial(&mine, &[]);
-        let returns = initial(&[1; 8], &token(&gate, &[1, 0, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]));
+        let returns = initial(&[1; 8], &gate.token(peer.ip()));
         let mut let_in = [0_u32; 3];
         for step in 0..10_000_u64 {
             let now = began + Duration::from_micros(step * 100);
@@ -396,7 +419,7 @@ mod tests {
         let forged = (0..100).filter(|_| gate.look(now, other, &first).is_ok()).count();
         assert!(forged <= 8);
         assert_eq!(gate.look(now, other, &first), Err(Why::Flood));
-        let returns = initial(&[1; 8], &token(&gate, &[1, 0, 10, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1]));
+        let returns = initial(&[1; 8], &gate.token(other.ip()));
         assert_eq!(gate.look(now, other, &returns), Ok(()));
     }
 
@@ -404,9 +427,8 @@ mod tests {
     fn a_token_is_good_where_it_was_made_for() {
         let gate = gate();
         let (v4, v6) = (at("10.0.0.1:7400"), at("[fd00::1]:7400"));
-        let connection = |ip: &[u8]| token(&gate, &[&[1][..], ip, &[0; 8]].concat());
-        let of_v4 = connection(&[0, 10, 0, 0, 1]);
-        let of_v6 = connection(&[1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        let (of_v4, of_v6) = (gate.token(v4.ip()), gate.token(v6.ip()));
+        assert_ne!(of_v4, gate.token(v4.ip()), "each is another");
         assert!(gate.is_for(&of_v4, v4) && gate.is_for(&of_v4, at("10.0.0.1:1")) && gate.is_for(&of_v6, v6));
         assert!(!gate.is_for(&of_v4, v6) && !gate.is_for(&of_v6, v4) && !gate.is_for(&of_v4, at("10.0.0.2:7400")));
         // A Retry packet's is for one port.

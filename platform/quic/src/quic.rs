@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::gate::{Gate, Pace, Paces};
+use crate::gate::{Gate, Pace, Paces, TOKEN};
 use crate::link::{Close, Peer, close};
 use crate::name::Name;
 use crate::places::{Place, Places};
@@ -77,7 +77,7 @@ impl Default for Limits {
             // The last keep-alive may have been sent just before the peer was gone.
             silence: ms(1_500),
             keep_alive: ms(500),
-            back_off: (ms(50), ms(1_000)),
+            back_off: (ms(50), ms(500)),
             probes: 256,
             waiting: (16, ms(500)),
             long: 8,
@@ -134,6 +134,7 @@ struct Inner {
     socket: OnceCell<Arc<Counting>>,
     dials: OnceCell<ClientConfig>,
     gate: Arc<Gate>,
+    purse: Arc<Purse>,
     peers: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
     /// Handshakes under way that others began.
     places: RefCell<Places>,
@@ -223,6 +224,15 @@ fn wrong(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
 
+/// What a unidirectional stream carries, by its first byte.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A datagram that is too long for a packet.
+    Probe = 0,
+    /// A token for the next dial.
+    Token = 1,
+}
+
 /// The newest token of each peer. It opens the peer's gate for the first packet of the next dial, and is no proof of anything: the
 /// peer still asks for one. So it may be used again, until a newer one comes.
 #[derive(Default)]
@@ -231,13 +241,19 @@ struct Purse(std::sync::Mutex<BTreeMap<String, Bytes>>);
 /// A purse keeps no more than one for each node that can be.
 const MOST_TOKENS: usize = 256;
 
-impl quinn::TokenStore for Purse {
-    fn insert(&self, peer: &str, token: Bytes) {
+impl Purse {
+    fn keep(&self, peer: &str, token: Bytes) {
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.len() >= MOST_TOKENS && !tokens.contains_key(peer) {
             tokens.pop_first();
         }
         tokens.insert(peer.into(), token);
+    }
+}
+
+impl quinn::TokenStore for Purse {
+    fn insert(&self, peer: &str, token: Bytes) {
+        self.keep(peer, token);
     }
     fn take(&self, peer: &str) -> Option<Bytes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
@@ -291,6 +307,7 @@ impl Quic {
         let (rate, burst) = limits.handshakes;
         let inner = Inner {
             gate: Gate::new(&trust.secret(b"apus gate"), limits.paces),
+            purse: Arc::default(),
             places: RefCell::new(Places::new(limits.strangers, Pace::new(rate, burst), limits.of_peer)),
             trust,
             book,
@@ -360,7 +377,7 @@ impl Quic {
         client.enable_early_data = false;
         client.enable_sni = false;
         let mut dials = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).map_err(wrong)?));
-        dials.transport_config(transport).token_store(Arc::new(Purse::default()));
+        dials.transport_config(transport).token_store(self.inner.purse.clone());
         self.inner.know();
         let socket = Counting::new((self.open)(at)?, Some(gate.clone()));
         let endpoint = Endpoint::new_with_abstract_socket(
@@ -535,6 +552,11 @@ impl Inner {
     fn adopt(self: &Rc<Self>, node: NodeId, peer: &Rc<Peer>, connection: &Connection, dialled: bool) {
         if peer.take(self.trust.me().node, node, connection, dialled, self.limits.connect) {
             self.spawn(serve(self.clone(), node, peer.clone(), connection.clone()));
+            if dialled {
+                // QUIC itself gives a token to who dials only.
+                let token = self.gate.token(connection.remote_address().ip());
+                self.by_stream(peer, connection, Kind::Token, token);
+            }
         } else {
             self.count(|counters| &mut counters.ended);
         }
@@ -560,12 +582,18 @@ impl Inner {
             return;
         }
         self.count(|counters| &mut counters.long);
+        self.by_stream(peer, connection, Kind::Probe, datagram);
+    }
+
+    /// Sends bytes in a stream of their own.
+    fn by_stream(self: &Rc<Self>, peer: &Rc<Peer>, connection: &Connection, kind: Kind, bytes: Vec<u8>) {
         peer.long.set(peer.long.get() + 1);
         let (inner, peer, connection) = (self.clone(), peer.clone(), connection.clone());
         self.spawn(async move {
             let by_stream = async {
                 let mut stream = connection.open_uni().await.ok()?;
-                stream.write_all(&datagram).await.ok()?;
+                stream.write_all(&[kind as u8]).await.ok()?;
+                stream.write_all(&bytes).await.ok()?;
                 stream.finish().ok()
             };
             if !matches!(timeout(inner.limits.silence, by_stream).await, Ok(Some(()))) {
@@ -671,12 +699,19 @@ async fn serve(inner: Rc<Inner>, node: NodeId, peer: Rc<Peer>, connection: Conne
             stream = connection.accept_uni(), if long.len() < inner.limits.long => match stream {
                 Ok(mut stream) => {
                     let silence = inner.limits.silence;
-                    long.spawn_local(async move { timeout(silence, stream.read_to_end(1 << 16)).await.ok()?.ok() });
+                    long.spawn_local(async move { timeout(silence, stream.read_to_end(1 + (1 << 16))).await.ok()?.ok() });
                 }
                 Err(_) => break,
             },
             Some(read) = long.join_next(), if !long.is_empty() => match read {
-                Ok(Some(probe)) => inner.received(node, probe),
+                Ok(Some(bytes)) => match bytes.split_first() {
+                    Some((kind, probe)) if *kind == Kind::Probe as u8 => inner.received(node, probe.to_vec()),
+                    Some((kind, token)) if *kind == Kind::Token as u8 && token.len() <= TOKEN => {
+                        let name = Name { cluster: inner.trust.me().cluster, node };
+                        inner.purse.keep(&name.to_string(), token.to_vec().into());
+                    }
+                    _ => inner.count(|counters| &mut counters.dropped),
+                },
                 _ => inner.count(|counters| &mut counters.dropped),
             },
         }

@@ -31,7 +31,7 @@ const REMOVED: NodeId = NodeId(5);
 /// 150 ms, as without any attack, and 250 ms for what an attack may cost.
 const BOUND: Duration = Duration::from_millis(1_600);
 /// Two peers that have nothing between them are connected again within so long: the wait between two dials, and the handshake.
-const AGAIN: Duration = Duration::from_millis(1_300);
+const AGAIN: Duration = Duration::from_millis(1_000);
 
 fn place(node: u16) -> SocketAddr {
     SocketAddr::from(([10, 9, 0, u8::try_from(node + 1).expect("few nodes")], 7_400))

@@ -237,7 +237,8 @@ impl Gate {
 
     /// Whether this node has made a token for who is at `from`.
     fn is_for(&self, token: &[u8], from: SocketAddr) -> bool {
-        // As quinn lays tokens out: sealed bytes, and sixteen that the key is drawn with. A test of this module compares.
+        // As quinn lays out those of its Retry packets: sealed bytes, and sixteen that the key is drawn with. Were it to do otherwise, peers
+        // would have the pace of strangers, and the tests of fail-overs under attack would fail.
         let Some((sealed, random)) = token.len().checked_sub(16).map(|at| token.split_at(at)) else { return false };
         if sealed.is_empty() || token.len() > TOKEN {
             return false;

@@ -252,9 +252,7 @@ impl Purse {
 }
 
 impl quinn::TokenStore for Purse {
-    fn insert(&self, peer: &str, token: Bytes) {
-        self.keep(peer, token);
-    }
+    fn insert(&self, _: &str, _: Bytes) {}
     fn take(&self, peer: &str) -> Option<Bytes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
     }
@@ -283,8 +281,7 @@ pub(crate) fn server_config(
         .max_incoming(512)
         .incoming_buffer_size(16 << 10)
         .incoming_buffer_size_total(512 << 10);
-    // The gate takes it; as a proof of the address it is never taken (there is no log of used ones).
-    config.validation_token.sent(1);
+    config.validation_token.sent(0);
     Ok(config)
 }
 
@@ -552,11 +549,9 @@ impl Inner {
     fn adopt(self: &Rc<Self>, node: NodeId, peer: &Rc<Peer>, connection: &Connection, dialled: bool) {
         if peer.take(self.trust.me().node, node, connection, dialled, self.limits.connect) {
             self.spawn(serve(self.clone(), node, peer.clone(), connection.clone()));
-            if dialled {
-                // QUIC itself gives a token to who dials only.
-                let token = self.gate.token(connection.remote_address().ip());
-                self.by_stream(peer, connection, Kind::Token, token);
-            }
+            // QUIC's own tokens go to who dials only; the next dial may be the other's.
+            let token = self.gate.token(connection.remote_address().ip());
+            self.by_stream(peer, connection, Kind::Token, token);
         } else {
             self.count(|counters| &mut counters.ended);
         }

@@ -1,7 +1,7 @@
 //! What is looked at before anything is kept: which datagrams may begin a connection, and how many.
 //!
 //! A flood of first packets costs its target as little as can be, and never at the price of a peer: the places in which they wait are
-//! told apart by who may have sent them. Nothing here allocates for a datagram, and nothing is answered.
+//! told apart by who may have sent them. Nothing is kept for a datagram, and nothing is answered.
 //!
 //! | an Initial packet | paced |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | from elsewhere, otherwise | all of them together |
 //!
 //! An address is IP and port: programs beside a peer, on its machine, are elsewhere. Whoever can forge a peer's address can use up what
-//! that peer has without a token, and not what it has with one; a token comes with each connection and outlives both ends' restarts.
+//! that peer has without a token, and not what it has with one; a token comes with each connection, and is good in later lives of who made it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

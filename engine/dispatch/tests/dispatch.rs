@@ -227,8 +227,12 @@ pub(crate) fn a_segment_without_a_socket_gets_a_second_chance_once() {
     assert_eq!(first(1, true, 2000, 0), sent_to(2, 1));
     assert_eq!(first(2, true, 2000, 1), sent_to(1, 2), "who does not have it sends it back");
     assert_eq!(first(2, false, 2000, 1), sent_to(1, 2));
-    assert_eq!(first(1, true, 2000, 1), sent_to(2, 2), "it is late, and its slot came here in the meantime");
-    assert_eq!(first(1, true, 2000, 2).0, Verdict::Local);
+    let unsettled = Verdict::Drop(Reason::Unsettled);
+    assert_eq!(first(1, true, 2000, 1).0, unsettled, "who asks has another table");
+    assert_eq!(first(1, true, 1000, 1).0, Verdict::Local, "it is here, whatever the tables say");
+    assert_eq!(first(1, true, 2000, 2).0, Verdict::Local, "the former server sent it back");
+    assert_eq!(first(2, true, 2000, 2).0, unsettled, "the former server sent it to whom it takes for its owner");
+    assert_eq!(first(1, true, 2000, 3).0, unsettled, "nobody sends this");
     assert_eq!(first(2, true, 1000, 1).0, Verdict::Local, "it is the former server's");
     assert_eq!(first(1, true, 1000, 0).0, Verdict::Local, "it has come before");
     assert_eq!(first(2, true, 2000, 0).0, Verdict::Local, "by another's table");

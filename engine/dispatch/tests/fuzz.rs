@@ -518,21 +518,21 @@ impl Modelling<'_> {
         let hop = if tagged { addresses[11] } else { 0 };
         let flags = self.l4.and_then(|l4| l4.get(13)).copied();
         let begins = !self.reverse && flags.is_some_and(|flags| flags & 0x12 == 2);
-        let others = match (begins, server == here.server, hop) {
-            (false, ..) => [former, server],
-            (true, true, 0 | 1) if here.fresh => [former, NOBODY],
-            (true, false, 1) => [server, NOBODY],
-            _ => [NOBODY; 2],
+        let one_of = |servers: [u16; 2]| servers.into_iter().find(|server| ![here.server, NOBODY].contains(server));
+        let other = match (begins, server == here.server, hop) {
+            (false, _, 0 | 1) => one_of([former, server]).map(Ok),
+            (true, true, 0) if here.fresh => one_of([former, NOBODY]).map(Ok),
+            (true, false, 1) if server != NOBODY => Some(Ok(server)),
+            (false, ..) | (true, _, 0) | (true, true, 2) => None,
+            (true, ..) => Some(Err(Reason::Unsettled)),
         };
-        let other = others.iter().find(|other| **other != here.server && **other != NOBODY);
         if let Some(other) = other
-            && hop < 2
             && self.protocol == 6
             && let Ok(Some((port, _))) = self.ports()
             && port % 2 == 0
             && (self.reverse || flags.is_some())
         {
-            return send(*other, if tagged { epoch } else { here.epoch as u16 }, hop + 1);
+            return send(other?, if tagged { epoch } else { here.epoch as u16 }, hop + 1);
         }
         Ok((Verdict::Local, None))
     }

@@ -186,7 +186,9 @@ impl Drop for Clients {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Lost {
     pub(crate) others: usize,
+    /// Of the servers that were struck, and how many connections these had.
     pub(crate) struck: usize,
+    pub(crate) had: u64,
 }
 
 impl Clients {
@@ -231,7 +233,7 @@ impl Clients {
         let mut all = Lost::default();
         until(30, "clients do not settle", || {
             let lost = self.count(name)?;
-            all = Lost { others: all.others + lost.others, struck: all.struck + lost.struck };
+            all = Lost { others: all.others + lost.others, struck: all.struck + lost.struck, had: 0 };
             let report = self.report()?;
             let calm = report["broken"].as_array().is_some_and(Vec::is_empty)
                 && report["late"].as_object().is_some_and(serde_json::Map::is_empty)

@@ -4,7 +4,7 @@ use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Clients, end};
+use crate::cluster::{Clients, Lost, end};
 use crate::net::{Net, VIP, sh};
 use crate::strike::{CALM, Row};
 use crate::wait::until;
@@ -103,6 +103,7 @@ impl Pair {
     fn trial(&mut self, clients: &mut Clients, what: Strike, row: &mut Row) -> Result<(), String> {
         row.lose(clients.settle(&row.name)?);
         sleep(Duration::from_millis(300));
+        let had = clients.report()?["servers"]["0"].as_u64().unwrap_or_default();
         clients.say("mark")?;
         let began = Instant::now();
         match what {
@@ -115,6 +116,7 @@ impl Pair {
             Strike::Partition => self.net.cut(0, true)?,
         }
         clients.struck = Some(0);
+        row.lose(Lost { had, ..Lost::default() });
         let report = until(20, "nobody took over", || {
             let report = clients.report()?;
             let silent = report["silent_us"].as_u64().unwrap_or(u64::MAX);
@@ -143,6 +145,8 @@ impl Pair {
             "the first is not master again",
             || if self.owners() == [0] { Ok(()) } else { Err("not yet".into()) },
         )?;
+        // It was master all the time, and does not claim the address anew: clients would ask the other for as long as they remember.
+        let _ = sh(&format!("ip -n {} neigh del {VIP} dev eth0", self.net.client()));
         clients.struck = Some(1);
         clients.settle(&row.name)?;
         Ok(())

@@ -155,7 +155,9 @@ impl Cluster {
         let folder = std::env::temp_dir().join(format!("apus-quic-{tag}-{}", std::process::id()));
         let mut authority = authority();
         let trusts = (0..many).map(|node| trust(&mut authority, node)).collect();
-        Self { folder, ..Self::none(addresses(many), None) }.with(trusts).await
+        let mut cluster = Self::none(addresses(many), None);
+        cluster.folder = folder;
+        cluster.with(trusts).await
     }
 
     /// Nodes on a network in memory, where `book` says, one for each trust.

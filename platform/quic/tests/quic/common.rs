@@ -20,6 +20,17 @@ pub(crate) fn block_on(test: impl Future<Output = ()>) {
     tokio::task::LocalSet::new().block_on(&runtime, limited);
 }
 
+/// Runs a test in a process of its own, where nothing else takes memory.
+pub(crate) fn alone(name: &str, test: impl Future<Output = ()>) {
+    if std::env::var_os("APUS_ALONE").is_some() {
+        return block_on(test);
+    }
+    let mut run = std::process::Command::new(std::env::current_exe().expect("it runs"));
+    let out = run.args(["--exact", name, "--nocapture"]).env("APUS_ALONE", "1").output().expect("it starts");
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&out.stderr));
+}
+
 pub(crate) fn name(node: u16) -> Name {
     Name { cluster: CLUSTER, node: NodeId(node) }
 }

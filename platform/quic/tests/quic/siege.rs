@@ -27,11 +27,10 @@ const MOLE: NodeId = NodeId(3);
 const REVOKED: NodeId = NodeId(4);
 const REMOVED: NodeId = NodeId(5);
 
-/// From the failure of a node that may be both holder and coordinator to the next holder: two leases of 600 ms and a detection of
-/// 150 ms, as without any attack, and 250 ms for what an attack may cost.
-const BOUND: Duration = Duration::from_millis(1_600);
-/// Two peers that have nothing between them are connected again within so long: the wait between two dials, and the handshake.
-const AGAIN: Duration = Duration::from_millis(1_000);
+/// From the failure of the holder to the next one: a lease of 600 ms, as without any attack, and little more.
+const BOUND: Duration = Duration::from_millis(700);
+/// Two peers that have nothing between them are connected again within so long: the wait between two dials.
+const AGAIN: Duration = Duration::from_millis(500);
 
 fn place(node: u16) -> SocketAddr {
     SocketAddr::from(([10, 9, 0, u8::try_from(node + 1).expect("few nodes")], 7_400))

@@ -29,8 +29,9 @@ const REMOVED: NodeId = NodeId(5);
 
 /// From the failure of the holder to the next one: a lease of 600 ms, as without any attack, and little more.
 const BOUND: Duration = Duration::from_millis(700);
-/// Two peers that have nothing between them are connected again within so long: the wait between two dials.
-const AGAIN: Duration = Duration::from_millis(500);
+/// Two peers that have nothing between them are connected again within so long: a dial under way sends again within 400 ms or ends, and
+/// the next waits 500 ms at most.
+const AGAIN: Duration = Duration::from_millis(900);
 
 fn place(node: u16) -> SocketAddr {
     SocketAddr::from(([10, 9, 0, u8::try_from(node + 1).expect("few nodes")], 7_400))

@@ -18,6 +18,8 @@ pub(crate) enum Close {
     Twice = 1,
     /// The peer is not believed any more.
     Refused = 2,
+    /// This end has a new certificate, and shows it on the next connection.
+    Renewed = 3,
 }
 
 pub(crate) fn close(connection: &Connection, why: Close) {
@@ -28,6 +30,8 @@ struct Link {
     connection: Connection,
     /// Whether this node dialled.
     dialled: bool,
+    /// Serial number of the certificate that this node has shown.
+    shown: u64,
     since: Instant,
 }
 
@@ -52,6 +56,12 @@ impl Peer {
         link.as_ref().map(|link| &link.connection).filter(|open| open.close_reason().is_none()).cloned()
     }
 
+    /// The connection, if there is one on which another certificate was shown.
+    pub(crate) fn stale(&self, own: u64) -> Option<Connection> {
+        let shown = self.link.borrow().as_ref().map(|link| link.shown);
+        self.connection().filter(|_| shown != Some(own))
+    }
+
     /// Takes a connection in; false if it is closed, because the pair has another.
     ///
     /// A node dials only while it has no connection. So a second one is either that of a peer which has lost the first, and the newer
@@ -61,7 +71,7 @@ impl Peer {
         me: NodeId,
         peer: NodeId,
         connection: &Connection,
-        dialled: bool,
+        (dialled, shown): (bool, u64),
         at_once: Duration,
     ) -> bool {
         let mut link = self.link.borrow_mut();
@@ -73,7 +83,7 @@ impl Peer {
             }
             close(&known.connection, Close::Twice);
         }
-        *link = Some(Link { connection: connection.clone(), dialled, since: Instant::now() });
+        *link = Some(Link { connection: connection.clone(), dialled, shown, since: Instant::now() });
         true
     }
 

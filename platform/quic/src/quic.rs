@@ -352,6 +352,17 @@ impl Quic {
         peers.iter().filter(|(_, peer)| peer.connection().is_some()).map(|(node, _)| *node).collect()
     }
 
+    /// Peers that are connected, and the serial numbers of the certificates that they have shown.
+    #[must_use]
+    pub fn shown(&self) -> BTreeMap<NodeId, u64> {
+        let peers = self.inner.peers.borrow();
+        let shown = |(node, peer): (&NodeId, &Rc<Peer>)| {
+            let (certificate, _) = identity(&peer.connection()?)?;
+            Some((*node, crate::der::serial(&certificate)?))
+        };
+        peers.iter().filter_map(shown).collect()
+    }
+
     fn start(&self, at: SocketAddr) -> io::Result<()> {
         let trust = &self.inner.trust;
         let transport = Arc::new(transport_config(&self.inner.limits));
@@ -511,11 +522,12 @@ impl Inner {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let at = self.book.address(node).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let shown = self.trust.serial();
         let result = self.dial(node, at).await;
         match result {
             Ok(connection) => {
                 self.count(|counters| &mut counters.dialled);
-                self.adopt(node, &peer, &connection, true);
+                self.adopt(node, &peer, &connection, (true, shown));
                 // The peer may have dialled at the same time: then there is another connection, or will be soon.
                 peer.connection().ok_or_else(|| io::ErrorKind::ConnectionAborted.into())
             }
@@ -546,7 +558,7 @@ impl Inner {
     }
 
     /// Takes a new connection in, and sends what waited for one.
-    fn adopt(self: &Rc<Self>, node: NodeId, peer: &Rc<Peer>, connection: &Connection, dialled: bool) {
+    fn adopt(self: &Rc<Self>, node: NodeId, peer: &Rc<Peer>, connection: &Connection, dialled: (bool, u64)) {
         if peer.take(self.trust.me().node, node, connection, dialled, self.limits.connect) {
             self.spawn(serve(self.clone(), node, peer.clone(), connection.clone()));
             // QUIC's own tokens go to who dials only; the next dial may be the other's.
@@ -633,6 +645,7 @@ async fn accept(inner: Rc<Inner>) {
 }
 
 async fn handshake(inner: Rc<Inner>, incoming: Incoming, from: SocketAddr, peer: Option<SocketAddr>, place: Place) {
+    let shown = inner.trust.serial();
     let result = match incoming.accept() {
         Ok(connecting) => {
             tokio::select! {
@@ -651,7 +664,7 @@ async fn handshake(inner: Rc<Inner>, incoming: Incoming, from: SocketAddr, peer:
             Some((_, name)) => {
                 inner.count(|counters| &mut counters.accepted);
                 let peer = inner.peer(name.node);
-                inner.adopt(name.node, &peer, &connection, false);
+                inner.adopt(name.node, &peer, &connection, (false, shown));
             }
             None => close(&connection, Close::Refused),
         },
@@ -724,11 +737,19 @@ async fn sweep(inner: Rc<Inner>) {
     const JUDGE_EVERY: u32 = 10;
     let (mut garbage, mut flood) = (0, 0);
     let mut rounds = 0;
+    let mut wait = Duration::from_secs(1);
     loop {
         let changed = tokio::select! {
             () = inner.trust.changed() => true,
-            () = sleep(Duration::from_secs(1)) => false,
+            () = sleep(wait) => false,
         };
+        // A new certificate is shown at one peer after the other, so that whoever sees this node sees it by the others meanwhile.
+        let own = inner.trust.serial();
+        let stale = inner.peers.borrow().values().find_map(|peer| peer.stale(own));
+        wait = Duration::from_millis(if stale.is_some() { 100 } else { 1_000 });
+        if let Some(connection) = stale {
+            close(&connection, Close::Renewed);
+        }
         inner.know();
         let told = |counter: &AtomicU64, before: &mut u64, why, what: &str| {
             let now = counter.load(Ordering::Relaxed);

@@ -269,6 +269,11 @@ impl Trust {
         self.inner().own.cert.first().cloned().unwrap_or_else(|| Vec::new().into())
     }
 
+    /// Its serial number.
+    pub(crate) fn serial(&self) -> u64 {
+        self.inner().own.cert.first().and_then(|own| der::serial(own)).unwrap_or_default()
+    }
+
     /// Refusals by reason.
     #[must_use]
     pub fn refused(&self) -> BTreeMap<Why, u64> {

@@ -406,6 +406,7 @@ impl Serving {
                 if !next.can_issue() {
                     return Err("no new authority: `apus cluster rotate install` makes one".into());
                 }
+                self.all_show(false)?;
                 let mut new = next.authority(cluster).map_err(text)?;
                 let until = seconds() + GRACE;
                 let all = [(u64::MAX, new.certificate().to_vec()), (until, authority.certificate().to_vec())];
@@ -418,10 +419,31 @@ impl Serving {
                 if next.can_issue() {
                     return Err("the new authority is not used yet: `apus cluster rotate use` first".into());
                 }
+                self.all_show(true)?;
                 self.set_authorities(&[(u64::MAX, authority.certificate().to_vec())]).await
             }
             other => Err(format!("`{other}`: rotate node, install, use or remove")),
         }
+    }
+
+    /// Whether all nodes are connected, and show their newest certificates: who is not there for a step is locked out by the next one.
+    fn all_show(&self, newest: bool) -> Result<(), String> {
+        let Some(Secure { trust, quic }) = &self.members.secure else { return Ok(()) };
+        let mut shown = quic.shown();
+        shown.extend(apus_quic::serial(&trust.own()).map(|serial| (self.me, serial)));
+        for node in self.members.nodes.borrow().iter().map(|node| node.id) {
+            let last = self.entry(node).and_then(|entry| apus_quic::serial(&entry.certificate));
+            let what = match shown.get(&node) {
+                None => "is not connected",
+                Some(serial) if newest && last.is_none_or(|last| *serial < last) => {
+                    "does not show its newest certificate"
+                }
+                Some(_) => continue,
+            };
+            let mend = "start it and try again in a few seconds, or take it out: `apus cluster leave`";
+            return Err(format!("node {} {what}: {mend}", node.0));
+        }
+        Ok(())
     }
 
     async fn set_authorities(&self, all: &[(u64, Vec<u8>)]) -> Result<Value, String> {

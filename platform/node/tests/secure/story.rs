@@ -57,7 +57,7 @@ impl Nodes {
         let (place, port) = (self.folder.display(), self.port);
         let mut text = format!(
             "cluster = 99\nnode = {node}\nport = {port}\nfolder = \"{place}/store{node}\"\ncontrol = \"{place}/control{node}\"\n\
-             keys = \"{place}/keys/node-{node}\"\nlease = \"1s\"\n"
+             keys = \"{place}/keys/node-{node}\"\nlease = \"5s\"\n"
         );
         for other in 0..FIRST {
             text += &format!("[[nodes]]\nid = {other}\naddress = \"{}\"\n", self.address(other));

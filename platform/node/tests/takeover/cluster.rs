@@ -49,9 +49,6 @@ impl Cluster {
         let net = Net::new(NODES)?;
         let exe = std::env::current_exe().map_err(|error| error.to_string())?.display().to_string();
         let mut cluster = Self { net, exe, nodes: Vec::new(), servers: Vec::new(), away: None };
-        // One authority for all, on the first node; the others' keys as an operator would carry them there.
-        let keys = cluster.net.folder.join("keys");
-        apus_node::cluster::init(&cluster.config(0)?, Some(&keys), 2).map_err(|error| error.to_string())?;
         for node in 0..NODES {
             let config = cluster.config(node)?;
             init(&config).map_err(|error| error.to_string())?;

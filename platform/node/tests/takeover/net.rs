@@ -127,8 +127,7 @@ impl Net {
     pub(crate) fn config(&self, node: usize) -> Result<String, String> {
         let folder = self.folder.display();
         let mut text = format!(
-            "cluster = 97\nnode = {node}\nfolder = \"{folder}/store{node}\"\ncontrol = \"{folder}/control{node}\"\n\
-             keys = \"{folder}/keys/node-{node}\"\n"
+            "cluster = 97\nnode = {node}\nfolder = \"{folder}/store{node}\"\ncontrol = \"{folder}/control{node}\"\n"
         );
         for other in 0..self.nodes {
             let (address, mac) = (node_address(other), node_mac(other));

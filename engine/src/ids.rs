@@ -26,6 +26,11 @@ pub struct Epoch(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceId(pub u16);
 
+impl ResourceId {
+    /// From here on there are no resources, only settings of the cluster itself: its nodes, its authorities.
+    pub const SETTINGS: Self = Self(0x8000);
+}
+
 /// A supervised program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(pub u16);

@@ -177,7 +177,11 @@ impl Views {
                 Ok(())
             }
             Command::Set { value, .. } if value.len() > SETTING_MAX => Err(SubmitError::TooLarge),
-            Command::Set { resource, .. } if ctx.config().resource(resource).is_none() => Err(SubmitError::Unknown),
+            Command::Set { resource, .. }
+                if resource < ResourceId::SETTINGS && ctx.config().resource(resource).is_none() =>
+            {
+                Err(SubmitError::Unknown)
+            }
             Command::Set { resource, value } => match too_old(ctx, log) {
                 Some(node) => Err(SubmitError::TooOld(node)),
                 None => {

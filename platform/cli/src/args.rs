@@ -129,6 +129,93 @@ pub(crate) enum Command {
         /// The copy's folder
         folder: PathBuf,
     },
+    /// The cluster's nodes and their certificates
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Make a new cluster's authority and this node's certificate, once
+    Init {
+        /// The node's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/apus.toml")]
+        config: PathBuf,
+        /// Also make the certificates of all other nodes, each in a folder below this one
+        #[arg(long, value_name = "FOLDER")]
+        others: Option<PathBuf>,
+        /// How many days the nodes' certificates are good
+        #[arg(long, value_name = "DAYS", default_value_t = apus_node::cluster::DAYS, value_parser = clap::value_parser!(u64).range(1..=3650))]
+        days: u64,
+    },
+    /// Make a token that lets one node in, once; on the node that makes certificates
+    Token {
+        /// How many seconds it works
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        life: u64,
+        /// Only for this node, which may be known already: it gets a new key
+        #[arg(long, value_name = "NODE")]
+        node: Option<u8>,
+        /// Where the new node asks, if not at this node's own address
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        address: Option<String>,
+        /// The control socket of the node that runs here
+        #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+        control: PathBuf,
+    },
+    /// Let this machine in: make its key, get its certificate, write its configuration
+    Join {
+        /// What `apus cluster token` said
+        token: String,
+        /// The hardware address of the port with the cluster's address, if it has one; see `ip link`
+        #[arg(long, value_name = "MAC")]
+        mac: Option<String>,
+        /// The configuration to write
+        #[arg(long, value_name = "FILE", default_value = "/etc/apus.toml")]
+        config: PathBuf,
+        /// Folder of the store and, in it, of the keys
+        #[arg(long, value_name = "FOLDER", default_value = "/var/lib/apus")]
+        folder: PathBuf,
+        /// The number to have, if not the lowest that is free
+        #[arg(long, value_name = "NODE")]
+        node: Option<u8>,
+        /// Where the others reach this node, if not whence it asks
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<std::net::IpAddr>,
+        /// Its share of the clients, relative to that of the others
+        #[arg(long, value_name = "WEIGHT", default_value_t = 1)]
+        weight: u32,
+    },
+    /// Nodes, ends of certificates, connections, refusals
+    #[command(after_help = "Exit codes: 0 all is well; 1 a certificate ends soon, or nodes speak in the clear.")]
+    Status {
+        /// The control socket of the node that runs here
+        #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+        control: PathBuf,
+    },
+    /// Take a node out for good: its certificate is refused by all
+    Leave(OfNode),
+    /// New certificates, or the next step to a new authority; on the node that makes certificates
+    Rotate {
+        /// What to do
+        #[arg(value_enum)]
+        what: Rotation,
+        /// The control socket of the node that runs here
+        #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+        control: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rotation {
+    /// New certificates for all nodes, by the authority there is
+    Node,
+    /// First step: all nodes believe a new authority too
+    Install,
+    /// Second step: the new authority makes all certificates; the old one is believed for a day more
+    Use,
+    /// Third step: the old authority is believed no more
+    Remove,
 }
 
 const HBEAT: &str = "\

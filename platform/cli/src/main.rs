@@ -4,6 +4,7 @@ mod advice;
 mod args;
 mod artifacts;
 mod bench;
+mod cluster;
 mod corpus;
 mod dispatch;
 mod doctor;
@@ -140,6 +141,7 @@ fn act(cli: Cli) -> u8 {
         Command::Service(args) => service::service(&args, format),
         Command::Hbeat { thread, timeout } => service::hbeat(thread, timeout),
         Command::Keep { folder } => service::keep(&folder),
+        Command::Cluster(what) => cluster::cluster(&what, format),
     };
     result.unwrap_or_else(|trouble| {
         trouble.tell(format);

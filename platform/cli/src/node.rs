@@ -19,7 +19,7 @@ impl From<Error> for Trouble {
     }
 }
 
-fn config(file: &Path) -> Result<Config, Trouble> {
+pub(crate) fn config(file: &Path) -> Result<Config, Trouble> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|error| Trouble::Usage(format!("{name}: {error}")))?;
     Config::read(&name, &text).map_err(|error| Trouble::Usage(error.to_string()))
@@ -99,7 +99,7 @@ pub(crate) fn vip(args: &VipArgs, format: Format) -> Result<u8, Trouble> {
 }
 
 /// Orders something, and says that it was done.
-fn done(control: &Path, order: &Value, format: Format) -> Result<(), Trouble> {
+pub(crate) fn done(control: &Path, order: &Value, format: Format) -> Result<(), Trouble> {
     let answer = apus_node::ask(control, order)?;
     if format == Format::Json {
         print::json(&answer);

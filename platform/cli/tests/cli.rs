@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::{apus, apus_with, corpus, root, snapshot, temp};
 use serde_json::Value;
 
-const HELP: [&[&str]; 19] = [
+const HELP: [&[&str]; 26] = [
     &[],
     &["run"],
     &["replay"],
@@ -27,6 +27,13 @@ const HELP: [&[&str]; 19] = [
     &["bench", "diagnosis"],
     &["bench", "dispatch"],
     &["mutants"],
+    &["cluster"],
+    &["cluster", "init"],
+    &["cluster", "token"],
+    &["cluster", "join"],
+    &["cluster", "status"],
+    &["cluster", "leave"],
+    &["cluster", "rotate"],
 ];
 
 #[test]

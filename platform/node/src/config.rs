@@ -37,6 +37,32 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The reboot hook: a command.
     pub reboot: Option<Vec<String>>,
+    /// How nodes speak; `None`: QUIC where there are certificates.
+    pub transport: Option<Wire>,
+    /// Folder of keys and certificates.
+    pub keys: PathBuf,
+    /// What all nodes have alike, as lines of a file.
+    pub(crate) alike: String,
+}
+
+/// How nodes speak to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// QUIC with certificates of the cluster's own authority.
+    Quic,
+    /// UDP and TCP in the clear, peers known by their addresses: for tests, and for networks where every machine is trusted.
+    Plain,
+}
+
+impl Wire {
+    /// A word for status and files.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Plain => "plain",
+        }
+    }
 }
 
 /// One node.
@@ -50,6 +76,8 @@ pub struct Member {
     pub mac: Mac,
     /// Its share of the clients, relative to that of the others.
     pub weight: u32,
+    /// Whether it came after the cluster was first started.
+    pub joined: bool,
 }
 
 /// The cluster's address.
@@ -122,6 +150,30 @@ impl Config {
         self.nodes.iter().find(|node| node.id == self.me).expect("it was checked")
     }
 
+    /// How nodes speak: as the file says; QUIC where there is a folder of keys, even one that cannot be read; else in the clear.
+    #[must_use]
+    pub fn wire(&self) -> Wire {
+        let keys = || if self.keys.try_exists().unwrap_or(true) { Wire::Quic } else { Wire::Plain };
+        self.transport.unwrap_or_else(keys)
+    }
+
+    /// The file of a new node of the same cluster, among `all`.
+    #[must_use]
+    pub fn text_for(&self, node: NodeId, all: &[Member]) -> String {
+        let mut text = format!(
+            "cluster = {}\nnode = {}\nport = {}\ntransport = \"quic\"\n{}",
+            self.cluster, node.0, self.port, self.alike
+        );
+        for member in all {
+            text += &format!("[[nodes]]\nid = {}\naddress = \"{}\"\n", member.id.0, member.address);
+            if member.mac != [0; 6] {
+                text += &format!("mac = \"{}\"\n", member.mac.map(|byte| format!("{byte:02x}")).join(":"));
+            }
+            text += &format!("weight = {}\njoined = {}\n", member.weight, member.joined);
+        }
+        text
+    }
+
     /// Where a node's peers reach it.
     #[must_use]
     pub const fn reach(&self, node: &Member) -> SocketAddr {
@@ -186,7 +238,20 @@ fn mac(value: &Value<'_>) -> Result<Mac, Wrong> {
 }
 
 fn config(file: &Section<'_>) -> Result<Config, Wrong> {
-    file.known(&["cluster", "node", "port", "folder", "control", "nodes", "vip", "lease", "services", "reboot"])?;
+    file.known(&[
+        "cluster",
+        "node",
+        "port",
+        "folder",
+        "control",
+        "nodes",
+        "vip",
+        "lease",
+        "services",
+        "reboot",
+        "transport",
+        "keys",
+    ])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
     let me = NodeId(me.into());
@@ -223,7 +288,25 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         let span = file.get("folder").map_or(0..0, Spanned::span);
         return Err((span, format!("`folder` is too long for the sockets of `{}`: shorten either", service.spec.name)));
     }
+    let keys = file.get("keys").map(|value| text(value, "keys").map(PathBuf::from)).transpose()?;
+    let transport = match file.get("transport") {
+        // Who names keys wants to be known by them.
+        None => keys.is_some().then_some(Wire::Quic),
+        Some(value) => Some(match text(value, "transport")? {
+            "quic" => Wire::Quic,
+            "plain" => Wire::Plain,
+            other => {
+                let what = format!(
+                    "`transport` is `{other}`, and must be `quic`, or `plain` where every machine of the network is trusted"
+                );
+                return Err((value.span(), what));
+            }
+        }),
+    };
     Ok(Config {
+        transport,
+        keys: keys.unwrap_or_else(|| folder.join("keys")),
+        alike: ALIKE.iter().filter_map(|key| Some(format!("{key} = {}\n", inline(file.get(key)?.get_ref())))).collect(),
         cluster: number(file.need("cluster", "1")?, "cluster", "a number up to 4294967295")?,
         me,
         port: file.get("port").map_or(Ok(7_400), |value| number(value, "port", "1 to 65535"))?,
@@ -235,6 +318,44 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         services,
         reboot,
     })
+}
+
+/// What a new node takes over as it stands.
+const ALIKE: [&str; 4] = ["lease", "reboot", "services", "vip"];
+
+/// A text as a file has it.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out += &format!("\\u{:04X}", u32::from(c)),
+            c => out.push(c),
+        }
+    }
+    out + "\""
+}
+
+/// A value in one line.
+fn inline(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => quoted(text),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(all) => {
+            let all: Vec<String> = all.iter().map(|value| inline(value.get_ref())).collect();
+            format!("[{}]", all.join(", "))
+        }
+        DeValue::Table(table) => {
+            let entry = |(key, value): (&Spanned<toml::de::DeString<'_>>, &Value<'_>)| {
+                format!("{} = {}", quoted(key.get_ref()), inline(value.get_ref()))
+            };
+            let all: Vec<String> = table.iter().map(entry).collect();
+            format!("{{ {} }}", all.join(", "))
+        }
+    }
 }
 
 fn lease(value: &Value<'_>) -> Result<Micros, Wrong> {
@@ -255,13 +376,20 @@ fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
     for entry in value.get_ref().as_array().ok_or_else(wrong)? {
         let table = entry.get_ref().as_table().ok_or_else(wrong)?;
         let section = Section { table, span: entry.span(), name: "a node" };
-        section.known(&["id", "address", "mac", "weight"])?;
+        section.known(&["id", "address", "mac", "weight", "joined"])?;
         let id: u8 = number(section.need("id", "0")?, "id", "the node's number, 0 to 255")?;
         let node = Member {
             id: NodeId(id.into()),
             address: parsed(section.need("address", "\"10.0.0.1\"")?, "address", "10.0.0.1")?,
             mac: section.get("mac").map_or(Ok([0; 6]), mac)?,
             weight: section.get("weight").map_or(Ok(1), |value| number(value, "weight", "0 to 65535"))?,
+            joined: match section.get("joined") {
+                None => false,
+                Some(value) => value
+                    .get_ref()
+                    .as_bool()
+                    .ok_or_else(|| (value.span(), "`joined` must be true or false".to_owned()))?,
+            },
         };
         if node.weight > MAX_WEIGHT {
             return Err((entry.span(), format!("`weight` must be 0 to {MAX_WEIGHT}")));
@@ -341,7 +469,9 @@ fn vip(value: &Value<'_>) -> Result<Vip, Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use super::Config;
+    use apus_engine::NodeId;
+
+    use super::{Config, Member, Wire};
 
     const GOOD: &str = r#"cluster = 7
 node = 1
@@ -386,9 +516,61 @@ interface = "eth0"
             ("interface = \"eth0\"", "interface = \"e\\\"0\"", "x:14: `interface` is"),
             ("cluster = 7", "cluster = ", "x:1: "),
             ("weight = 3", "weight = 65536", "`weight` must be 0 to 65535"),
+            (
+                "node = 1",
+                "node = 1\ntransport = \"tcp\"",
+                "x:3: `transport` is `tcp`, and must be `quic`, or `plain` where",
+            ),
         ] {
             let error = Config::read("x", &GOOD.replace(from, to)).expect_err(to).to_string();
             assert!(error.contains(said), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn a_new_node_gets_what_all_have_alike() {
+        let services = r#"
+[[services]]
+name = "billing"
+command = ["/bin/sh", "-c", "printf '\\\"%s\\\"\\t' x; sleep 1"]
+"#;
+        let top = GOOD.replace("node = 1", "node = 1\nport = 9\nlease = \"900ms\"\nreboot = [\"/sbin/reboot\", \"é\"]");
+        let first = Config::read("first", &(top + services)).expect("it is good");
+        let mut all = first.nodes.clone();
+        all.push(Member {
+            id: NodeId(4),
+            address: [10, 0, 0, 5].into(),
+            mac: [2, 0, 0, 0, 0, 5],
+            weight: 2,
+            joined: true,
+        });
+        let text = first.text_for(NodeId(4), &all);
+        let new = Config::read("new", &text).expect("it is good");
+        let wanted = Config {
+            me: NodeId(4),
+            nodes: all,
+            transport: Some(Wire::Quic),
+            alike: new.alike.clone(),
+            ..first.clone()
+        };
+        assert_eq!(new, wanted, "{text}");
+        assert_eq!(new.text_for(NodeId(4), &new.nodes), text, "and it can give it on");
+    }
+
+    #[test]
+    fn nodes_speak_in_the_clear_only_where_nothing_asks_for_keys() {
+        let folder = std::env::temp_dir().join(format!("apus-wire-{}", std::process::id()));
+        let with = |line: &str| {
+            let text =
+                GOOD.replace("node = 1", &format!("node = 1\nfolder = {:?}\n{line}", folder.display().to_string()));
+            Config::read("x", &text).expect("it is good").wire()
+        };
+        assert_eq!(with(""), Wire::Plain);
+        assert_eq!(with("transport = \"quic\""), Wire::Quic);
+        assert_eq!(with("keys = \"/nowhere\""), Wire::Quic);
+        std::fs::create_dir_all(folder.join("keys")).expect("a folder");
+        assert_eq!(with(""), Wire::Quic, "an empty folder is a fault, and no leave to speak in the clear");
+        assert_eq!(with("transport = \"plain\""), Wire::Plain);
+        std::fs::remove_dir_all(folder).expect("it goes");
     }
 }

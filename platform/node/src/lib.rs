@@ -7,17 +7,20 @@
 //! Only Linux runs nodes; elsewhere [`run`] says so.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 mod config;
 mod control;
 mod copy;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
+mod roster;
 mod service;
 mod setup;
 
 use std::fmt;
 
-pub use config::{Config, ConfigError, Member, Vip};
+pub use config::{Config, ConfigError, Member, Vip, Wire};
 pub use control::{ask, trace, wait_drained};
 pub use copy::{hbeat, keep};
 pub use service::{Service, slot_resource};

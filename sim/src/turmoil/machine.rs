@@ -1,5 +1,6 @@
 //! A node: the shipped loop and shell on a simulated machine.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
 use std::rc::Rc;
@@ -50,7 +51,7 @@ async fn live(world: &Shared, node: NodeId, life: u32) -> io::Result<()> {
         let Some(engine) = world.opened(node, durable) else { return Ok(()) };
         Identity { cluster, me: node, incarnation: engine.incarnation() }
     };
-    let book = (0..world.borrow().many()).map(|peer| (NodeId(peer), address(NodeId(peer)))).collect();
+    let book: BTreeMap<_, _> = (0..world.borrow().many()).map(|peer| (NodeId(peer), address(NodeId(peer)))).collect();
     let sockets = SimSockets { world: world.clone(), node, life };
     let at = ([0, 0, 0, 0], PORT).into();
     let transport = Transport::start(sockets, identity, at, book, transport::Settings::default()).await?;

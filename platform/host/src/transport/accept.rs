@@ -45,9 +45,10 @@ pub(super) async fn accept<S: Sockets>(shared: Rc<Shared<S>>, listener: S::Liste
 }
 
 async fn serve<S: Sockets>(shared: Rc<Shared<S>>, stream: S::Stream) {
+    let proved = S::who(&stream);
     let (read, write) = tokio::io::split(stream);
-    let stream =
-        Stream { shared: &shared, read, write, decoder: Decoder::default(), buffer: vec![0; 16 * 1024], received: 0 };
+    let (decoder, buffer) = (Decoder::default(), vec![0; 16 * 1024]);
+    let stream = Stream { shared: &shared, proved, read, write, decoder, buffer, received: 0 };
     let end = match stream.run().await {
         Ok(never) => match never {},
         Err(end) => end,
@@ -62,6 +63,8 @@ async fn serve<S: Sockets>(shared: Rc<Shared<S>>, stream: S::Stream) {
 
 struct Stream<'a, S: Sockets> {
     shared: &'a Shared<S>,
+    /// Who dials, where the sockets know.
+    proved: Option<NodeId>,
     read: ReadHalf<S::Stream>,
     write: WriteHalf<S::Stream>,
     decoder: Decoder,
@@ -132,6 +135,9 @@ impl<S: Sockets> Stream<'_, S> {
         }
         if hello.cluster != identity.cluster {
             return Err(Refusal::Cluster);
+        }
+        if self.proved.is_some_and(|proved| proved != hello.from) {
+            return Err(Refusal::Sender);
         }
         if hello.to != identity.me {
             return Err(Refusal::Receiver);

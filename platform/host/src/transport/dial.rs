@@ -1,6 +1,5 @@
 //! The dialling end of a stream: one task for each peer that this node sends to.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use apus_engine::NodeId;
@@ -30,7 +29,7 @@ impl From<std::io::Error> for End {
 }
 
 /// Keeps a stream to one peer for as long as there is something to send; after each failure it waits twice as long.
-pub(super) async fn dial<S: Sockets>(shared: Rc<Shared<S>>, peer: NodeId, address: SocketAddr, outbox: Rc<Outbox>) {
+pub(super) async fn dial<S: Sockets>(shared: Rc<Shared<S>>, peer: NodeId, outbox: Rc<Outbox>) {
     let (least, most) = shared.settings.back_off;
     let mut wait = least;
     loop {
@@ -38,7 +37,7 @@ pub(super) async fn dial<S: Sockets>(shared: Rc<Shared<S>>, peer: NodeId, addres
         let began = Instant::now();
         let end =
             Stream { shared: &shared, outbox: &outbox, out: Vec::new(), at: 0, sent: 0, credited: 0, welcomed: false }
-                .run(peer, address)
+                .run(peer)
                 .await;
         shared.count(|counters| match end {
             End::NotDialled => &mut counters.dial_failed,
@@ -67,7 +66,8 @@ struct Stream<'a, S: Sockets> {
 }
 
 impl<S: Sockets> Stream<'_, S> {
-    async fn run(mut self, peer: NodeId, address: SocketAddr) -> End {
+    async fn run(mut self, peer: NodeId) -> End {
+        let Some(address) = self.shared.peers.address(peer) else { return End::NotDialled };
         let dialled = timeout(self.shared.settings.connect, self.shared.sockets.connect(address)).await;
         let Ok(Ok(stream)) = dialled else { return End::NotDialled };
         let identity = self.shared.identity;

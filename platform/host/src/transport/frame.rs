@@ -53,6 +53,8 @@ pub enum Refusal {
     Receiver = 3,
     /// A later life of the sender is connected.
     Old = 4,
+    /// The sender is not who its certificate says.
+    Sender = 5,
 }
 
 /// One frame.
@@ -147,6 +149,7 @@ impl Frame {
                 2 => Refusal::Cluster,
                 3 => Refusal::Receiver,
                 4 => Refusal::Old,
+                5 => Refusal::Sender,
                 _ => return None,
             }),
             (4, _) => Self::Data(body.into()),

@@ -4,6 +4,7 @@
 //! that are dropped and dialled again when their peer falls silent, and no packet of another cluster or of an older life of a peer.
 
 mod accept;
+mod book;
 mod dial;
 mod frame;
 mod queue;
@@ -11,6 +12,7 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 
+pub use book::Book;
 pub use frame::{Decoder, Frame, FrameError, Hello, LONGEST, Refusal, VERSION};
 pub use sockets::{Sockets, Tokio};
 
@@ -136,7 +138,7 @@ struct Shared<S> {
     sockets: S,
     identity: Identity,
     settings: Settings,
-    peers: BTreeMap<NodeId, SocketAddr>,
+    peers: Book,
     inbox: Inbox,
     probes: Probes,
     counters: Cell<Counters>,
@@ -174,9 +176,10 @@ impl<S: Sockets> Transport<S> {
         sockets: S,
         identity: Identity,
         at: SocketAddr,
-        peers: BTreeMap<NodeId, SocketAddr>,
+        peers: impl Into<Book>,
         settings: Settings,
     ) -> io::Result<Self> {
+        let peers = peers.into();
         let datagrams = Rc::new(sockets.datagrams(at).await?);
         let listener = sockets.listen(at).await?;
         let shared = Rc::new(Shared {
@@ -201,7 +204,7 @@ impl<S: Sockets> Transport<S> {
     /// # Errors
     /// If the packet is not taken; it is counted.
     pub fn send(&mut self, to: NodeId, lane: Lane, packet: Vec<u8>) -> Result<(), SendError> {
-        let Some(address) = self.shared.peers.get(&to).copied() else { return Err(SendError::Unknown) };
+        let Some(address) = self.shared.peers.address(to) else { return Err(SendError::Unknown) };
         if lane == Lane::Probe {
             if self.shared.probes.push(address, packet) {
                 self.shared.count(|counters| &mut counters.probes_dropped);
@@ -211,7 +214,7 @@ impl<S: Sockets> Transport<S> {
         let Self { shared, outboxes, tasks } = self;
         let outbox = outboxes.entry(to).or_insert_with(|| {
             let outbox = Rc::new(Outbox::default());
-            tasks.spawn_local(dial::dial(shared.clone(), to, address, outbox.clone()));
+            tasks.spawn_local(dial::dial(shared.clone(), to, outbox.clone()));
             outbox
         });
         if outbox.push(shared, packet) {
@@ -267,14 +270,13 @@ async fn send_probes<S: Sockets>(shared: Rc<Shared<S>>, socket: Rc<S::Datagrams>
 }
 
 async fn receive_probes<S: Sockets>(shared: Rc<Shared<S>>, socket: Rc<S::Datagrams>) {
-    let peers: BTreeMap<SocketAddr, NodeId> = shared.peers.iter().map(|(node, address)| (*address, *node)).collect();
     let mut buffer = vec![0; 1 << 16];
     loop {
         match S::receive_from(&socket, &mut buffer).await {
-            Ok((length, from)) => match peers.get(&from) {
+            Ok((length, from)) => match shared.peers.node(from) {
                 Some(from) => {
                     shared.count(|counters| &mut counters.probes_received);
-                    if shared.inbox.push_probe(*from, buffer[..length].into()) {
+                    if shared.inbox.push_probe(from, buffer[..length].into()) {
                         shared.count(|counters| &mut counters.probes_dropped);
                     }
                 }

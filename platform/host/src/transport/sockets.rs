@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 
+use apus_engine::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -29,6 +30,10 @@ pub trait Sockets: Clone + 'static {
     fn accept(listener: &Self::Listener) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>>;
     /// Connects a stream.
     fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>>;
+    /// Who is proved to be at the other end of an accepted stream; `None` where sockets cannot know.
+    fn who(_: &Self::Stream) -> Option<NodeId> {
+        None
+    }
 }
 
 /// The sockets of this machine.

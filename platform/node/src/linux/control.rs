@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -16,16 +17,22 @@ use apus_os::Trace;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::timeout;
 
 use super::address::Order;
+use super::cluster::Nodes;
 use super::programs::Programs;
 use super::trace::Bounds;
 use super::{DISPATCHER, now};
-use crate::{Error, Member, Setup};
+use crate::{Error, Setup};
 
 /// A question is at most so long, in bytes.
 const LONGEST: u64 = 4_096;
+/// Who asks has so long to say what.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Askers at once.
+const PLACES: usize = 64;
 const NO_ADDRESS: &str = "this cluster has no address: its configuration has no `[vip]`";
 
 /// What questions are answered from.
@@ -36,12 +43,13 @@ pub(super) struct Serving {
     pub(super) nudge: Rc<Notify>,
     /// `None` without an address.
     pub(super) address: Option<Sender<Order>>,
-    pub(super) nodes: Vec<Member>,
+    pub(super) nodes: Nodes,
     pub(super) me: NodeId,
     pub(super) services: Vec<ServiceConfig>,
     pub(super) programs: Rc<Programs>,
     /// How the address is set up where the log does not say.
     pub(super) first: Option<Setup>,
+    pub(super) members: super::cluster::Members,
 }
 
 /// Listens, unless a node does already.
@@ -68,7 +76,9 @@ pub(super) async fn listen(path: &Path) -> Result<UnixListener, Error> {
 /// Answers until it is aborted.
 pub(super) async fn serve(listener: UnixListener, serving: Serving) {
     let own = fs::metadata("/proc/self").map_or(0, |own| own.uid());
+    let places = Arc::new(Semaphore::new(PLACES));
     loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
@@ -79,9 +89,10 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
         }
         let serving = serving.clone();
         tokio::task::spawn_local(async move {
+            let _place = place;
             let (from, mut to) = stream.into_split();
-            let mut line = String::new();
-            if BufReader::new(from.take(LONGEST)).read_line(&mut line).await.is_ok() {
+            let (mut line, mut from) = (String::new(), BufReader::new(from.take(LONGEST)));
+            if matches!(timeout(PATIENCE, from.read_line(&mut line)).await, Ok(Ok(_))) {
                 let trace = serving.trace(&line).await;
                 if let Some(Ok((trace, bounds))) = trace {
                     return super::trace::tell(trace, bounds, &mut to).await;
@@ -165,6 +176,11 @@ impl Serving {
                 }
                 Ok(status)
             }
+            "cluster" => {
+                let mut status = self.status();
+                status["cluster"] = self.members.status();
+                Ok(status)
+            }
             "table" => self.of_address(|to| Order::Table { to }).await,
             "set" => self.set(&question).await,
             "move" => self.hand_over(node()?).await,
@@ -172,6 +188,9 @@ impl Serving {
             "undrain" => self.drain(node()?, false).await,
             "rest" => self.rest(node()?).await,
             "services" => Ok(self.services()),
+            "token" => self.token(&question),
+            "leave" => self.leave(node()?).await,
+            "rotate" => self.rotate(question["what"].as_str().unwrap_or_default()).await,
             other => Err(format!("`{other}` is not known")),
         }
     }
@@ -248,7 +267,7 @@ impl Serving {
     }
 
     /// Has something done by whoever coordinates, and waits until this node's log shows it.
-    async fn order(&self, wish: Wish, shown: impl Fn(&ViewState) -> bool) -> Result<Value, String> {
+    pub(super) async fn order(&self, wish: Wish, shown: impl Fn(&ViewState) -> bool) -> Result<Value, String> {
         let mut why = String::new();
         for _ in 0..12 {
             {
@@ -288,7 +307,7 @@ impl Serving {
         let grant = state.grants.get(&DISPATCHER).filter(|grant| !grant.released);
         let has =
             grant.is_some_and(|grant| grant.holder == node) || node == self.me && views.holds(DISPATCHER).is_some();
-        let mac = self.nodes.iter().find(|member| member.id == node).map(|member| mac_text(member.mac));
+        let mac = self.nodes.borrow().iter().find(|member| member.id == node).map(|member| mac_text(member.mac));
         let slots =
             table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
         let slots = slots.map_or(0, |server| server["slots"].as_u64().unwrap_or_default());
@@ -346,7 +365,7 @@ impl Serving {
                 let up = diagnosis.status(node).is_none_or(|(status, _)| status == Status::Up);
                 up && node != self.me && !log.state().drained.contains(&node) && log.membership().contains(node)
             };
-            self.nodes.iter().map(|node| node.id).find(|node| can(*node))
+            self.nodes.borrow().iter().map(|node| node.id).find(|node| can(*node))
         };
         if let Some(to) = to {
             let _ = self.engine.borrow_mut().submit(now(), Command::Move { resource: DISPATCHER, to });
@@ -363,6 +382,7 @@ impl Serving {
         let grant = state.grants.get(&DISPATCHER);
         let nodes: Vec<Value> = self
             .nodes
+            .borrow()
             .iter()
             .map(|node| {
                 let status = match diagnosis.status(node.id) {

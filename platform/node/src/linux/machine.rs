@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use super::address::Order;
+use super::cluster::Nodes;
 use super::programs::Programs;
 use super::{DISPATCHER, Say, now};
 use crate::Member;
@@ -26,7 +27,7 @@ use crate::Member;
 pub(super) struct Live {
     engine: Rc<RefCell<Engine>>,
     address: Option<Sender<Order>>,
-    nodes: Vec<Member>,
+    nodes: Nodes,
     me: NodeId,
     told: Option<Seen>,
 }
@@ -43,7 +44,7 @@ impl Live {
     pub(super) const fn new(
         engine: Rc<RefCell<Engine>>,
         address: Option<Sender<Order>>,
-        nodes: Vec<Member>,
+        nodes: Nodes,
         me: NodeId,
     ) -> Self {
         Self { engine, address, nodes, me, told: None }
@@ -53,7 +54,7 @@ impl Live {
     fn tell(&mut self) {
         let Some(address) = &self.address else { return };
         let engine = self.engine.borrow();
-        let Some(mut seen) = seen(&engine, &self.nodes, self.me) else { return };
+        let Some(mut seen) = seen(&engine, &self.nodes.borrow(), self.me) else { return };
         if let Some(told) = &self.told
             && !self.is_connected(&engine)
         {

@@ -1,6 +1,7 @@
 //! A node on Linux.
 
 mod address;
+mod cluster;
 mod control;
 mod machine;
 mod programs;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use apus_engine::{Availability, Bootstrap, ClusterId, Engine, NodeId, ResourceConfig, ResourceId, Role, Seed, Time};
 use apus_host::Shell;
 use apus_host::store::{Folder, OpenError, Settings, Store};
-use apus_host::transport::{self, Identity, Tokio, Transport};
+use apus_host::transport::{self, Book, Identity, Sockets, Tokio, Transport};
 use apus_os::linux::{Guard, Vip, clock};
 use tokio::sync::{Notify, mpsc};
 
@@ -62,7 +63,7 @@ pub(crate) fn clear(config: &Config) -> Result<(), Error> {
 }
 
 fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
-    let voters: Vec<NodeId> = config.nodes.iter().map(|node| node.id).collect();
+    let voters: Vec<NodeId> = config.nodes.iter().filter(|node| !node.joined).map(|node| node.id).collect();
     let mut engine = apus_engine::Config::new(config.me, Bootstrap { voters, ..Bootstrap::default() });
     engine.cluster = ClusterId(config.cluster);
     engine.views.lease = config.lease.unwrap_or(engine.views.lease);
@@ -88,7 +89,7 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
         Ok(opened) => opened,
         Err(OpenError::Disk(error)) => return Err(failed(error)),
         Err(error) => {
-            let mend = "remove the folder: the node's peers take it in again";
+            let mend = "remove its files but `keys`: the node's peers take it in again";
             return Err(Error::Failed(format!("{place}: {error}; {mend}")));
         }
     };
@@ -101,9 +102,33 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
     let engine = Engine::new(engine_config(config)?, durable, seed, now());
     let identity = Identity { cluster: ClusterId(config.cluster), me: config.me, incarnation: engine.incarnation() };
     let book: BTreeMap<_, _> = config.nodes.iter().map(|node| (node.id, config.reach(node))).collect();
+    let book = Book::from(book);
     let at = config.reach(config.own());
-    let transport = Transport::start(Tokio, identity, at, book, transport::Settings::default())
-        .await
+    let members = cluster::Members::new(config, book.clone(), &say)?;
+    match members.quic() {
+        Some(quic) => {
+            let transport = Transport::start(quic, identity, at, book, apus_quic::transport_settings()).await;
+            live(config, say, listener, store, engine, transport, members).await
+        }
+        None => {
+            let transport = Transport::start(Tokio, identity, at, book, transport::Settings::default()).await;
+            live(config, say, listener, store, engine, transport, members).await
+        }
+    }
+}
+
+/// Runs a node over a transport.
+async fn live<S: Sockets>(
+    config: &Config,
+    say: Say,
+    listener: tokio::net::UnixListener,
+    store: Store<Folder>,
+    engine: Engine,
+    transport: std::io::Result<Transport<S>>,
+    members: cluster::Members,
+) -> Result<(), Error> {
+    let at = config.reach(config.own());
+    let transport = transport
         .map_err(|error| Error::Failed(format!("{at}: {error}; `nodes` must give this machine's own address")))?;
     let (answers, done) = mpsc::unbounded_channel();
     let address = match &config.vip {
@@ -121,24 +146,28 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
         engine: engine.clone(),
         nudge: nudge.clone(),
         address: orders.clone(),
-        nodes: config.nodes.clone(),
+        nodes: members.nodes.clone(),
         me: config.me,
         services: config.services.iter().map(|service| service.engine.clone()).collect(),
         programs: programs.clone(),
         first: config.vip.as_ref().map(crate::Setup::from),
+        members,
     };
+    let nodes = serving.nodes.clone();
     let apart = tokio::task::spawn_local(apart(serving.clone()));
     let unclaimed = tokio::task::spawn_local(services::unclaimed(serving.clone()));
+    let follow = tokio::task::spawn_local(cluster::follow(serving.clone()));
+    let door = tokio::task::spawn_local(cluster::door(serving.clone()));
     let control = tokio::task::spawn_local(control::serve(listener, serving));
     let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), config.reboot.clone(), nudge, say.clone())
         .map_err(|error| Error::Failed(format!("signals: {error}")))?;
     say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());
-    let live = Live::new(engine, orders, config.nodes.clone(), config.me);
+    let live = Live::new(engine, orders, nodes, config.me);
     let ended: Result<(), std::convert::Infallible> = apus_host::run(live, shell).await;
-    control.abort();
-    apart.abort();
-    unclaimed.abort();
+    for task in [control, apart, unclaimed, follow, door] {
+        task.abort();
+    }
     drop(address);
     let _ = std::fs::remove_file(&config.control);
     say("ended");

@@ -1,0 +1,36 @@
+//! Nodes speak QUIC with certificates of their cluster's own authority.
+//!
+//! ```text
+//!   Transport (apus-host) ── Sockets ──▶ Quic ── one connection for each pair ──▶ quinn, UDP
+//!                                         │
+//!                                       Trust ── authorities, own certificate, members, revocations
+//!                                         │
+//!                       Keys (folder) ────┴──── Authority ── issues ── join: Token, Request, Admission
+//! ```
+//! A peer is who its certificate says, wherever its packets come from. The page is `docs/transport.md`.
+#![forbid(unsafe_code)]
+
+mod authority;
+mod base64;
+mod der;
+mod gate;
+mod keys;
+mod link;
+mod name;
+mod places;
+mod quic;
+mod token;
+mod trust;
+mod udp;
+
+pub mod join;
+
+pub use authority::{Authority, Issued, NewKey};
+pub use der::{Validity, public_key, serial, validity};
+pub use gate::Paces;
+pub use keys::{Keys, KeysError, NEVER_OTHERS};
+pub use name::Name;
+pub use quic::{Counters, Limits, Quic, transport_settings};
+pub use rustls::pki_types::CertificateDer;
+pub use token::{Token, TokenError, Tokens};
+pub use trust::{Refused, Trust, Why};

@@ -1,5 +1,5 @@
-//! The planes with the dispatch core in a thread of this process. The one that runs everywhere has its frames from a packet
-//! socket; the other from `AF_XDP` sockets.
+//! The planes with the dispatch core in a thread of this process. One has its frames from a packet socket, one from `AF_XDP` sockets,
+//! one by TAP devices alone.
 //!
 //! A packet socket sees copies. What the system itself may see of them is the [`Guard`](super::Guard)'s: what a dispatcher sent to
 //! this server, and nothing else. What the dispatcher serves itself, from a client, comes to its system by a port of its own.
@@ -18,6 +18,7 @@ use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Ta
 
 use super::choose::Port;
 use super::clock;
+use super::handed::{Full, Handed, Leave, hand_over};
 use super::ring::{BEFORE, Ring, send, sender};
 use super::sockets::{Connections, Sockets};
 use super::system::{at, driver};
@@ -47,6 +48,8 @@ struct Shared {
     transmit: AtomicU64,
     unsent: AtomicU64,
     lost: AtomicU64,
+    /// What had to be done and was not.
+    refused: AtomicU64,
     dropped: [AtomicU64; Reason::ALL.len()],
     ended: AtomicU64,
     tracer: Tracer,
@@ -62,6 +65,8 @@ enum Source {
     Packet(Ring),
     /// The frames themselves.
     Early(Xsk),
+    /// The frames themselves, by a TAP device.
+    Handed(Handed),
 }
 
 impl Source {
@@ -70,6 +75,15 @@ impl Source {
         match self {
             Self::Packet(ring) => ring.take(|mut bytes| act(std::slice::from_mut(&mut bytes))),
             Self::Early(xsk) => xsk.take(act),
+            Self::Handed(handed) => handed.take(act),
+        }
+    }
+
+    /// What has to be done now and then. False if the system refuses it.
+    fn tend(&mut self) -> bool {
+        match self {
+            Self::Packet(_) | Self::Early(_) => true,
+            Self::Handed(handed) => handed.renew(),
         }
     }
 
@@ -81,16 +95,43 @@ impl Source {
                 xsk.wait(other);
                 true
             }
+            Self::Handed(handed) => {
+                handed.wait(other);
+                true
+            }
         }
     }
 }
 
-/// A source of frames, a packet socket to send by, a thread, and a TAP device.
+/// By which frames leave.
+#[derive(Clone)]
+enum Out {
+    Socket(Arc<OwnedFd>),
+    Tap(Arc<Leave>),
+}
+
+impl Out {
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Socket(socket) => send(socket.as_raw_fd(), frame),
+            Self::Tap(leave) => leave.put(frame),
+        }
+    }
+}
+
+/// Where frames are counted that came and found no room.
+enum Lost {
+    Packet(OwnedFd),
+    Early(Vec<OwnedFd>),
+    Handed(Full),
+}
+
+/// A source of frames, a way for them to leave, a thread, and a TAP device.
 pub struct PacketPlane {
+    name: &'static str,
     shared: Arc<Shared>,
-    socket: OwnedFd,
-    /// Of [`Source::Early`].
-    early: Vec<OwnedFd>,
+    out: Out,
+    lost: Lost,
     tap: String,
     wake: UnixStream,
     thread: Option<JoinHandle<()>>,
@@ -108,11 +149,12 @@ impl PacketPlane {
     /// # Errors
     /// If the system refuses a packet socket or a TAP device: without the right `CAP_NET_ADMIN` and `CAP_NET_RAW`.
     pub fn new(port: &Port) -> io::Result<Self> {
+        let tap = Tap::new(port.mac)?;
         let v4 = port.v4.map_or([0; 4], |v4| v4.octets());
         let place = format!("packet socket on {}", port.name);
         let ring = Ring::new(&port.name, v4, port.v6.map(solicited)).map_err(at(&place))?;
-        let socket = ring.sender()?;
-        Self::start(port, Source::Packet(ring), socket, Vec::new())
+        let (out, lost) = (ring.sender()?, ring.sender()?);
+        Self::start("af-packet", port, Source::Packet(ring), Out::Socket(out.into()), Lost::Packet(lost), tap.into())
     }
 
     /// Takes a port by `AF_XDP` sockets.
@@ -123,18 +165,27 @@ impl PacketPlane {
         if !asked && driver(&port.name).is_ok_and(|name| name == "veth") {
             return Err(cable("af-xdp"));
         }
+        let tap = Tap::new(port.mac)?;
         let socket = sender(&port.name)?;
         let xsk = Xsk::new(port, socket.as_raw_fd())?;
-        let early = xsk.handles()?;
-        Self::start(port, Source::Early(xsk), socket, early)
+        let lost = Lost::Early(xsk.handles()?);
+        Self::start("af-xdp", port, Source::Early(xsk), Out::Socket(socket.into()), lost, tap.into())
     }
 
-    fn start(port: &Port, source: Source, socket: OwnedFd, early: Vec<OwnedFd>) -> io::Result<Self> {
+    /// Takes a port by TAP devices and rules of nftables.
+    ///
+    /// # Errors
+    /// Without the right `CAP_NET_ADMIN`; if the kernel does not know the rules, or another process has made them.
+    pub(super) fn handed(port: &Port) -> io::Result<Self> {
+        let tap = Arc::new(Tap::new(port.mac)?);
+        let (handed, leave, full) = hand_over(port, &tap)?;
+        Self::start("tap", port, Source::Handed(handed), Out::Tap(leave.into()), Lost::Handed(full), tap)
+    }
+
+    fn start(name: &'static str, port: &Port, source: Source, out: Out, lost: Lost, tap: Arc<Tap>) -> io::Result<Self> {
         let v4 = port.v4.map_or([0; 4], |v4| v4.octets());
-        let out = socket.try_clone()?;
         let copies = matches!(source, Source::Packet(_));
-        let tap = Tap::new(port.mac)?;
-        let name = tap.name().to_owned();
+        let device = tap.name().to_owned();
         let (wake, woken) = UnixStream::pair()?;
         let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, fresh: false, mac: port.mac };
         let shared = Arc::new(Shared {
@@ -148,23 +199,22 @@ impl PacketPlane {
             transmit: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             dropped: std::array::from_fn(|_| AtomicU64::new(0)),
             ended: AtomicU64::new(0),
             tracer: Tracer::default(),
         });
         let sockets = Sockets::new().map_err(at("asking the kernel for its sockets"))?;
         let v6 = port.v6.map_or([0; 16], |v6| v6.octets());
-        let mut worker = Worker { shared: shared.clone(), source, out, tap, sockets, woken, v4, v6 };
-        let thread = std::thread::Builder::new()
-            .name(if copies { "af-packet" } else { "af-xdp" }.into())
-            .spawn(move || worker.work())?;
-        Ok(Self { shared, socket, early, tap: name, wake, thread: Some(thread) })
+        let mut worker = Worker { shared: shared.clone(), source, out: out.clone(), tap, sockets, woken, v4, v6 };
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || worker.work())?;
+        Ok(Self { name, shared, out, lost, tap: device, wake, thread: Some(thread) })
     }
 }
 
 impl Plane for PacketPlane {
     fn name(&self) -> &'static str {
-        if self.shared.copies { "af-packet" } else { "af-xdp" }
+        self.name
     }
 
     fn publish(&mut self, block: &[u8], here: &Here) -> io::Result<()> {
@@ -183,15 +233,21 @@ impl Plane for PacketPlane {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         let mut whole = vec![0; BEFORE];
         whole.extend_from_slice(frame);
-        send(self.socket.as_raw_fd(), &whole)
+        if let Out::Tap(leave) = &self.out {
+            leave.check()?;
+        }
+        self.out.send(&whole)
     }
 
     fn counters(&mut self) -> io::Result<Counters> {
         let shared = &self.shared;
-        if shared.copies {
-            shared.lost.fetch_add(Ring::lost(self.socket.as_raw_fd()), Ordering::Relaxed);
-        } else {
-            shared.lost.store(lost(&self.early), Ordering::Relaxed);
+        match &self.lost {
+            // Since the last question.
+            Lost::Packet(socket) => {
+                shared.lost.fetch_add(Ring::lost(socket.as_raw_fd()), Ordering::Relaxed);
+            }
+            Lost::Early(sockets) => shared.lost.store(lost(sockets), Ordering::Relaxed),
+            Lost::Handed(full) => shared.lost.store(full.lost(), Ordering::Relaxed),
         }
         let plain = [
             ("pass", &shared.pass),
@@ -200,8 +256,16 @@ impl Plane for PacketPlane {
             ("not-sent", &shared.unsent),
             ("ring-full", &shared.lost),
         ];
+        // Only where there are any.
+        let refused = ("rules-not-renewed", &shared.refused);
+        let more = matches!(self.lost, Lost::Handed(_)).then_some(refused);
         let reasons = Reason::ALL.iter().map(|reason| reason.name()).zip(&shared.dropped);
-        Ok(plain.into_iter().chain(reasons).map(|(name, count)| (name.into(), count.load(Ordering::Relaxed))).collect())
+        Ok(plain
+            .into_iter()
+            .chain(more)
+            .chain(reasons)
+            .map(|(name, count)| (name.into(), count.load(Ordering::Relaxed)))
+            .collect())
     }
 
     fn copies(&self) -> bool {
@@ -253,8 +317,8 @@ impl Table for NoTable {
 struct Worker {
     shared: Arc<Shared>,
     source: Source,
-    out: OwnedFd,
-    tap: Tap,
+    out: Out,
+    tap: Arc<Tap>,
     sockets: Sockets,
     woken: UnixStream,
     v4: [u8; 4],
@@ -279,13 +343,15 @@ impl Worker {
         let Self { shared, source, out, tap, sockets, woken, v4, v6 } = self;
         let head = table.head();
         let hooks = Connections { sockets, v4: *v4, v6: *v6 };
-        let socket = out.as_raw_fd();
         loop {
             if shared.tables.load(Ordering::Acquire) != tables || shared.ended.load(Ordering::Acquire) != 0 {
                 return;
             }
+            if !source.tend() {
+                shared.refused.fetch_add(1, Ordering::Relaxed);
+            }
             let more =
-                source.take(|bytes: &mut [&mut [u8]]| shared.frames((table, &head, place), &hooks, tap, socket, bytes));
+                source.take(|bytes: &mut [&mut [u8]]| shared.frames((table, &head, place), &hooks, tap, out, bytes));
             if !more {
                 if !source.wait(woken.as_raw_fd()) {
                     std::thread::sleep(std::time::Duration::from_millis(10));
@@ -302,7 +368,7 @@ impl Shared {
         (table, head, place): (&T, &Head, u16),
         hooks: &Connections<'_>,
         tap: &Tap,
-        socket: i32,
+        out: &Out,
         batch: &mut [&mut [u8]],
     ) {
         let mut verdicts = [Verdict::Drop(Reason::Runt); BATCH];
@@ -318,11 +384,11 @@ impl Shared {
         here.server = place;
         self.tracer.dispatch(&here, table, hooks, &mut frames[..many], &mut verdicts);
         for (bytes, verdict) in batch.iter_mut().zip(verdicts) {
-            self.done(verdict, bytes, &here, head, tap, socket);
+            self.done(verdict, bytes, &here, head, tap, out);
         }
     }
 
-    fn done(&self, verdict: Verdict, bytes: &mut [u8], here: &Here, head: &Head, tap: &Tap, socket: i32) {
+    fn done(&self, verdict: Verdict, bytes: &mut [u8], here: &Here, head: &Head, tap: &Tap, out: &Out) {
         let one = |count: &AtomicU64| {
             count.fetch_add(1, Ordering::Relaxed);
         };
@@ -343,7 +409,7 @@ impl Shared {
                 }
             }
             Verdict::Transmit => {
-                if send(socket, bytes).is_ok() {
+                if out.send(bytes).is_ok() {
                     one(&self.transmit);
                 } else {
                     one(&self.unsent);

@@ -200,7 +200,7 @@ fn a_server() {
 /// Tables and ports of a namespace that are the plane's.
 fn own(role: &str) -> String {
     let ns = name(role);
-    said(&format!("ip netns exec {ns} nft list tables | grep apus_tap || true; ip -n {ns} -o link | grep apus || true"))
+    said(&format!("ip netns exec {ns} nft list tables | grep apustap || true; ip -n {ns} -o link | grep apus || true"))
 }
 
 /// What the rules of the dispatcher's guard have kept in.
@@ -241,7 +241,7 @@ fn frames_go_by_tap_devices_through_the_guard_and_a_dead_process_leaves_its_serv
     assert!(taken.contains("another process has made them"), "{taken}");
     let (mut server, chosen) = hold(&net);
     assert!(chosen.starts_with("tap;"), "without those rights nothing else runs: {chosen}");
-    assert!(own("s").contains("apus_tap_eth0") && own("s").contains("apus1"), "{}", own("s"));
+    assert!(own("s").contains("apustap_eth0") && own("s").contains("apus1"), "{}", own("s"));
     serve();
 
     step("connections");

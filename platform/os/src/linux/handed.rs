@@ -110,7 +110,7 @@ struct Rules {
 
 impl Rules {
     fn new(port: &Port, index: i32, to: i32, from: &str) -> io::Result<Self> {
-        let table = format!("apus_tap_{}", port.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
+        let table = format!("apustap_{}", port.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
         let mut netfilter = Netfilter::new()?;
         let create = libc::NLM_F_CREATE;
         // With an owner (Linux 5.12): this socket. Another process's is not touched.

@@ -188,7 +188,10 @@ pub(super) fn hand_over(port: &Port, tap: &Arc<Tap>) -> io::Result<(Handed, Leav
     let rules = Rules::new(port, index, index_of(tap.name())?, leave.tap.name()).map_err(|error| {
         let what = format!("rules that hand over the frames of {}", port.name);
         match error.raw_os_error() {
-            Some(libc::EEXIST | libc::EBUSY) => at(&format!("{what}: another process has made them"))(error),
+            // The right to make rules is the one to make devices, which are made.
+            Some(libc::EPERM | libc::EEXIST | libc::EBUSY) => {
+                at(&format!("{what}: another process has made them"))(error)
+            }
             Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EINVAL) => at(&format!(
                 "{what}: the kernel does not know them (nftables' fwd; tables with an owner, Linux 5.12)"
             ))(error),

@@ -201,7 +201,7 @@ fn a_server() {
 fn own(role: &str) -> String {
     let ns = name(role);
     said(&format!(
-        "ip netns exec {ns} nft list tables | grep apustap || true; ip -n {ns} -o link | grep ': apus' || true"
+        "ip netns exec {ns} nft list tables | grep apusplane || true; ip -n {ns} -o link | grep ': apus' || true"
     ))
 }
 
@@ -243,7 +243,7 @@ fn frames_go_by_tap_devices_through_the_guard_and_a_dead_process_leaves_its_serv
     assert!(taken.contains("another process has made them"), "{taken}");
     let (mut server, chosen) = hold(&net);
     assert!(chosen.starts_with("tap;"), "without those rights nothing else runs: {chosen}");
-    assert!(own("s").contains("apustap_eth0") && own("s").contains("apus1"), "{}", own("s"));
+    assert!(own("s").contains("apusplane_eth0") && own("s").contains("apus1"), "{}", own("s"));
     serve();
 
     step("connections");

@@ -10,6 +10,7 @@ mod netfilter;
 mod packet;
 pub mod program;
 mod ring;
+mod rules;
 mod sockets;
 mod system;
 mod table;

@@ -1,8 +1,8 @@
 //! The planes with the dispatch core in a thread of this process. One has its frames from a packet socket, one from `AF_XDP` sockets,
 //! one by TAP devices alone.
 //!
-//! A packet socket sees copies. What the system itself may see of them is the [`Guard`](super::Guard)'s: what a dispatcher sent to
-//! this server, and nothing else. What the dispatcher serves itself, from a client, comes to its system by a port of its own.
+//! A packet socket sees copies, before all rules. Rules of the plane's own keep the frames from the system, which gets those that are
+//! for it by a port of its own: it neither begins a connection nor ends one before the core has asked the other servers.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,13 +13,15 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Table, Tag, Verdict};
+use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Table, Verdict};
 
 use super::choose::Port;
 use super::clock;
 use super::handed::{Full, Handed, Leave, hand_over};
 use super::ring::{BEFORE, Ring, send, sender};
+use super::rules::{Rules, Way};
 use super::sockets::{Connections, Sockets};
 use super::system::{at, driver};
 use super::tap::Tap;
@@ -30,13 +32,13 @@ use crate::trace::{Trace, Tracer};
 
 /// Most frames at a time.
 pub(super) const BATCH: usize = 32;
+/// Waits end after so long at the latest.
+const LOOK: Duration = Duration::from_secs(1);
 /// Foreign claims that wait to be asked for.
 const CLAIMS: usize = 64;
 
 /// What both threads see.
 struct Shared {
-    /// Whether the system gets frames too.
-    copies: bool,
     here: Mutex<Here>,
     /// The table, and this node's place in it.
     block: Mutex<(Arc<Vec<u8>>, u16)>,
@@ -61,7 +63,7 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Where frames come from.
 enum Source {
-    /// Copies of what the system gets.
+    /// Copies, of which the system gets what the plane gives it.
     Packet(Ring),
     /// The frames themselves.
     Early(Xsk),
@@ -79,24 +81,16 @@ impl Source {
         }
     }
 
-    /// What has to be done now and then. False if the system refuses it.
-    fn tend(&mut self) -> bool {
+    /// So long at most. False if the port is down for now.
+    fn wait(&self, other: RawFd, most: Duration) -> bool {
         match self {
-            Self::Packet(_) | Self::Early(_) => true,
-            Self::Handed(handed) => handed.renew(),
-        }
-    }
-
-    /// False if the port is down for now.
-    fn wait(&self, other: RawFd) -> bool {
-        match self {
-            Self::Packet(ring) => ring.wait(other),
+            Self::Packet(ring) => ring.wait(other, most),
             Self::Early(xsk) => {
                 xsk.wait(other);
                 true
             }
             Self::Handed(handed) => {
-                handed.wait(other);
+                handed.wait(other, most);
                 true
             }
         }
@@ -153,8 +147,9 @@ impl PacketPlane {
         let v4 = port.v4.map_or([0; 4], |v4| v4.octets());
         let place = format!("packet socket on {}", port.name);
         let ring = Ring::new(&port.name, v4, port.v6.map(solicited)).map_err(at(&place))?;
-        let (out, lost) = (ring.sender()?, ring.sender()?);
-        Self::start("af-packet", port, Source::Packet(ring), Out::Socket(out.into()), Lost::Packet(lost), tap.into())
+        let (out, lost) = (Out::Socket(ring.sender()?.into()), Lost::Packet(ring.sender()?));
+        let rules = Rules::new(port, &Way::Copies)?;
+        Self::start("af-packet", port, Source::Packet(ring), Some(rules), out, lost, tap.into())
     }
 
     /// Takes a port by `AF_XDP` sockets.
@@ -169,7 +164,7 @@ impl PacketPlane {
         let socket = sender(&port.name)?;
         let xsk = Xsk::new(port, socket.as_raw_fd())?;
         let lost = Lost::Early(xsk.handles()?);
-        Self::start("af-xdp", port, Source::Early(xsk), Out::Socket(socket.into()), lost, tap.into())
+        Self::start("af-xdp", port, Source::Early(xsk), None, Out::Socket(socket.into()), lost, tap.into())
     }
 
     /// Takes a port by TAP devices and rules of nftables.
@@ -178,18 +173,24 @@ impl PacketPlane {
     /// Without the right `CAP_NET_ADMIN`; if the kernel does not know the rules, or another process has made them.
     pub(super) fn handed(port: &Port) -> io::Result<Self> {
         let tap = Arc::new(Tap::new(port.mac)?);
-        let (handed, leave, full) = hand_over(port, &tap)?;
-        Self::start("tap", port, Source::Handed(handed), Out::Tap(leave.into()), Lost::Handed(full), tap)
+        let (handed, rules, leave, full) = hand_over(port, &tap)?;
+        Self::start("tap", port, Source::Handed(handed), Some(rules), Out::Tap(leave.into()), Lost::Handed(full), tap)
     }
 
-    fn start(name: &'static str, port: &Port, source: Source, out: Out, lost: Lost, tap: Arc<Tap>) -> io::Result<Self> {
+    fn start(
+        name: &'static str,
+        port: &Port,
+        source: Source,
+        rules: Option<Rules>,
+        out: Out,
+        lost: Lost,
+        tap: Arc<Tap>,
+    ) -> io::Result<Self> {
         let v4 = port.v4.map_or([0; 4], |v4| v4.octets());
-        let copies = matches!(source, Source::Packet(_));
         let device = tap.name().to_owned();
         let (wake, woken) = UnixStream::pair()?;
         let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, fresh: false, mac: port.mac };
         let shared = Arc::new(Shared {
-            copies,
             here: Mutex::new(here),
             block: Mutex::new((Arc::default(), NOBODY)),
             tables: AtomicU64::new(0),
@@ -206,7 +207,8 @@ impl PacketPlane {
         });
         let sockets = Sockets::new().map_err(at("asking the kernel for its sockets"))?;
         let v6 = port.v6.map_or([0; 16], |v6| v6.octets());
-        let mut worker = Worker { shared: shared.clone(), source, out: out.clone(), tap, sockets, woken, v4, v6 };
+        let mut worker =
+            Worker { shared: shared.clone(), rules, source, out: out.clone(), tap, sockets, woken, v4, v6 };
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || worker.work())?;
         Ok(Self { name, shared, out, lost, tap: device, wake, thread: Some(thread) })
     }
@@ -255,21 +257,10 @@ impl Plane for PacketPlane {
             ("transmit", &shared.transmit),
             ("not-sent", &shared.unsent),
             ("ring-full", &shared.lost),
+            ("rules-not-renewed", &shared.refused),
         ];
-        // Only where there are any.
-        let refused = ("rules-not-renewed", &shared.refused);
-        let more = matches!(self.lost, Lost::Handed(_)).then_some(refused);
         let reasons = Reason::ALL.iter().map(|reason| reason.name()).zip(&shared.dropped);
-        Ok(plain
-            .into_iter()
-            .chain(more)
-            .chain(reasons)
-            .map(|(name, count)| (name.into(), count.load(Ordering::Relaxed)))
-            .collect())
-    }
-
-    fn copies(&self) -> bool {
-        self.shared.copies
+        Ok(plain.into_iter().chain(reasons).map(|(name, count)| (name.into(), count.load(Ordering::Relaxed))).collect())
     }
 
     fn trace(&mut self, bytes: usize) -> io::Result<Trace> {
@@ -316,6 +307,8 @@ impl Table for NoTable {
 /// The thread that has the frames.
 struct Worker {
     shared: Arc<Shared>,
+    /// Go before the source does.
+    rules: Option<Rules>,
     source: Source,
     out: Out,
     tap: Arc<Tap>,
@@ -340,21 +333,21 @@ impl Worker {
 
     /// Until there is another table.
     fn under<T: Table>(&mut self, table: &T, place: u16, tables: u64) {
-        let Self { shared, source, out, tap, sockets, woken, v4, v6 } = self;
+        let Self { shared, rules, source, out, tap, sockets, woken, v4, v6 } = self;
         let head = table.head();
         let hooks = Connections { sockets, v4: *v4, v6: *v6 };
         loop {
             if shared.tables.load(Ordering::Acquire) != tables || shared.ended.load(Ordering::Acquire) != 0 {
                 return;
             }
-            if !source.tend() {
+            if rules.as_mut().is_some_and(|rules| !rules.renew()) {
                 shared.refused.fetch_add(1, Ordering::Relaxed);
             }
             let more =
                 source.take(|bytes: &mut [&mut [u8]]| shared.frames((table, &head, place), &hooks, tap, out, bytes));
             if !more {
-                if !source.wait(woken.as_raw_fd()) {
-                    std::thread::sleep(std::time::Duration::from_millis(10));
+                if !source.wait(woken.as_raw_fd(), rules.as_ref().map_or(LOOK, Rules::left)) {
+                    std::thread::sleep(Duration::from_millis(10));
                 }
                 let _ = io::Read::read(woken, &mut [0; 64]);
             }
@@ -393,19 +386,15 @@ impl Shared {
             count.fetch_add(1, Ordering::Relaxed);
         };
         let Some((_, frame)) = bytes.split_at_mut_checked(BEFORE) else { return };
-        let from = frame.get(6..12).and_then(|from| from.first_chunk::<6>()).copied().unwrap_or_default();
         match verdict {
             Verdict::Pass => one(&self.pass),
             Verdict::Local => {
                 one(&self.local);
-                // What a dispatcher sent, the system has seen already, if it sees copies.
-                if !self.copies || Tag::of(from).is_none() {
-                    if head.claim != [0; 6] {
-                        frame[..6].copy_from_slice(&here.mac);
-                    }
-                    if tap.put(bytes).is_err() {
-                        one(&self.unsent);
-                    }
+                if head.claim != [0; 6] {
+                    frame[..6].copy_from_slice(&here.mac);
+                }
+                if tap.put(bytes).is_err() {
+                    one(&self.unsent);
                 }
             }
             Verdict::Transmit => {

@@ -40,12 +40,6 @@ pub trait Plane {
     /// If the system cannot be asked.
     fn counters(&mut self) -> io::Result<Counters>;
 
-    /// Whether the system gets a copy of each frame, also of those that this plane sends on: then it would answer for
-    /// connections that another server has.
-    fn copies(&self) -> bool {
-        false
-    }
-
     /// Tells of each frame from now on, with so many of its first bytes, until the trace is dropped.
     ///
     /// # Errors

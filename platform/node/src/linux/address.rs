@@ -21,9 +21,6 @@ use crate::{Config, Setup, Vip as Wanted};
 /// Foreign claims are looked for this often.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How long after a change resets are kept back whatever the table says, in nanoseconds: longer than a station waits to be quiet.
-const KEPT: u64 = 5_000_000_000;
-
 /// The dispatcher follows a drain this much after it learned of it, in nanoseconds: others learn by the next heartbeat.
 const LAST: u64 = 150_000_000;
 
@@ -88,7 +85,6 @@ impl Address {
             seen: 0,
             members: Members::default(),
             due: None,
-            kept_until: 0,
             setting: None,
             port,
             held: Some(held),
@@ -119,26 +115,23 @@ impl Drop for Address {
 
 /// The guard's rules, set by commands in a thread of their own: they take their time, and a new dispatcher has none.
 struct Rules {
-    to: Option<Sender<(u64, bool)>>,
-    /// The fence, and whether resets are kept back.
-    wanted: (u64, bool),
+    to: Option<Sender<u64>>,
+    /// The fence.
+    wanted: u64,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Rules {
     fn start(mut guard: Guard, say: Say) -> io::Result<Self> {
-        let (to, from) = channel::<(u64, bool)>();
+        let (to, from) = channel::<u64>();
         let thread = std::thread::Builder::new().name("rules".into()).spawn(move || {
             while let Ok(first) = from.recv() {
-                let (fence, keep_back) = from.try_iter().last().unwrap_or(first);
-                for result in [guard.keep_back(keep_back), guard.fence(fence)] {
-                    if let Err(error) = result {
-                        say(&format!("the guard: {error}"));
-                    }
+                if let Err(error) = guard.fence(from.try_iter().last().unwrap_or(first)) {
+                    say(&format!("the guard: {error}"));
                 }
             }
         })?;
-        Ok(Self { to: Some(to), wanted: (0, false), thread: Some(thread) })
+        Ok(Self { to: Some(to), wanted: 0, thread: Some(thread) })
     }
 
     fn want(&self) {
@@ -216,8 +209,6 @@ struct Keeper {
     /// Who serves, and when the station is told if that waits, in nanoseconds of the boot clock.
     members: Members,
     due: Option<u64>,
-    /// Until when resets are kept back whatever the table says; 0: no longer.
-    kept_until: u64,
     /// What the log says of the address.
     setting: Option<Vec<u8>>,
     port: Holding,
@@ -280,7 +271,7 @@ impl Keeper {
                 }
                 self.handle(Notice::Fence { epoch: fence });
                 if let Some(held) = &mut self.held {
-                    held.rules.wanted.0 = fence;
+                    held.rules.wanted = fence;
                     held.rules.want();
                 }
                 self.serve(members);
@@ -311,16 +302,13 @@ impl Keeper {
         }
     }
 
-    /// Other servers, or servers that drain. While nodes learn of it one after the other, a connection may come to a server that does
-    /// not know yet who else may have it: its system's resets are kept back before that.
+    /// Other servers, or servers that drain.
     fn serve(&mut self, members: Members) {
         let old = std::mem::replace(&mut self.members, members);
         let now = clock::boot();
         let has = |all: &Members, id: u64| all.all().iter().any(|member| member.id == id);
         let drains = |all: &Members, id: u64| all.all().iter().any(|member| member.id == id && member.draining);
         if old != self.members && old.all().iter().all(|member| has(&self.members, member.id)) {
-            self.kept_until = now.saturating_add(KEPT);
-            self.keep_back(true);
             // The dispatcher is the last to follow, if nobody died.
             let drained = self.members.all().iter().any(|member| member.draining && !drains(&old, member.id));
             if drained && self.armed.is_some() {
@@ -340,26 +328,11 @@ impl Keeper {
         self.act();
     }
 
-    /// A plane that gets the frames themselves asks the other server before its own system can answer: nothing is kept back then.
-    fn keep_back(&mut self, on: bool) {
-        let Some(held) = &mut self.held else { return };
-        let on = on && held.choice.plane.copies();
-        if held.rules.wanted.1 != on {
-            held.rules.wanted.1 = on;
-            held.rules.want();
-        }
-    }
-
     /// What is due by now.
     fn look(&mut self) {
         let now = clock::boot();
         if self.due.is_some_and(|due| due <= now) {
             self.follow();
-        }
-        if self.kept_until != 0 && self.kept_until <= now {
-            self.kept_until = 0;
-            let shared = shared(self.station.block(), self.station.here().server);
-            self.keep_back(shared);
         }
     }
 
@@ -411,11 +384,9 @@ impl Keeper {
             match act {
                 Act::Publish(block) => {
                     let published = held.choice.plane.publish(&block, &self.station.here());
-                    let kept = self.kept_until != 0 || shared(&block, self.station.here().server);
                     if self.told("the table", published) {
                         self.take();
                     }
-                    self.keep_back(kept);
                 }
                 Act::Stand(here) => {
                     let stood = held.choice.plane.stand(&here);
@@ -462,16 +433,6 @@ impl Keeper {
             "counters": counters,
         })
     }
-}
-
-/// Whether connections of a slot of this node may be another's.
-fn shared(block: &[u8], me: u16) -> bool {
-    Block::new(block).is_ok_and(|block| {
-        let slots = u32::try_from(block.layout().slots).unwrap_or_default();
-        (0..slots)
-            .map(|number| block.slot(number))
-            .any(|slot| slot.former != NOBODY && slot.former != slot.server && (slot.server == me || slot.former == me))
-    })
 }
 
 /// The table in use, for people.

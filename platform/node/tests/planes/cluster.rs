@@ -394,7 +394,7 @@ pub(crate) fn test(asked: &[&str]) -> Result<(), String> {
         return asked.iter().try_for_each(|plane| trial(Some(plane), &all).map(|_| ()));
     }
     let chosen = trial(None, &all)?;
-    for plane in ["xdp", "xdp-generic", "af-xdp", "af-packet"].into_iter().filter(|plane| *plane != chosen) {
+    for plane in ["xdp", "xdp-generic", "af-xdp", "af-packet", "tap"].into_iter().filter(|plane| *plane != chosen) {
         trial(Some(plane), &[Strike::Stop])?;
     }
     Ok(())

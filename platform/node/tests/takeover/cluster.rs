@@ -45,8 +45,10 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new() -> Result<Self, String> {
-        let net = Net::new(NODES)?;
+    /// With this data plane, or with the one that is chosen.
+    pub(crate) fn new(plane: Option<&str>) -> Result<Self, String> {
+        let mut net = Net::new(NODES)?;
+        net.plane = plane.map(str::to_owned);
         let exe = std::env::current_exe().map_err(|error| error.to_string())?.display().to_string();
         let mut cluster = Self { net, exe, nodes: Vec::new(), servers: Vec::new(), away: None };
         for node in 0..NODES {

@@ -51,7 +51,7 @@ fn row(what: Strike, together: bool) -> Row {
 }
 
 /// Each kind of fault, how servers are rolled, and what operators and peers see, once.
-pub(crate) fn test() -> Result<(), String> {
+pub(crate) fn test(plane: Option<&str>) -> Result<(), String> {
     if let Some(why) = skipped() {
         println!("takeover: SKIPPED: {why}");
         return Ok(());
@@ -60,7 +60,8 @@ pub(crate) fn test() -> Result<(), String> {
     watch::self_test();
     let began = Instant::now();
     let step = |name: &str| println!("{:5.1} s  {name}", began.elapsed().as_secs_f64());
-    let mut cluster = Cluster::new()?;
+    let mut cluster = Cluster::new(plane)?;
+    println!("plane {}", cluster.status(0)["address"]["plane"]);
     let mut clients = Clients::start(&cluster.net, &cluster.exe, 200)?;
     clients.settle("start")?;
     let watch = Watch::start(&cluster.net)?;
@@ -116,7 +117,7 @@ pub(crate) fn table(trials: u64, only: &str, as_json: bool) -> Result<(), String
     prefer();
     watch::self_test();
     let print = |row: &Row| if as_json { eprintln!("{}", row.text()) } else { println!("{}", row.text()) };
-    let mut cluster = Cluster::new()?;
+    let mut cluster = Cluster::new(None)?;
     let mut clients = Clients::start(&cluster.net, &cluster.exe, CONNECTIONS)?;
     clients.settle("start")?;
     let watch = Watch::start(&cluster.net)?;

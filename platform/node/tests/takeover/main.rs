@@ -1,8 +1,8 @@
 //! ONE-IP on real packets: five nodes and servers in namespaces, a thousand connections, and what happens to them when the
 //! dispatcher dies, freezes, loses its net, hands over, and when all servers are rolled in turn.
 //!
-//! Without arguments it is the test: some faults, each once. With `--table [TRIALS] [--only WORDS] [--format json]` it prints a table, with
-//! keepalived beside it.
+//! Without arguments it is the test: some faults, each once; with `--plane NAME`, on that data plane. With
+//! `--table [TRIALS] [--only WORDS] [--format json]` it prints a table, with keepalived beside it.
 
 #[cfg(target_os = "linux")]
 mod cluster;
@@ -55,7 +55,8 @@ fn main() -> std::process::ExitCode {
             let only = more.windows(2).find(|pair| pair[0] == "--only").map_or("", |pair| pair[1]);
             experiment::table(trials, only, more.ends_with(&["--format", "json"]))
         }
-        _ => experiment::test(),
+        ["--plane", plane] => experiment::test(Some(plane)),
+        _ => experiment::test(None),
     };
     program::end("takeover", result)
 }

@@ -21,6 +21,8 @@ pub(crate) fn clients() -> Vec<String> {
 pub(crate) struct Net {
     pub(crate) nodes: usize,
     pub(crate) folder: PathBuf,
+    /// The data plane that nodes are asked to have.
+    pub(crate) plane: Option<String>,
     names: Vec<String>,
 }
 
@@ -40,7 +42,7 @@ impl Net {
         let pid = std::process::id();
         let folder = std::env::temp_dir().join(format!("apus-takeover-{pid}"));
         std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-        let mut net = Self { nodes, folder, names: Vec::new() };
+        let mut net = Self { nodes, folder, plane: None, names: Vec::new() };
         for name in (0..nodes).map(|node| format!("n{node}")).chain(["br".into(), "c".into()]) {
             let name = format!("apus-{name}-{pid}");
             sh(&format!("ip netns add {name}"))?;
@@ -134,6 +136,9 @@ impl Net {
             text += &format!("[[nodes]]\nid = {other}\naddress = \"{address}\"\nmac = \"{mac}\"\n");
         }
         text += &format!("[vip]\nv4 = \"{VIP}\"\ninterface = \"eth0\"\nkey = \"ports\"\nlog2_slots = 14\nseed = 97\n");
+        if let Some(plane) = &self.plane {
+            text += &format!("plane = \"{plane}\"\n");
+        }
         let path = self.folder.join(format!("node{node}.toml"));
         std::fs::write(&path, text).map_err(|error| error.to_string())?;
         Ok(path.display().to_string())

@@ -154,7 +154,6 @@ fn changed(cluster: &Cluster, node: usize) -> Result<Value, String> {
         "address": holds(cluster, node, VIP)?,
         "arp_ignore": setting("net/ipv4/conf/eth0/arp_ignore")?,
         "arp_announce": setting("net/ipv4/conf/eth0/arp_announce")?,
-        "fwmark_reflect": setting("net/ipv4/fwmark_reflect")?,
         "rules": in_node(cluster, node, &["nft", "list", "tables"])?.contains("apus_"),
     }))
 }

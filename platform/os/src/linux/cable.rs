@@ -1,14 +1,14 @@
 //! The system's end of a cable whose other end is a program: a TAP device with addresses, for as long as the program runs.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::process::Command;
 use std::time::Instant;
 
 use super::ring::index_of;
 use super::system::{at, command, mac_text};
-use super::tap::open;
+use super::tap::Tap;
 
 /// Hardware address of the device.
 const MAC: apus_dispatch::Mac = [2, 8, 4, 0, 0, 1];
@@ -33,8 +33,7 @@ pub enum Seen {
 /// the program ends.
 #[derive(Debug)]
 pub struct Cable {
-    file: File,
-    name: String,
+    tap: Tap,
     signals: File,
     before: libc::sigset_t,
     no_v6: Option<String>,
@@ -75,7 +74,7 @@ impl Cable {
         if index_of(name).is_ok() {
             return Err(wrong(format!("there is a device `{name}` already; choose another name, or remove it")));
         }
-        let (file, name) = open(name, libc::IFF_TAP | libc::IFF_NO_PI).map_err(|error| match error.kind() {
+        let tap = Tap::make(name, false).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => wrong(format!(
                 "{error}; load the driver (`modprobe tun`), or give the container the device (`--device /dev/net/tun`)"
             )),
@@ -88,18 +87,19 @@ impl Cable {
                 "{network} is in use here: `{route}`; run in a namespace of its own (`ip netns`)"
             )));
         }
-        nonblocking(file.as_raw_fd())?;
-        command("ip", &["link", "set", "dev", &name, "addrgenmode", "none", "address", &mac_text(MAC), "up"], "")?;
-        command("ip", &["address", "add", v4, "dev", &name], "")?;
-        let no_v6 = command("ip", &["address", "add", v6, "dev", &name, "nodad"], "").err();
+        tap.at_once()?;
+        let name = tap.name();
+        command("ip", &["link", "set", "dev", name, "addrgenmode", "none", "address", &mac_text(MAC), "up"], "")?;
+        command("ip", &["address", "add", v4, "dev", name], "")?;
+        let no_v6 = command("ip", &["address", "add", v6, "dev", name, "nodad"], "").err();
         let (signals, before) = signals()?;
-        Ok(Self { file, name, signals: signals.into(), before, no_v6: no_v6.map(|error| error.to_string()) })
+        Ok(Self { tap, signals: signals.into(), before, no_v6: no_v6.map(|error| error.to_string()) })
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        self.tap.name()
     }
 
     /// Why it has no IPv6 address, if so.
@@ -115,7 +115,7 @@ impl Cable {
     pub fn wait(&mut self, until: Instant) -> io::Result<Seen> {
         loop {
             let entry = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-            let mut both = [entry(self.file.as_raw_fd()), entry(self.signals.as_raw_fd())];
+            let mut both = [entry(self.tap.as_raw_fd()), entry(self.signals.as_raw_fd())];
             let left = until.saturating_duration_since(Instant::now());
             let left = libc::timespec {
                 tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
@@ -130,14 +130,14 @@ impl Cable {
                 return Ok(Seen::Signal);
             }
             let mut frame = vec![0; LONGEST];
-            match self.file.read(&mut frame) {
+            match self.tap.take(&mut frame) {
                 Ok(length) => {
                     frame.truncate(length);
                     return Ok(Seen::Frame(frame));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(at(&self.name)(error)),
+                Err(error) => return Err(at(self.tap.name())(error)),
             }
         }
     }
@@ -147,8 +147,8 @@ impl Cable {
     /// # Errors
     /// If the device is gone.
     pub fn send(&mut self, frame: &[u8]) -> io::Result<()> {
-        match self.file.write(frame) {
-            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => Err(at(&self.name)(error)),
+        match self.tap.put(frame) {
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => Err(at(self.tap.name())(error)),
             _ => Ok(()),
         }
     }
@@ -161,14 +161,6 @@ impl Drop for Cable {
         // SAFETY: the set is one that the system gave.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
     }
-}
-
-fn nonblocking(fd: RawFd) -> io::Result<()> {
-    // SAFETY: no memory is passed.
-    if unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 /// Signals that end a program come by a file from now on; and what was before, for this thread.

@@ -42,11 +42,12 @@ impl std::fmt::Debug for Choice {
 type Start = fn(&Port, bool) -> io::Result<Box<dyn Plane + Send>>;
 
 /// Best first.
-const PLANES: [(&str, Start); 4] = [
+const PLANES: [(&str, Start); 5] = [
     ("xdp", |port, asked| Ok(Box::new(Xdp::on(port, true, asked)?))),
     ("xdp-generic", |port, asked| Ok(Box::new(Xdp::on(port, false, asked)?))),
     ("af-xdp", |port, asked| Ok(Box::new(PacketPlane::early(port, asked)?))),
     ("af-packet", |port, _| Ok(Box::new(PacketPlane::new(port)?))),
+    ("tap", |port, _| Ok(Box::new(PacketPlane::handed(port)?))),
 ];
 
 /// Starts the best plane that runs on this port, or the one that is asked for.

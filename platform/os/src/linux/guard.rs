@@ -4,17 +4,12 @@
 //!   fence has sent. So it never answers for the address, and a server goes on serving without this process.
 //! - Out: nothing is dispatched, and no answer about the address leaves, without an element in a set whose elements end with the
 //!   lease. So a process that was frozen between looking at its lease and sending does no harm either.
-//! - Out: an end ("reset") that the system sends because it knows no such connection is kept back while another server may have
-//!   it; the plane asks that one.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::lease::Lease;
 use super::system::{at, command};
-
-/// On what came from a dispatcher, and, by the setting `fwmark_reflect` that [`Vip`](super::Vip) makes, on the system's reset.
-const MARK: &str = "0x41500001";
 
 /// The rules for one port. Dropping them takes them away; a crash leaves them, and the next start replaces them.
 #[derive(Debug)]
@@ -23,7 +18,6 @@ pub struct Guard {
     v4: Option<Ipv4Addr>,
     v6: Option<Ipv6Addr>,
     fence: u64,
-    kept_back: bool,
 }
 
 fn table(port: &str) -> String {
@@ -40,10 +34,10 @@ impl Guard {
     /// # Errors
     /// If `nft` is missing or the kernel does not know these rules (egress needs Linux 5.16).
     pub fn new(port: &str, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> io::Result<Self> {
-        let guard = Self { port: port.into(), v4, v6, fence: 0, kept_back: false };
+        let guard = Self { port: port.into(), v4, v6, fence: 0 };
         let table = guard.table();
         let mut text = format!(
-            "table netdev {table}\ndelete table netdev {table}\ntable inet {table}\ndelete table inet {table}\n\
+            "table netdev {table}\ndelete table netdev {table}\n\
              table netdev {table} {{\n\
              set lease4 {{ type ipv4_addr; flags timeout; }}\nset lease6 {{ type ipv6_addr; flags timeout; }}\n\
              chain in {{ type filter hook ingress device \"{port}\" priority -300; policy accept; }}\n\
@@ -57,10 +51,7 @@ impl Guard {
             text += &format!("icmpv6 type nd-neighbor-advert ip6 saddr {v6} ip6 saddr != @lease6 counter drop\n");
             text += &format!("ip6 daddr {v6} @ll,88,8 0 ip6 daddr != @lease6 counter drop\n");
         }
-        text += &format!(
-            "}}\n}}\ntable inet {table} {{ chain output {{ type filter hook output priority 0; policy accept; }}\n}}\n{}",
-            guard.inward()
-        );
+        text += &format!("}}\n}}\n{}", guard.inward());
         nft(&text).map_err(at(&format!("rules for {port}")))?;
         Ok(guard)
     }
@@ -72,9 +63,7 @@ impl Guard {
     pub fn clear(port: &str) -> io::Result<()> {
         let table = table(port);
         // Made first, so that there is something to take away.
-        let text = format!(
-            "table netdev {table}\ndelete table netdev {table}\ntable inet {table}\ndelete table inet {table}\n"
-        );
+        let text = format!("table netdev {table}\ndelete table netdev {table}\n");
         nft(&text).map_err(at(&format!("rules for {port}")))
     }
 
@@ -97,7 +86,6 @@ impl Guard {
         };
         let mut address = |daddr: &str| {
             for epoch in &epochs {
-                rule(&format!("{daddr} @ll,48,16 0x5241 {epoch} @ll,88,8 0 meta mark set {MARK} accept"));
                 rule(&format!("{daddr} @ll,48,16 0x5241 {epoch} accept"));
             }
             rule(&format!("{daddr} counter drop"));
@@ -131,27 +119,6 @@ impl Guard {
         nft(&self.inward()).inspect_err(|_| self.fence = before).map_err(at("fence"))
     }
 
-    /// Whether another server may have connections that come here: then the system's own resets of unknown ones are kept back.
-    ///
-    /// # Errors
-    /// If the kernel does not take the rules; the old ones hold.
-    pub fn keep_back(&mut self, on: bool) -> io::Result<()> {
-        if self.kept_back == on {
-            return Ok(());
-        }
-        let table = self.table();
-        let mut text = format!("flush chain inet {table} output\n");
-        let addresses = [self.v4.map(|v4| format!("ip saddr {v4}")), self.v6.map(|v6| format!("ip6 saddr {v6}"))];
-        for address in addresses.into_iter().flatten().filter(|_| on) {
-            text += &format!(
-                "add rule inet {table} output {address} tcp flags & (rst | ack) == rst meta mark {MARK} counter drop\n"
-            );
-        }
-        nft(&text).map_err(at("resets"))?;
-        self.kept_back = on;
-        Ok(())
-    }
-
     /// By which this node is let dispatch.
     ///
     /// # Errors
@@ -164,7 +131,6 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let table = self.table();
-        let _ = nft(&format!("delete table netdev {table}\ndelete table inet {table}\n"));
+        let _ = nft(&format!("delete table netdev {}\n", self.table()));
     }
 }

@@ -1,8 +1,8 @@
-//! The planes with the dispatch core in a thread of this process. The one that runs everywhere has its frames from a packet
-//! socket; the other from `AF_XDP` sockets.
+//! The planes with the dispatch core in a thread of this process. One has its frames from a packet socket, one from `AF_XDP` sockets,
+//! one by TAP devices alone.
 //!
-//! A packet socket sees copies. What the system itself may see of them is the [`Guard`](super::Guard)'s: what a dispatcher sent to
-//! this server, and nothing else. What the dispatcher serves itself, from a client, comes to its system by a port of its own.
+//! A packet socket sees copies, before all rules. Rules of the plane's own keep the frames from the system, which gets those that are
+//! for it by a port of its own: it neither begins a connection nor ends one before the core has asked the other servers.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,12 +13,15 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Table, Tag, Verdict};
+use apus_dispatch::{Block, Claim, Head, Here, Key, Mac, NOBODY, Reason, Slot, Table, Verdict};
 
 use super::choose::Port;
 use super::clock;
+use super::handed::{Full, Handed, Leave, hand_over};
 use super::ring::{BEFORE, Ring, send, sender};
+use super::rules::{Rules, Way};
 use super::sockets::{Connections, Sockets};
 use super::system::{at, driver};
 use super::tap::Tap;
@@ -29,13 +32,13 @@ use crate::trace::{Trace, Tracer};
 
 /// Most frames at a time.
 pub(super) const BATCH: usize = 32;
+/// Waits end after so long at the latest.
+const LOOK: Duration = Duration::from_secs(1);
 /// Foreign claims that wait to be asked for.
 const CLAIMS: usize = 64;
 
 /// What both threads see.
 struct Shared {
-    /// Whether the system gets frames too.
-    copies: bool,
     here: Mutex<Here>,
     /// The table, and this node's place in it.
     block: Mutex<(Arc<Vec<u8>>, u16)>,
@@ -47,6 +50,8 @@ struct Shared {
     transmit: AtomicU64,
     unsent: AtomicU64,
     lost: AtomicU64,
+    /// What had to be done and was not.
+    refused: AtomicU64,
     dropped: [AtomicU64; Reason::ALL.len()],
     ended: AtomicU64,
     tracer: Tracer,
@@ -58,10 +63,12 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Where frames come from.
 enum Source {
-    /// Copies of what the system gets.
+    /// Copies, of which the system gets what the plane gives it.
     Packet(Ring),
     /// The frames themselves.
     Early(Xsk),
+    /// The frames themselves, by a TAP device.
+    Handed(Handed),
 }
 
 impl Source {
@@ -70,27 +77,55 @@ impl Source {
         match self {
             Self::Packet(ring) => ring.take(|mut bytes| act(std::slice::from_mut(&mut bytes))),
             Self::Early(xsk) => xsk.take(act),
+            Self::Handed(handed) => handed.take(act),
         }
     }
 
-    /// False if the port is down for now.
-    fn wait(&self, other: RawFd) -> bool {
+    /// So long at most. False if the port is down for now.
+    fn wait(&self, other: RawFd, most: Duration) -> bool {
         match self {
-            Self::Packet(ring) => ring.wait(other),
+            Self::Packet(ring) => ring.wait(other, most),
             Self::Early(xsk) => {
                 xsk.wait(other);
+                true
+            }
+            Self::Handed(handed) => {
+                handed.wait(other, most);
                 true
             }
         }
     }
 }
 
-/// A source of frames, a packet socket to send by, a thread, and a TAP device.
+/// By which frames leave.
+#[derive(Clone)]
+enum Out {
+    Socket(Arc<OwnedFd>),
+    Tap(Arc<Leave>),
+}
+
+impl Out {
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Socket(socket) => send(socket.as_raw_fd(), frame),
+            Self::Tap(leave) => leave.put(frame),
+        }
+    }
+}
+
+/// Where frames are counted that came and found no room.
+enum Lost {
+    Packet(OwnedFd),
+    Early(Vec<OwnedFd>),
+    Handed(Full),
+}
+
+/// A source of frames, a way for them to leave, a thread, and a TAP device.
 pub struct PacketPlane {
+    name: &'static str,
     shared: Arc<Shared>,
-    socket: OwnedFd,
-    /// Of [`Source::Early`].
-    early: Vec<OwnedFd>,
+    out: Out,
+    lost: Lost,
     tap: String,
     wake: UnixStream,
     thread: Option<JoinHandle<()>>,
@@ -108,11 +143,13 @@ impl PacketPlane {
     /// # Errors
     /// If the system refuses a packet socket or a TAP device: without the right `CAP_NET_ADMIN` and `CAP_NET_RAW`.
     pub fn new(port: &Port) -> io::Result<Self> {
+        let tap = Tap::new(port.mac)?;
         let v4 = port.v4.map_or([0; 4], |v4| v4.octets());
         let place = format!("packet socket on {}", port.name);
         let ring = Ring::new(&port.name, v4, port.v6.map(solicited)).map_err(at(&place))?;
-        let socket = ring.sender()?;
-        Self::start(port, Source::Packet(ring), socket, Vec::new())
+        let (out, lost) = (Out::Socket(ring.sender()?.into()), Lost::Packet(ring.sender()?));
+        let rules = Rules::new(port, &Way::Copies)?;
+        Self::start("af-packet", port, Source::Packet(ring), Some(rules), out, lost, tap.into())
     }
 
     /// Takes a port by `AF_XDP` sockets.
@@ -123,22 +160,37 @@ impl PacketPlane {
         if !asked && driver(&port.name).is_ok_and(|name| name == "veth") {
             return Err(cable("af-xdp"));
         }
+        let tap = Tap::new(port.mac)?;
         let socket = sender(&port.name)?;
         let xsk = Xsk::new(port, socket.as_raw_fd())?;
-        let early = xsk.handles()?;
-        Self::start(port, Source::Early(xsk), socket, early)
+        let lost = Lost::Early(xsk.handles()?);
+        Self::start("af-xdp", port, Source::Early(xsk), None, Out::Socket(socket.into()), lost, tap.into())
     }
 
-    fn start(port: &Port, source: Source, socket: OwnedFd, early: Vec<OwnedFd>) -> io::Result<Self> {
+    /// Takes a port by TAP devices and rules of nftables.
+    ///
+    /// # Errors
+    /// Without the right `CAP_NET_ADMIN`; if the kernel does not know the rules, or another process has made them.
+    pub(super) fn handed(port: &Port) -> io::Result<Self> {
+        let tap = Arc::new(Tap::new(port.mac)?);
+        let (handed, rules, leave, full) = hand_over(port, &tap)?;
+        Self::start("tap", port, Source::Handed(handed), Some(rules), Out::Tap(leave.into()), Lost::Handed(full), tap)
+    }
+
+    fn start(
+        name: &'static str,
+        port: &Port,
+        source: Source,
+        rules: Option<Rules>,
+        out: Out,
+        lost: Lost,
+        tap: Arc<Tap>,
+    ) -> io::Result<Self> {
         let v4 = port.v4.map_or([0; 4], |v4| v4.octets());
-        let out = socket.try_clone()?;
-        let copies = matches!(source, Source::Packet(_));
-        let tap = Tap::new(port.mac)?;
-        let name = tap.name().to_owned();
+        let device = tap.name().to_owned();
         let (wake, woken) = UnixStream::pair()?;
         let here = Here { now: 0, lease: 0, epoch: 0, fence: 0, server: NOBODY, id: 0, fresh: false, mac: port.mac };
         let shared = Arc::new(Shared {
-            copies,
             here: Mutex::new(here),
             block: Mutex::new((Arc::default(), NOBODY)),
             tables: AtomicU64::new(0),
@@ -148,23 +200,23 @@ impl PacketPlane {
             transmit: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             dropped: std::array::from_fn(|_| AtomicU64::new(0)),
             ended: AtomicU64::new(0),
             tracer: Tracer::default(),
         });
         let sockets = Sockets::new().map_err(at("asking the kernel for its sockets"))?;
         let v6 = port.v6.map_or([0; 16], |v6| v6.octets());
-        let mut worker = Worker { shared: shared.clone(), source, out, tap, sockets, woken, v4, v6 };
-        let thread = std::thread::Builder::new()
-            .name(if copies { "af-packet" } else { "af-xdp" }.into())
-            .spawn(move || worker.work())?;
-        Ok(Self { shared, socket, early, tap: name, wake, thread: Some(thread) })
+        let mut worker =
+            Worker { shared: shared.clone(), rules, source, out: out.clone(), tap, sockets, woken, v4, v6 };
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || worker.work())?;
+        Ok(Self { name, shared, out, lost, tap: device, wake, thread: Some(thread) })
     }
 }
 
 impl Plane for PacketPlane {
     fn name(&self) -> &'static str {
-        if self.shared.copies { "af-packet" } else { "af-xdp" }
+        self.name
     }
 
     fn publish(&mut self, block: &[u8], here: &Here) -> io::Result<()> {
@@ -183,15 +235,21 @@ impl Plane for PacketPlane {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         let mut whole = vec![0; BEFORE];
         whole.extend_from_slice(frame);
-        send(self.socket.as_raw_fd(), &whole)
+        if let Out::Tap(leave) = &self.out {
+            leave.check()?;
+        }
+        self.out.send(&whole)
     }
 
     fn counters(&mut self) -> io::Result<Counters> {
         let shared = &self.shared;
-        if shared.copies {
-            shared.lost.fetch_add(Ring::lost(self.socket.as_raw_fd()), Ordering::Relaxed);
-        } else {
-            shared.lost.store(lost(&self.early), Ordering::Relaxed);
+        match &self.lost {
+            // Since the last question.
+            Lost::Packet(socket) => {
+                shared.lost.fetch_add(Ring::lost(socket.as_raw_fd()), Ordering::Relaxed);
+            }
+            Lost::Early(sockets) => shared.lost.store(lost(sockets), Ordering::Relaxed),
+            Lost::Handed(full) => shared.lost.store(full.lost(), Ordering::Relaxed),
         }
         let plain = [
             ("pass", &shared.pass),
@@ -199,13 +257,10 @@ impl Plane for PacketPlane {
             ("transmit", &shared.transmit),
             ("not-sent", &shared.unsent),
             ("ring-full", &shared.lost),
+            ("rules-not-renewed", &shared.refused),
         ];
         let reasons = Reason::ALL.iter().map(|reason| reason.name()).zip(&shared.dropped);
         Ok(plain.into_iter().chain(reasons).map(|(name, count)| (name.into(), count.load(Ordering::Relaxed))).collect())
-    }
-
-    fn copies(&self) -> bool {
-        self.shared.copies
     }
 
     fn trace(&mut self, bytes: usize) -> io::Result<Trace> {
@@ -252,9 +307,11 @@ impl Table for NoTable {
 /// The thread that has the frames.
 struct Worker {
     shared: Arc<Shared>,
+    /// Go before the source does.
+    rules: Option<Rules>,
     source: Source,
-    out: OwnedFd,
-    tap: Tap,
+    out: Out,
+    tap: Arc<Tap>,
     sockets: Sockets,
     woken: UnixStream,
     v4: [u8; 4],
@@ -276,19 +333,21 @@ impl Worker {
 
     /// Until there is another table.
     fn under<T: Table>(&mut self, table: &T, place: u16, tables: u64) {
-        let Self { shared, source, out, tap, sockets, woken, v4, v6 } = self;
+        let Self { shared, rules, source, out, tap, sockets, woken, v4, v6 } = self;
         let head = table.head();
         let hooks = Connections { sockets, v4: *v4, v6: *v6 };
-        let socket = out.as_raw_fd();
         loop {
             if shared.tables.load(Ordering::Acquire) != tables || shared.ended.load(Ordering::Acquire) != 0 {
                 return;
             }
+            if rules.as_mut().is_some_and(|rules| !rules.renew()) {
+                shared.refused.fetch_add(1, Ordering::Relaxed);
+            }
             let more =
-                source.take(|bytes: &mut [&mut [u8]]| shared.frames((table, &head, place), &hooks, tap, socket, bytes));
+                source.take(|bytes: &mut [&mut [u8]]| shared.frames((table, &head, place), &hooks, tap, out, bytes));
             if !more {
-                if !source.wait(woken.as_raw_fd()) {
-                    std::thread::sleep(std::time::Duration::from_millis(10));
+                if !source.wait(woken.as_raw_fd(), rules.as_ref().map_or(LOOK, Rules::left)) {
+                    std::thread::sleep(Duration::from_millis(10));
                 }
                 let _ = io::Read::read(woken, &mut [0; 64]);
             }
@@ -302,7 +361,7 @@ impl Shared {
         (table, head, place): (&T, &Head, u16),
         hooks: &Connections<'_>,
         tap: &Tap,
-        socket: i32,
+        out: &Out,
         batch: &mut [&mut [u8]],
     ) {
         let mut verdicts = [Verdict::Drop(Reason::Runt); BATCH];
@@ -318,32 +377,28 @@ impl Shared {
         here.server = place;
         self.tracer.dispatch(&here, table, hooks, &mut frames[..many], &mut verdicts);
         for (bytes, verdict) in batch.iter_mut().zip(verdicts) {
-            self.done(verdict, bytes, &here, head, tap, socket);
+            self.done(verdict, bytes, &here, head, tap, out);
         }
     }
 
-    fn done(&self, verdict: Verdict, bytes: &mut [u8], here: &Here, head: &Head, tap: &Tap, socket: i32) {
+    fn done(&self, verdict: Verdict, bytes: &mut [u8], here: &Here, head: &Head, tap: &Tap, out: &Out) {
         let one = |count: &AtomicU64| {
             count.fetch_add(1, Ordering::Relaxed);
         };
         let Some((_, frame)) = bytes.split_at_mut_checked(BEFORE) else { return };
-        let from = frame.get(6..12).and_then(|from| from.first_chunk::<6>()).copied().unwrap_or_default();
         match verdict {
             Verdict::Pass => one(&self.pass),
             Verdict::Local => {
                 one(&self.local);
-                // What a dispatcher sent, the system has seen already, if it sees copies.
-                if !self.copies || Tag::of(from).is_none() {
-                    if head.claim != [0; 6] {
-                        frame[..6].copy_from_slice(&here.mac);
-                    }
-                    if tap.put(bytes).is_err() {
-                        one(&self.unsent);
-                    }
+                if head.claim != [0; 6] {
+                    frame[..6].copy_from_slice(&here.mac);
+                }
+                if tap.put(bytes).is_err() {
+                    one(&self.unsent);
                 }
             }
             Verdict::Transmit => {
-                if send(socket, bytes).is_ok() {
+                if out.send(bytes).is_ok() {
                     one(&self.transmit);
                 } else {
                     one(&self.unsent);

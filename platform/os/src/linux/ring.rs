@@ -6,6 +6,7 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use apus_dispatch::Mac;
 
@@ -165,12 +166,9 @@ impl Ring {
         if answer < 0 { 0 } else { u64::from(told.tp_drops) }
     }
 
-    /// Waits for a frame, or until `other` can be read. False if the port is down for now.
-    pub(super) fn wait(&self, other: RawFd) -> bool {
-        let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut both = [entry(self.fd()), entry(other)];
-        // SAFETY: the entries outlive the call, and there are two.
-        unsafe { libc::poll(both.as_mut_ptr(), 2, 1_000) };
+    /// Waits for a frame, until `other` can be read, or so long. False if the port is down for now.
+    pub(super) fn wait(&self, other: RawFd, most: Duration) -> bool {
+        let both = wait([self.fd(), other], most);
         if both[0].revents & libc::POLLERR == 0 {
             return true;
         }
@@ -188,6 +186,15 @@ impl Drop for Ring {
         // SAFETY: the mapping is this value's alone, and nothing of it is lent.
         unsafe { libc::munmap(self.memory.as_ptr().cast(), SLOT * SLOTS) };
     }
+}
+
+/// Waits until one of two can be read, or so long.
+pub(super) fn wait(both: [RawFd; 2], most: Duration) -> [libc::pollfd; 2] {
+    let mut both = both.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let most = i32::try_from(most.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
+    // SAFETY: the entries outlive the call, and there are two.
+    unsafe { libc::poll(both.as_mut_ptr(), 2, most) };
+    both
 }
 
 /// A packet socket that only sends, by a port; as [`send`] wants it.

@@ -36,7 +36,7 @@ pub(super) fn at(place: &str) -> impl Fn(io::Error) -> io::Error + '_ {
     move |error| io::Error::new(error.kind(), format!("{place}: {error}"))
 }
 
-/// The file of a kernel setting such as `net/ipv4/fwmark_reflect`.
+/// The file of a kernel setting such as `net/ipv4/ip_forward`.
 fn setting(name: &str) -> String {
     format!("/proc/sys/{name}")
 }

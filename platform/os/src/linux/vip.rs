@@ -34,9 +34,6 @@ impl Vip {
             wanted.push((format!("net/ipv4/conf/{of}/arp_ignore"), "1"));
             wanted.push((format!("net/ipv4/conf/{of}/arp_announce"), "2"));
         }
-        for name in ["net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect"] {
-            wanted.push((name.into(), "1"));
-        }
         let mut lines = String::new();
         for (name, _) in &wanted {
             let start = format!("setting {name} ");
@@ -46,7 +43,6 @@ impl Vip {
             }
             match read_setting(name) {
                 Ok(value) => lines += &format!("setting {name} {value}\n"),
-                Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("net/ipv6") => {}
                 Err(error) => return Err(error),
             }
         }

@@ -37,6 +37,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The reboot hook: a command.
     pub reboot: Option<Vec<String>>,
+    /// What the engine is fed is kept in so many bytes; 0: it is not.
+    pub record: u64,
 }
 
 /// One node.
@@ -186,7 +188,9 @@ fn mac(value: &Value<'_>) -> Result<Mac, Wrong> {
 }
 
 fn config(file: &Section<'_>) -> Result<Config, Wrong> {
-    file.known(&["cluster", "node", "port", "folder", "control", "nodes", "vip", "lease", "services", "reboot"])?;
+    file.known(&[
+        "cluster", "node", "port", "folder", "control", "nodes", "vip", "lease", "services", "reboot", "record",
+    ])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
     let me = NodeId(me.into());
@@ -234,6 +238,7 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         lease: file.get("lease").map(lease).transpose()?,
         services,
         reboot,
+        record: file.get("record").map_or(Ok(32 << 20), record)?,
     })
 }
 
@@ -246,6 +251,17 @@ fn lease(value: &Value<'_>) -> Result<Micros, Wrong> {
         value.span(),
         "`lease` must be 300ms to 10m: who dies is replaced after it, and who restarts within it keeps".into(),
     ))
+}
+
+/// `"64M"`, or `false`.
+fn record(value: &Value<'_>) -> Result<u64, Wrong> {
+    if value.get_ref().as_bool() == Some(false) {
+        return Ok(0);
+    }
+    let bytes = service::bytes(value, "record").ok().filter(|bytes| (1 << 20..=1 << 40).contains(bytes));
+    bytes.ok_or_else(|| {
+        (value.span(), "`record` must be how many bytes to keep, \"1M\" to \"1024G\", such as \"32M\"; or false".into())
+    })
 }
 
 fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
@@ -363,9 +379,11 @@ interface = "eth0"
     fn a_good_file_is_read_and_what_it_leaves_out_has_a_default() {
         let config = Config::read("good.toml", GOOD).expect("it is good");
         assert_eq!(
-            (config.own().weight, config.port, config.vip.as_ref().map(|vip| vip.log2_slots)),
-            (3, 7_400, Some(18))
+            (config.own().weight, config.port, config.vip.as_ref().map(|vip| vip.log2_slots), config.record),
+            (3, 7_400, Some(18), 32 << 20)
         );
+        let off = Config::read("off.toml", &GOOD.replace("node = 1", "node = 1\nrecord = false")).expect("it is good");
+        assert_eq!(off.record, 0);
         assert_eq!(config.reach(config.own()).to_string(), "10.0.0.2:7400");
     }
 
@@ -386,6 +404,7 @@ interface = "eth0"
             ("interface = \"eth0\"", "interface = \"e\\\"0\"", "x:14: `interface` is"),
             ("cluster = 7", "cluster = ", "x:1: "),
             ("weight = 3", "weight = 65536", "`weight` must be 0 to 65535"),
+            ("cluster = 7", "cluster = 7\nrecord = \"9\"", "x:2: `record` must be how many bytes to keep"),
         ] {
             let error = Config::read("x", &GOOD.replace(from, to)).expect_err(to).to_string();
             assert!(error.contains(said), "{to}: {error}");

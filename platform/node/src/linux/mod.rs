@@ -2,6 +2,7 @@
 
 mod address;
 mod control;
+mod held;
 mod machine;
 mod programs;
 mod services;
@@ -24,6 +25,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{Config, Error, Service};
 use address::Address;
+use held::Held;
 use machine::{Live, LiveMachine};
 use programs::Programs;
 
@@ -98,7 +100,7 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
         ));
     }
     let seed = Seed(RandomState::new().build_hasher().finish());
-    let engine = Engine::new(engine_config(config)?, durable, seed, now());
+    let engine = Held::new(Engine::new(engine_config(config)?, durable, seed, now()), config, &say);
     let identity = Identity { cluster: ClusterId(config.cluster), me: config.me, incarnation: engine.incarnation() };
     let book: BTreeMap<_, _> = config.nodes.iter().map(|node| (node.id, config.reach(node))).collect();
     let at = config.reach(config.own());

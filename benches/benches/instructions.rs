@@ -8,7 +8,6 @@ use apus_benches::fixture;
 use apus_dispatch::{Key, NoHooks, Verdict};
 use apus_engine::wire::{self, Body};
 use apus_engine::{Config, Engine, Input, Time};
-use apus_host::record::{Act, Recorder, Settings};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 
 fn packet(body: &Body) -> (Config, Vec<u8>) {
@@ -56,29 +55,6 @@ fn handle((mut engine, now, input): (Engine, Time, Input)) -> (Engine, usize) {
     (engine, packets)
 }
 
-/// The same with a recorder, in the middle of a segment.
-fn recorded_follower(nodes: u16, input: &str) -> (Recorder, Engine, Time, Input) {
-    let (mut engine, now, input) = follower_and(nodes, input);
-    let folder = std::env::temp_dir().join(format!("apus-bench-record-{}", std::process::id()));
-    let mut recorder = Recorder::start(&folder, Settings::default(), &engine, || 0).expect("a folder");
-    let before = engine.deadline().map_or(now, |deadline| now.min(deadline.at));
-    recorder.feed(&mut engine, before, Act::Input(Input::Tick)).expect("an input is taken");
-    fixture::drain(&mut engine, before);
-    (recorder, engine, now, input)
-}
-
-// What is kept for the thread that writes is counted, its writing is not.
-#[library_benchmark]
-#[bench::ping_5(recorded_follower(5, "ping"))]
-#[bench::append_5(recorded_follower(5, "append"))]
-#[bench::tick_5(recorded_follower(5, "tick"))]
-#[bench::ping_500(recorded_follower(500, "ping"))]
-fn recorded((mut recorder, mut engine, now, input): (Recorder, Engine, Time, Input)) -> (Recorder, Engine, usize) {
-    let _ = recorder.feed(&mut engine, now, Act::Input(input));
-    let packets = fixture::drain(&mut engine, now);
-    (recorder, engine, packets)
-}
-
 #[library_benchmark]
 #[bench::of_5(fixture::follower(5))]
 #[bench::of_500(fixture::follower(500))]
@@ -108,5 +84,5 @@ fn dispatch((ready, frame): Arrived) -> Verdict {
     ready.dispatch(1_000, &NoHooks, &mut frame[..])
 }
 
-library_benchmark_group!(name = hot_paths; benchmarks = encode, decode, handle, recorded, state_hash, dispatch);
+library_benchmark_group!(name = hot_paths; benchmarks = encode, decode, handle, state_hash, dispatch);
 main!(library_benchmark_groups = hot_paths);

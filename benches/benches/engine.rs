@@ -5,6 +5,7 @@ use std::hint::black_box;
 
 use apus_benches::fixture::{self, SIZES};
 use apus_engine::{Input, wire};
+use apus_host::record::{Act, Recorder, Settings};
 use apus_sim::heap::Heap;
 use apus_sim::scenario::{Plan, Scenario, shipped};
 use apus_sim::world::{Options, World};
@@ -65,6 +66,26 @@ fn handle(c: &mut Criterion) {
     }
 }
 
+/// The same inputs with a recorder: what is kept for the thread that writes, and the hashes of the state after each step.
+fn record(c: &mut Criterion) {
+    let mut group = c.benchmark_group("recorded");
+    let folder = std::env::temp_dir().join(format!("apus-bench-record-{}", std::process::id()));
+    for nodes in [5, 50] {
+        let (mut engine, now) = fixture::follower(nodes);
+        let mut recorder = Recorder::start(&folder, Settings::default(), &engine, || 0).expect("a folder");
+        let ping = fixture::packet(1, &fixture::ping(0));
+        // Beside `engine/ping`, which is the same without.
+        group.bench_function(BenchmarkId::new("ping", nodes), |b| {
+            b.iter(|| {
+                recorder.feed(&mut engine, now, Act::Input(ping.clone())).expect("an input is taken");
+                fixture::drain(&mut engine, now)
+            });
+        });
+        group.bench_function(BenchmarkId::new("marks", nodes), |b| b.iter(|| black_box(&engine).marks()));
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
 fn world(c: &mut Criterion) {
     let mut group = c.benchmark_group("heap");
     let (name, text) = shipped().iter().find(|(name, _)| *name == "healthy").expect("the scenario is shipped");
@@ -76,5 +97,5 @@ fn world(c: &mut Criterion) {
     group.bench_function("healthy", |b| b.iter(|| Heap.run(black_box(&plan), &Options::default()).hash));
 }
 
-criterion_group!(benches, codec, handle, world);
+criterion_group!(benches, codec, handle, record, world);
 criterion_main!(benches);

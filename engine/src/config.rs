@@ -4,12 +4,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{ClusterId, NodeId, ResourceId, ServiceId};
 use crate::mutant::Mutant;
 use crate::time::Micros;
 
 /// Everything that is the same for all nodes of a cluster, and who this node is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Config {
     /// Packets of another cluster are counted and dropped.
     pub cluster: ClusterId,
@@ -34,7 +36,7 @@ pub struct Config {
 }
 
 /// The first membership.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Bootstrap {
     /// Nodes that decide; an odd number is best.
     pub voters: Vec<NodeId>,
@@ -56,7 +58,7 @@ impl Bootstrap {
 }
 
 /// Which diagnosis rule runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DiagnosisRule {
     /// Event-driven adaptive ring with several observers.
     #[default]
@@ -66,7 +68,7 @@ pub enum DiagnosisRule {
 }
 
 /// Knobs of `diagnosis`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DiagnosisConfig {
     /// Adaptive ring, or the paper's.
     pub rule: DiagnosisRule,
@@ -105,7 +107,7 @@ impl Default for DiagnosisConfig {
 }
 
 /// Knobs of `consensus`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConsensusConfig {
     /// Between two heartbeats of a leader.
     pub heartbeat: Micros,
@@ -132,7 +134,7 @@ impl Default for ConsensusConfig {
 }
 
 /// Knobs of `views`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ViewsConfig {
     /// L: how long a lease lasts.
     pub lease: Micros,
@@ -149,7 +151,7 @@ impl Default for ViewsConfig {
 }
 
 /// What a resource prefers when it cannot have both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Availability {
     /// Never two owners; without a quorum there is none.
     #[default]
@@ -159,7 +161,7 @@ pub enum Availability {
 }
 
 /// One thing that at most one node may own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResourceConfig {
     /// Its number.
     pub id: ResourceId,
@@ -172,7 +174,7 @@ pub struct ResourceConfig {
 }
 
 /// What owning a resource means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// Answers for the cluster's address.
     Dispatcher,
@@ -186,7 +188,7 @@ pub enum Role {
 }
 
 /// How copies of a service stand by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Strategy {
     /// One active copy, started where the grant goes.
     #[default]
@@ -198,7 +200,7 @@ pub enum Strategy {
 }
 
 /// What a service's supervisor is told.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServiceConfig {
     /// Its number.
     pub id: ServiceId,

@@ -3,6 +3,8 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Config;
 use crate::consensus::{Entry, Membership, Payload, Snapshot};
 use crate::event::{Event, Fact};
@@ -14,7 +16,7 @@ use crate::time::{Micros, Time};
 use crate::wire::{self, Body, Header};
 
 /// What one part tells the others. The engine routes signals in the order they were given, each to every part in [`Part`] order.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Signal {
     /// From the engine: this node was paused for about `late`.
     Stalled {
@@ -140,19 +142,21 @@ pub enum Signal {
 }
 
 /// What a node knows of a peer's wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Peer {
     pub(crate) inc: Incarnation,
     pub(crate) speaks: u8,
 }
 
 /// What all parts write to.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     pub(crate) inc: Incarnation,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) signals: VecDeque<Signal>,
+    /// For [`why`](crate::Engine::why) alone: it decides nothing, and a saved state goes without it.
+    #[serde(skip)]
     pub(crate) journal: VecDeque<Event>,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) next_op: u64,

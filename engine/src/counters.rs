@@ -1,9 +1,11 @@
 //! What an engine dropped, and why. Never silent, never an event a packet: a flood must not flood the trace.
 
+use serde::{Deserialize, Serialize};
+
 use crate::wire::DecodeError;
 
 /// Counts since the start of this life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Counters {
     /// Packets taken in.
     pub packets: u64,

@@ -4,6 +4,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hash::Hash;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Config;
 use crate::consensus::Consensus;
 use crate::context::{Ctx, Peer, Shared, Signal};
@@ -20,10 +22,13 @@ use crate::time::{Micros, Time};
 use crate::views::Views;
 use crate::wire::{self, Body, Header};
 
+/// Names the sources that this engine was built from: another build may decide otherwise, and lays its state out otherwise.
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("APUS_ENGINE_SOURCES"));
+
 /// One node's protocols. Feed one thing, drain [`poll_output`](Self::poll_output) to `None`, wait until [`deadline`](Self::deadline).
 ///
 /// The same configuration, disk, seed and inputs give the same outputs, bit for bit, on every host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Engine {
     shared: Shared,
     rngs: [Rng; 4],
@@ -37,7 +42,7 @@ pub struct Engine {
 }
 
 /// A node acts only once its new incarnation is durable: until then nobody has heard it speak.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 enum Life {
     Booting {
         op: OpId,
@@ -49,12 +54,37 @@ enum Life {
     Dead,
 }
 
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 struct Parts {
     diagnosis: Diagnosis,
     consensus: Consensus,
     views: Views,
     supervision: Supervision,
+}
+
+/// Hashes of an engine's state by part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Marks([u64; 7]);
+
+impl Marks {
+    /// What each of them is of.
+    pub const PARTS: [&'static str; 7] =
+        ["diagnosis", "consensus", "views", "supervision", "outputs", "randomness", "time and counts"];
+
+    /// All in one: the state's hash.
+    #[must_use]
+    pub fn whole(&self) -> u128 {
+        let mut hash = Hash128::new(0);
+        self.0.iter().for_each(|mark| hash.word(*mark));
+        hash.finish128()
+    }
+
+    /// A few bits of each, which name the part where the whole differs.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "a few bits are meant")]
+    pub fn brief(&self) -> [u16; 7] {
+        self.0.map(|mark| mark as u16)
+    }
 }
 
 /// How long a full disk is left alone.
@@ -199,6 +229,12 @@ impl Engine {
         &self.counters
     }
 
+    /// What this node was told at its start.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
     /// This node's life.
     #[must_use]
     pub const fn incarnation(&self) -> Incarnation {
@@ -245,6 +281,48 @@ impl Engine {
         self.shared.persisting.hash(&mut hash);
         self.rebirth.hash(&mut hash);
         hash.finish128()
+    }
+
+    /// Whether [`poll_output`](Self::poll_output) has nothing left.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.shared.outputs.is_empty()
+    }
+
+    /// Hashes of all of the state by part, the host's clock and the outputs that wait among them: two engines with the same marks go
+    /// on alike and have told alike. The journal of events is left out.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        let of = |hash: &dyn Fn(&mut Hash128)| {
+            let mut state = Hash128::new(0);
+            hash(&mut state);
+            state.finish64()
+        };
+        let parts = match &self.life {
+            Life::Running(parts) => [
+                of(&|to| parts.diagnosis.hash(to)),
+                of(&|to| parts.consensus.hash(to)),
+                of(&|to| parts.views.hash(to)),
+                of(&|to| parts.supervision.hash(to)),
+            ],
+            Life::Booting { .. } => [of(&|to| self.life.hash(to)), 0, 0, 0],
+            Life::Dead => [1, 0, 0, 0],
+        };
+        let shared = &self.shared;
+        let [diagnosis, consensus, views, supervision] = parts;
+        Marks([
+            diagnosis,
+            consensus,
+            views,
+            supervision,
+            of(&|to| shared.outputs.hash(to)),
+            of(&|to| self.rngs.hash(to)),
+            of(&|to| {
+                (self.now, self.deadline, self.counters, self.rebirth).hash(to);
+                (shared.inc, shared.next_op, shared.next_event, shared.persisting).hash(to);
+                (&shared.peers, &shared.signals).hash(to);
+            }),
+        ])
     }
 
     /// Runs one part with its context.

@@ -1,10 +1,12 @@
 //! What the engine tells about itself: every act with the evidence that led to it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Causes, EvidenceId, Incarnation};
 use crate::{consensus, diagnosis, supervision, views};
 
 /// One fact, its name, and what it follows from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Event {
     /// Its name.
     pub id: EvidenceId,
@@ -15,7 +17,7 @@ pub struct Event {
 }
 
 /// What happened, by the part that says so.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fact {
     /// The engine itself.
     Engine(EngineFact),
@@ -30,7 +32,7 @@ pub enum Fact {
 }
 
 /// What the engine says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EngineFact {
     /// A life began.
     Started {

@@ -4,13 +4,15 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::consensus::{Entry, Snapshot};
 use crate::event::Event;
 use crate::ids::{Causes, Epoch, Incarnation, Index, NodeId, OpId, ResourceId, ServiceId, Term, ThreadId};
 use crate::time::{Micros, Time};
 
 /// One thing the world did.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Input {
     /// Time has passed. Early, late and repeated ticks are harmless.
     Tick,
@@ -38,7 +40,7 @@ pub enum Input {
 }
 
 /// How slow work ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Outcome {
     /// It is done, and durable if it was a [`Output::Persist`].
     Ok,
@@ -51,7 +53,7 @@ pub enum Outcome {
 }
 
 /// One copy of a service on this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Copy {
     /// Of which service.
     pub service: ServiceId,
@@ -60,7 +62,7 @@ pub struct Copy {
 }
 
 /// What a supervised program does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ProcessInput {
     /// It can serve.
     Ready,
@@ -76,7 +78,7 @@ pub enum ProcessInput {
 }
 
 /// Why a program is gone, as the operating system tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ExitCause {
     /// By itself, with this code.
     Code(i32),
@@ -89,7 +91,7 @@ pub enum ExitCause {
 }
 
 /// One thing that the host must do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Output {
     /// Send one packet; losing it is allowed.
     Send {
@@ -128,7 +130,7 @@ pub enum Output {
 }
 
 /// How a packet should travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Lane {
     /// Small, may be lost.
     Probe,
@@ -137,7 +139,7 @@ pub enum Lane {
 }
 
 /// What the kernel's guard is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum GuardOrder {
     /// This node owns `resource` until `until` of its own clock. A later `until` of the same or a higher epoch replaces it.
     Arm {
@@ -160,7 +162,7 @@ pub enum GuardOrder {
 }
 
 /// What to do to a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ProcessOrder {
     /// Start it. The guard ends it when the lease of `epoch` runs out; a standby has no lease.
     Start {
@@ -184,7 +186,7 @@ pub enum ProcessOrder {
 }
 
 /// What must be durable.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Record {
     /// A new life begins.
     Born(Incarnation),
@@ -204,7 +206,7 @@ pub enum Record {
 }
 
 /// What a restart finds on the disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Durable {
     /// False when the disk was never formatted or was wiped: the node must not vote before it is readmitted.
     pub formatted: bool,
@@ -258,7 +260,7 @@ impl Durable {
 }
 
 /// One thing the application or the operator wants.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Command {
     /// Put bytes into the replicated log.
     Note(Vec<u8>),
@@ -318,7 +320,7 @@ pub enum SubmitError {
 }
 
 /// When the host must call in at the latest, and which part asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Deadline {
     /// When, on this node's clock.
     pub at: Time,
@@ -327,7 +329,7 @@ pub struct Deadline {
 }
 
 /// The parts of an engine, in routing order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Part {
     /// Ring diagnosis.
     Diagnosis,

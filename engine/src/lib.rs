@@ -37,7 +37,7 @@ pub use config::{
 };
 pub use context::{Ctx, Signal};
 pub use counters::Counters;
-pub use engine::Engine;
+pub use engine::{BUILD, Engine, Marks};
 pub use event::{EngineFact, Event, Fact};
 pub use ids::{
     Causes, ClusterId, Epoch, EvidenceId, Incarnation, Index, NO_CAUSE, NodeId, OpId, ResourceId, ServiceId, Term,

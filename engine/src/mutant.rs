@@ -3,7 +3,7 @@
 macro_rules! mutants {
     ($($part:ident { $($variant:ident $name:literal $about:literal $(equivalent $why:literal)?,)* })*) => {
         /// A planted bug. Without the feature `mutants` none can be switched on.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
         pub enum Mutant { $($(#[doc = $about] $variant,)*)* }
 
         impl Mutant {
@@ -144,6 +144,7 @@ mutants! {
         MachineIsCrash "machine-is-crash" "a machine's failure is recorded as the program's",
         NoGrace "no-grace" "a program is killed without the grace it was promised",
         ReadinessIgnored "readiness-ignored" "a program counts as ready as soon as it runs",
+        StopsWhatItFinds "stops-what-it-finds" "a daemon that starts a program ends first what an earlier daemon left running",
         KeepsAfterLoss "keeps-after-loss" "a program runs on after its grant was lost",
     }
     dispatch {

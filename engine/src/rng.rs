@@ -3,11 +3,12 @@
 use core::convert::Infallible;
 
 use rand_core::TryRng;
+use serde::{Deserialize, Serialize};
 
 use crate::hash::{Hash128, mix};
 
 /// What a run is drawn from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Seed(pub u64);
 
 impl Seed {
@@ -37,7 +38,7 @@ impl Seed {
 /// A counter-based generator: value `i` is a function of the stream's key and `i` alone.
 ///
 /// Two rounds of `SplitMix64`'s finaliser over a Weyl sequence. Small, fixed for ever, the same on every host.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rng {
     key: u64,
     counter: u64,

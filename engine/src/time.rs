@@ -2,15 +2,17 @@
 
 use core::ops::{Add, Sub};
 
+use serde::{Deserialize, Serialize};
+
 /// A point on one node's own monotonic clock, in microseconds since that clock's origin.
 ///
 /// Two nodes' times are not comparable: the worlds give every node its own origin and drift. A
 /// host passes `now` into every call; the engine reads no clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 /// A length of time in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Micros(pub u64);
 
 impl Time {

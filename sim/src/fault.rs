@@ -161,7 +161,7 @@ kinds! {
     LateTimer "C09" "late-timer" Clocks None, Some((Time, 10 * MS, 500 * MS)), true Free ["heap" "turmoil" "emulated"] "timers fire up to this much late";
     ClockOrigin "C10" "clock-origin" Clocks None, None, true Down ["heap" "turmoil" "emulated"] "after the reboot the monotonic clock starts somewhere else";
     // Processes.
-    Crash "P01" "crash" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the node's process dies and is restarted at the end of the fault";
+    Crash "P01" "crash" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the node's process dies and is restarted at the end of the fault; its programs run on while their leases last";
     PowerOff "P02" "power-off" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the machine loses power: no farewell, guards and programs gone, unsynced writes lost";
     GracefulStop "P03" "graceful-stop" Nodes None, None, true Down ["heap" "turmoil" "emulated"] "the node's process ends in order, the machine runs on";
     CrashLoop "P04" "crash-loop" Nodes None, Some((Time, 300 * MS, 10 * S)), true Down ["heap" "turmoil" "emulated"] "the node's process dies again and again with this period";

@@ -47,6 +47,7 @@ goals! {
     "suspected-and-cleared" Needs::Nothing, "a suspected node was found well";
     "stalled" Needs::Nothing, "a node noticed that it had been paused";
     "node-restarted" Needs::Nothing, "a node started a second time";
+    "program-adopted" Needs::Service, "a restarted daemon took over a program that ran on";
     "readmitted" Needs::Nothing, "a node with an empty disk votes again";
     "snapshot-installed" Needs::Nothing, "a node caught up by a snapshot";
     "membership-changed" Needs::Nothing, "a membership change was completed";

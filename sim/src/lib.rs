@@ -10,6 +10,7 @@ pub mod fates;
 pub mod fault;
 pub mod goal;
 pub mod heap;
+pub mod incident;
 pub mod pcapng;
 pub mod report;
 pub mod runner;

@@ -81,6 +81,27 @@ pub enum What {
         /// What.
         order: ProcessOrder,
     },
+    /// A program has begun. `run` is unique in the run.
+    Began {
+        /// Which.
+        copy: Copy,
+        /// Which run of it.
+        run: u32,
+    },
+    /// A daemon has begun, and this program of an earlier one runs.
+    Found {
+        /// Which.
+        copy: Copy,
+        /// Which run of it.
+        run: u32,
+    },
+    /// The daemon has taken it over: it runs on as it is.
+    Kept {
+        /// Which.
+        copy: Copy,
+        /// Which run of it.
+        run: u32,
+    },
     /// A program is gone, and the true cause; `None`: it was asked to.
     Gone {
         /// Which.

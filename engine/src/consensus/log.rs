@@ -4,11 +4,13 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Entry, Membership, Payload, Snapshot};
 use crate::ids::{Epoch, Index, NodeId, ResourceId, Term};
 
 /// Entries after a snapshot. Indices are consecutive.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(super) struct Log {
     /// Everything up to its index.
     pub(super) snapshot: Arc<Snapshot>,

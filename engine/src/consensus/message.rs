@@ -4,13 +4,15 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Causes, Epoch, Index, NodeId, ResourceId, Term};
 use crate::time::{Micros, Time};
 use crate::wire::{DecodeError, Reader, Wire, Writer};
 use crate::{wire_messages, wire_struct};
 
 /// Who decides and who follows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Membership {
     /// Nodes whose majority decides.
     pub voters: BTreeSet<NodeId>,
@@ -50,7 +52,7 @@ impl Membership {
 }
 
 /// What an entry says.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Payload {
     /// A leader's first entry: commits what came before it.
     Lead(NodeId),
@@ -154,7 +156,7 @@ impl Wire for Payload {
 }
 
 /// One entry of the replicated log.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// Where it stands.
     pub index: Index,
@@ -166,7 +168,7 @@ pub struct Entry {
 wire_struct!(Entry { index, term, payload } least 4);
 
 /// What the log up to an index amounts to; small, so it is sent whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The last entry in it.
     pub index: Index,
@@ -180,7 +182,7 @@ pub struct Snapshot {
 wire_struct!(Snapshot { index, term, membership, state } least 10);
 
 /// The replicated state machine: who owns what. A function of the log alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ViewState {
     /// The newest grant of each resource.
     pub grants: BTreeMap<ResourceId, Grant>,
@@ -214,7 +216,7 @@ impl Wire for ViewState {
 }
 
 /// The newest grant of one resource.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Grant {
     /// Index of its entry: the fencing token.
     pub epoch: Epoch,
@@ -349,7 +351,7 @@ wire_messages! {
 }
 
 /// What consensus says happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fact {
     /// An election, or with `pre` a poll before one, starts.
     Campaign {

@@ -18,6 +18,8 @@ pub use message::{
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Config;
 use crate::context::{Ctx, Signal, earliest};
 use crate::event::Fact as AnyFact;
@@ -35,7 +37,7 @@ const RETRY_FULL: Micros = Micros::from_millis(200);
 const NOTE_MAX: usize = 32 * 1024;
 
 /// One node's copy of the log and its role.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub struct Consensus {
     me: NodeId,
     term: Term,
@@ -73,7 +75,7 @@ pub struct Consensus {
 }
 
 /// What waits for a record.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 enum Pending {
     /// Term and vote, and whom to answer.
     Vote { term: Term, voted: Option<NodeId>, reply: Option<NodeId> },
@@ -85,7 +87,7 @@ enum Pending {
     Admitted,
 }
 
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 enum Role {
     Follower,
     /// Asks whether an election would succeed.
@@ -100,7 +102,7 @@ enum Role {
     Leader(Leadership),
 }
 
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 struct Leadership {
     elected_at: Time,
     /// No earlier leader was acknowledged by a quorum for what it sent after this.
@@ -118,7 +120,7 @@ struct Leadership {
 }
 
 /// What a leader knows of a follower.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 struct Progress {
     /// Equal and durable up to here.
     matched: Index,

@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{EvidenceId, Incarnation, NodeId};
 use crate::time::Micros;
 use crate::wire::{DecodeError, Reader, Wire, Writer};
@@ -157,7 +159,7 @@ wire_messages! {
 }
 
 /// What diagnosis says happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fact {
     /// A probe's deadline passed without an answer.
     Missed {

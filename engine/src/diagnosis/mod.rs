@@ -15,6 +15,8 @@ pub use message::{Ack, Compare, Fact, Message, News, Ping, PingReply, PingReq, S
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Config, DiagnosisRule};
 use crate::context::{Ctx, Signal, earliest};
 use crate::event::Fact as AnyFact;
@@ -36,7 +38,7 @@ const LHM_MAX: u8 = 8;
 const PROBES_MAX: usize = 64;
 
 /// One node's view of the ring.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub struct Diagnosis {
     me: NodeId,
     inc: Incarnation,
@@ -65,7 +67,7 @@ pub struct Diagnosis {
 }
 
 /// Others speak of a life of this node that it has not begun: a damaged packet, or it is an old instance of itself.
-#[derive(Clone, Copy, Debug, Hash)]
+#[derive(Clone, Copy, Debug, Hash, Serialize, Deserialize)]
 struct Rumor {
     inc: Incarnation,
     since: Time,

@@ -1,11 +1,13 @@
 //! Probes and their deadlines: adaptive, stretched while this node itself is unwell.
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::DiagnosisConfig;
 use crate::ids::{EvidenceId, NodeId};
 use crate::time::{Micros, Time};
 
 /// Round-trip estimate of one ring, after RFC 6298 §2, in integers.
-#[derive(Clone, Debug, Default, Hash)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 pub(super) struct Rtt {
     smooth: Micros,
     var: Micros,
@@ -34,7 +36,7 @@ impl Rtt {
 }
 
 /// What a probe is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Purpose {
     /// The regular test in a ring, or an early one.
     Test {
@@ -60,7 +62,7 @@ pub(super) enum Purpose {
 }
 
 /// One probe on its way.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(super) struct Probe {
     pub(super) seq: u32,
     pub(super) target: NodeId,

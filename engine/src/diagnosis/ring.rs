@@ -2,10 +2,12 @@
 
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::hash::mix;
 
 /// Ring k leads from rank r to rank r + offset k, modulo the number of members.
-#[derive(Clone, Debug, Default, Hash)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 pub(super) struct Rings {
     pub(super) len: usize,
     pub(super) offsets: Vec<usize>,

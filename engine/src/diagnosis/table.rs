@@ -3,12 +3,14 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use super::{News, Status};
 use crate::hash::Hash128;
 use crate::ids::{EvidenceId, Incarnation, NodeId};
 
 /// What is known of one member.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) inc: Incarnation,
     /// Even: asserted up; odd: accused.
@@ -50,7 +52,7 @@ impl Entry {
 }
 
 /// All members by rank, the order of their numbers.
-#[derive(Clone, Debug, Default, Hash)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 pub(super) struct Table {
     nodes: Vec<NodeId>,
     entries: Vec<Entry>,

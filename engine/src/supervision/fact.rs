@@ -1,11 +1,13 @@
 //! What supervision says happened.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Epoch, ThreadId};
 use crate::io::{Copy, ExitCause};
 use crate::time::Micros;
 
 /// Why a copy failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FailureCause {
     /// The program ended by itself.
     Crash(ExitCause),
@@ -20,7 +22,7 @@ pub enum FailureCause {
 }
 
 /// The rungs of the ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Rung {
     /// Start it again here.
     Restart,
@@ -31,7 +33,7 @@ pub enum Rung {
 }
 
 /// What supervision says happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fact {
     /// A copy is being started.
     Starting {

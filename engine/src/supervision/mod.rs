@@ -10,6 +10,8 @@ pub use unit::Phase;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Config, Role, ServiceConfig};
 use crate::consensus::Payload;
 use crate::context::{Ctx, Signal};
@@ -21,7 +23,7 @@ use crate::time::{Micros, Time};
 use unit::{Unit, Want};
 
 /// The programs of one node.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub struct Supervision {
     units: BTreeMap<Copy, Unit>,
     /// Who was granted each resource last, and which of them diagnosis calls down.
@@ -237,6 +239,9 @@ impl Supervision {
         unit.beats.clear();
         unit.ready_since = None;
         let evidence = self.event(ctx, &[because], Fact::Starting { copy, active, epoch });
+        if ctx.has(Mutant::StopsWhatItFinds) {
+            ctx.process(copy, ProcessOrder::Stop { grace: service.grace });
+        }
         let op = ctx.process(copy, ProcessOrder::Start { active, epoch });
         if let Some(unit) = self.units.get_mut(&copy) {
             unit.evidence = evidence;

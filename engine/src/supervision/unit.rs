@@ -2,11 +2,13 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Epoch, EvidenceId, OpId, ResourceId, ThreadId};
 use crate::time::Time;
 
 /// What shall be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Want {
     /// Nothing runs.
     #[default]
@@ -18,7 +20,7 @@ pub(super) enum Want {
 }
 
 /// What is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Phase {
     /// Nothing runs.
     #[default]
@@ -66,7 +68,7 @@ pub enum Phase {
 }
 
 /// One copy.
-#[derive(Clone, Debug, Default, Hash)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 pub(super) struct Unit {
     pub(super) resource: ResourceId,
     pub(super) want: Want,

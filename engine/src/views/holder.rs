@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Ask, Fact, Message, Renew, Renewed, Views};
 use crate::consensus::Consensus;
 use crate::context::{Ctx, Signal};
@@ -13,7 +15,7 @@ use crate::time::{Micros, Time};
 const ASK_AGAIN: Micros = Micros::from_millis(100);
 
 /// One grant of this node.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(super) struct Holding {
     pub(super) epoch: Epoch,
     /// Expiry on this node's clock; `None` before the first renewal and after expiry.

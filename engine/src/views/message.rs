@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Causes, Epoch, Index, NodeId, ResourceId, Term};
 use crate::io::Command;
 use crate::time::{Micros, Time};
@@ -43,7 +45,7 @@ pub struct Renewed {
 wire_struct!(Renewed { sent_at, left, held, term } least 4);
 
 /// A node asks the leader for something; repeated until the log shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ask {
     /// The holder has let go of this grant.
     Release {
@@ -98,7 +100,7 @@ pub struct Claim {
 wire_struct!(Claim { resource } least 2);
 
 /// What an operator wants, on its way from the node that was asked to the leader (since version 3).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Order {
     /// As [`Command::Move`].
     Move {
@@ -182,7 +184,7 @@ wire_messages! {
 }
 
 /// What views says happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fact {
     /// The leader waits until the old lease must have run out.
     Waiting {

@@ -12,6 +12,8 @@ pub use message::{Ask, Claim, Fact, Message, Order, Renew, Renewed};
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Availability, Config, Role};
 use crate::consensus::{Consensus, Entry, Payload};
 use crate::context::{Ctx, Signal};
@@ -32,7 +34,7 @@ fn too_old(ctx: &Ctx<'_>, log: &Consensus) -> Option<NodeId> {
 }
 
 /// One node's leases and, on the leader, the placement.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub struct Views {
     me: NodeId,
     lease: Micros,

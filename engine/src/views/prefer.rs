@@ -3,6 +3,8 @@
 
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Claim, Fact, Message, Views};
 use crate::config::{Availability, Config};
 use crate::context::Ctx;
@@ -13,7 +15,7 @@ use crate::time::{Micros, Time};
 const CLAIM_EVERY: Micros = Micros::from_millis(200);
 
 /// Resources under the 1998 rule at this node.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(super) struct Prefer {
     resources: Vec<(ResourceId, Vec<NodeId>)>,
     /// What this node has taken.

@@ -45,12 +45,12 @@ pub(crate) enum Command {
     /// Run scenarios over many seeds; without one, the shipped suite for a minute
     #[command(after_help = RUN_EXAMPLES, after_long_help = format!("{RUN_EXAMPLES}\n\n{CODES}"))]
     Run(RunArgs),
-    /// Run an artifact again and compare its trace hash
+    /// Run an artifact or an incident again and compare its hashes
     #[command(
-        after_help = "Exit codes: as `run` for the violation that is found again; 5 if the trace hash is another one."
+        after_help = "Exit codes: as `run` for the violation that is found again; 5 if the trace hash, or the state after any step, is another one."
     )]
     Replay {
-        /// The artifact
+        /// The artifact, or the incident
         artifact: PathBuf,
     },
     /// Make an artifact smaller: faults, then nodes, then work, then time
@@ -65,7 +65,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
         budget: Duration,
     },
-    /// Tell the story of an artifact, and write pictures of it
+    /// Tell the story of an artifact or of incidents, and write pictures of it
     Explain(ExplainArgs),
     /// What led to the last act of a node before a time
     #[command(after_help = "Exit codes: 0 told; 3 the node did nothing before that time.")]
@@ -110,6 +110,9 @@ pub(crate) enum Command {
     /// This machine as a node of a cluster
     #[command(subcommand)]
     Node(NodeCommand),
+    /// What live nodes recorded of themselves
+    #[command(subcommand)]
+    Incident(IncidentCommand),
     /// The cluster's address, as the node that runs here sees it
     Vip(VipArgs),
     /// Supervised programs, as the node that runs here sees them
@@ -449,8 +452,10 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// The artifact
+    /// The artifact, or an incident
     pub artifact: PathBuf,
+    /// With an incident: those of other nodes, drawn together
+    pub more: Vec<PathBuf>,
     /// Show every line of the trace from A to B in place of the story, such as 14.4s..14.9s
     #[arg(long, value_name = "A..B", value_parser = times)]
     pub trace: Option<(Duration, Duration)>,
@@ -469,6 +474,22 @@ pub(crate) struct ExplainArgs {
     /// Write all four into a folder, named after the artifact
     #[arg(long, value_name = "DIR", conflicts_with_all = ["html", "mermaid", "pcapng", "perfetto"])]
     pub all: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IncidentCommand {
+    /// Copy a node's record into one file, while the node runs or after its end; `apus replay` and `apus explain` take it
+    #[command(after_help = "Exit codes: 0 written; 64 nothing is recorded, or the record is damaged.")]
+    Export {
+        /// The node's folder
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/apus")]
+        node: PathBuf,
+        /// Only about this long before the end, such as 10m
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        last: Option<Duration>,
+        /// Where to write it
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

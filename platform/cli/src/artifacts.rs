@@ -16,7 +16,9 @@ use crate::print::{self, BAD, BOLD, DIM, count, ms, say, style, word};
 use crate::{Trouble, VERSION};
 
 pub(crate) fn load(path: &Path) -> Result<Artifact, Trouble> {
-    let text = std::fs::read_to_string(path).map_err(|error| Trouble::Usage(format!("{}: {error}", path.display())))?;
+    let bytes = std::fs::read(path).map_err(|error| Trouble::Usage(format!("{}: {error}", path.display())))?;
+    let other = || Trouble::Usage(format!("{}: this is neither an artifact nor an incident", path.display()));
+    let text = String::from_utf8(bytes).map_err(|_| other())?;
     Artifact::from_json(&text).map_err(|what| Trouble::Usage(format!("{}: {what}", path.display())))
 }
 
@@ -95,6 +97,9 @@ fn print_violation(run: &Run) {
 
 /// 5 if the hash is another one; else as `run`.
 pub(crate) fn replay(path: &Path, format: Format) -> Result<u8, Trouble> {
+    if let Some(incident) = crate::incident::load(path)? {
+        return crate::incident::replay(path, &incident, format);
+    }
     let artifact = load(path)?;
     let run = again(&artifact, false);
     let same = run.hash == artifact.hash;
@@ -169,6 +174,15 @@ pub(crate) fn shrink(path: &Path, out: Option<&Path>, budget: Duration, format: 
 }
 
 pub(crate) fn explain(args: &ExplainArgs, format: Format) -> Result<u8, Trouble> {
+    if let Some(incident) = crate::incident::load(&args.artifact)? {
+        return crate::incident::explain(args, incident, format);
+    }
+    if let Some(other) = args.more.first() {
+        return Err(Trouble::Usage(format!(
+            "{}: one artifact at a time; only incidents are drawn together",
+            other.display()
+        )));
+    }
     let artifact = load(&args.artifact)?;
     let run = again(&artifact, true);
     let scenario = &artifact.plan.scenario;

@@ -8,6 +8,7 @@ mod cluster;
 mod corpus;
 mod dispatch;
 mod doctor;
+mod incident;
 mod judge;
 mod junit;
 mod lists;
@@ -137,6 +138,7 @@ fn act(cli: Cli) -> u8 {
         Command::Bench(what) => bench::bench(&what, format),
         Command::Mutants(args) => mutants::mutants(&args, format),
         Command::Node(what) => node::node(&what, format),
+        Command::Incident(what) => incident::incident(&what, format),
         Command::Vip(args) => node::vip(&args, format),
         Command::Service(args) => service::service(&args, format),
         Command::Hbeat { thread, timeout } => service::hbeat(thread, timeout),

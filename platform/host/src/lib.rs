@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod crc;
+pub mod record;
 mod run;
 mod shell;
 pub mod store;

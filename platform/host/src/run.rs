@@ -8,6 +8,11 @@ use apus_engine::{Deadline, Engine, Input, Output, Time};
 pub trait Hold {
     /// Lends the engine; `None` once it has been taken away, which ends the loop.
     fn with<T>(&mut self, act: impl FnOnce(&mut Engine) -> T) -> Option<T>;
+
+    /// Feeds the engine. Who records what it is fed does so here.
+    fn feed(&mut self, now: Time, input: Input) -> Option<()> {
+        self.with(|engine| engine.handle(now, input))
+    }
 }
 
 impl Hold for Engine {
@@ -49,6 +54,6 @@ pub async fn run<B: Backend>(mut engine: impl Hold, mut backend: B) -> Result<()
         let Some(deadline) = engine.with(|engine| engine.deadline()) else { return Ok(()) };
         let Some(input) = backend.next(deadline).await? else { return Ok(()) };
         let now = backend.now();
-        engine.with(|engine| engine.handle(now, input));
+        engine.feed(now, input);
     }
 }

@@ -41,6 +41,8 @@ pub struct Config {
     pub transport: Option<Wire>,
     /// Folder of keys and certificates.
     pub keys: PathBuf,
+    /// What the engine is fed is kept in so many bytes; 0: it is not.
+    pub record: u64,
     /// What all nodes have alike, as lines of a file.
     pub(crate) alike: String,
 }
@@ -251,6 +253,7 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         "reboot",
         "transport",
         "keys",
+        "record",
     ])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
@@ -317,6 +320,7 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         lease: file.get("lease").map(lease).transpose()?,
         services,
         reboot,
+        record: file.get("record").map_or(Ok(32 << 20), record)?,
     })
 }
 
@@ -367,6 +371,17 @@ fn lease(value: &Value<'_>) -> Result<Micros, Wrong> {
         value.span(),
         "`lease` must be 300ms to 10m: who dies is replaced after it, and who restarts within it keeps".into(),
     ))
+}
+
+/// `"64M"`, or `false`.
+fn record(value: &Value<'_>) -> Result<u64, Wrong> {
+    if value.get_ref().as_bool() == Some(false) {
+        return Ok(0);
+    }
+    let bytes = service::bytes(value, "record").ok().filter(|bytes| (1 << 20..=1 << 40).contains(bytes));
+    bytes.ok_or_else(|| {
+        (value.span(), "`record` must be how many bytes to keep, \"1M\" to \"1024G\", such as \"32M\"; or false".into())
+    })
 }
 
 fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
@@ -493,9 +508,11 @@ interface = "eth0"
     fn a_good_file_is_read_and_what_it_leaves_out_has_a_default() {
         let config = Config::read("good.toml", GOOD).expect("it is good");
         assert_eq!(
-            (config.own().weight, config.port, config.vip.as_ref().map(|vip| vip.log2_slots)),
-            (3, 7_400, Some(18))
+            (config.own().weight, config.port, config.vip.as_ref().map(|vip| vip.log2_slots), config.record),
+            (3, 7_400, Some(18), 32 << 20)
         );
+        let off = Config::read("off.toml", &GOOD.replace("node = 1", "node = 1\nrecord = false")).expect("it is good");
+        assert_eq!(off.record, 0);
         assert_eq!(config.reach(config.own()).to_string(), "10.0.0.2:7400");
     }
 
@@ -521,6 +538,7 @@ interface = "eth0"
                 "node = 1\ntransport = \"tcp\"",
                 "x:3: `transport` is `tcp`, and must be `quic`, or `plain` where",
             ),
+            ("cluster = 7", "cluster = 7\nrecord = \"9\"", "x:2: `record` must be how many bytes to keep"),
         ] {
             let error = Config::read("x", &GOOD.replace(from, to)).expect_err(to).to_string();
             assert!(error.contains(said), "{to}: {error}");

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use apus_engine::{Availability, Micros, NodeId, ResourceConfig, ResourceId, Role, ServiceConfig, ServiceId, Strategy};
-use apus_os::program::{Check, Limits, Liveness, Readiness, Spec};
+use apus_os::program::{Check, Hooks, Limits, Liveness, Readiness, Spec};
 
 use crate::config::{Section, Value, Wrong, number, text};
 
@@ -72,7 +72,7 @@ pub(crate) fn time(value: &Value<'_>, key: &str) -> Result<Micros, Wrong> {
 }
 
 /// Reads bytes such as `512M`, as a text or a number.
-fn bytes(value: &Value<'_>, key: &str) -> Result<u64, Wrong> {
+pub(crate) fn bytes(value: &Value<'_>, key: &str) -> Result<u64, Wrong> {
     if value.get_ref().as_integer().is_some() {
         return number(value, key, "bytes");
     }
@@ -206,6 +206,10 @@ const KEYS: &[&str] = &[
     "start_within",
     "may_reboot",
     "promote",
+    "before",
+    "after",
+    "hooks_within",
+    "core",
     "output",
     "fenced",
 ];
@@ -299,8 +303,25 @@ fn service(
         promote: section.get("promote").map(|value| command(value, "promote")).transpose()?,
         log_bytes,
         log_files,
+        hooks: hooks(section)?,
+        core: section.get("core").map(|value| bytes(value, "core")).transpose()?,
     };
     Ok(Service { engine, spec, candidates, fenced: flag(section, "fenced", true)? })
+}
+
+fn hooks(section: &Section<'_>) -> Result<Hooks, Wrong> {
+    let one = |key| section.get(key).map(|value| command(value, key)).transpose();
+    let (before, after) = (one("before")?, one("after")?);
+    let within = section.get("hooks_within").map(|value| Ok((value, time(value, "hooks_within")?.0))).transpose()?;
+    if let Some((value, within)) = within
+        && (before.is_none() && after.is_none() || !(1_000..=600_000_000).contains(&within))
+    {
+        let what = "`hooks_within` is for `before` and `after`, which a service must have, and must be 1ms to 10m";
+        return Err((value.span(), what.into()));
+    }
+    let any = before.is_some() || after.is_some();
+    let within = within.map_or(10_000_000, |(_, within)| within);
+    Ok(if any { Hooks { before, after, within } } else { Hooks::default() })
 }
 
 fn flag(section: &Section<'_>, key: &str, or: bool) -> Result<bool, Wrong> {
@@ -494,6 +515,10 @@ may_reboot = true
 promote = ["/bin/promote"]
 output = { bytes = "1M", files = 2 }
 fenced = false
+before = ["/bin/mount", "/srv"]
+after = ["/bin/umount", "/srv"]
+hooks_within = "3s"
+core = "64M"
 "#;
 
     #[test]
@@ -513,6 +538,10 @@ fenced = false
         assert_eq!(spec.limits, Limits { memory: Some(512 << 20), cpu: Some(1_500), pids: Some(100) });
         let live = spec.liveness.expect("it has one");
         assert_eq!((live.thread, live.every, live.within, live.promise), (2, 1_000_000, 500_000, 4_500_000));
+        let command = |name: &str| Some(vec![name.to_owned(), "/srv".to_owned()]);
+        let hooks = Hooks { before: command("/bin/mount"), after: command("/bin/umount"), within: 3_000_000 };
+        assert_eq!((spec.hooks, &db.spec.hooks), (hooks, &Hooks::default()));
+        assert_eq!((spec.core, db.spec.core), (Some(64 << 20), None));
         assert_eq!(spec.environment.len(), 2);
         let resources: Vec<_> = config.services.iter().flat_map(Service::resources).collect();
         assert_eq!(resources.iter().map(|resource| resource.id.0).collect::<Vec<_>>(), [256, 272, 273]);

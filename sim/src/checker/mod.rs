@@ -172,6 +172,7 @@ fn all(plan: &Plan) -> Vec<Box<dyn Checker>> {
         Box::new(lives::PausedAccusesNobody::new(plan)),
         Box::new(grant_eligible::GrantEligible::new(plan)),
         Box::new(programs::RestartAfterExit::default()),
+        Box::new(programs::OutliveDaemon::default()),
         Box::new(programs::BackoffKept::new(plan)),
         Box::new(programs::EscalationKept::new(plan)),
         Box::new(programs::DependencyOrder::new(plan)),

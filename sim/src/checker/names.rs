@@ -47,6 +47,7 @@ names! {
     "grant-eligible" safety "NT-SwiFT 3.1", "a resource is granted to no arbiter, no drained node, and none that the leader holds for dead";
     "one-active-copy" safety "NT-SwiFT 3.1, watchd", "a copy of a service is active on one node at a time";
     "restart-after-exit" safety "NT-SwiFT 3.1, watchd", "a program is started again only after its last run is gone";
+    "programs-outlive-daemon" safety "NT-SwiFT 3.1, the UNIX daemons outlive each other", "a daemon's end stops no program; its successor takes over what runs and starts no second copy";
     "backoff-kept" safety "NT-SwiFT 3.1, watchd", "restarts are as far apart as the back-off asks";
     "escalation-kept" safety "NT-SwiFT 3.1, watchd", "N failures within T lead to the next rung, no sooner and no later";
     "hang-found" safety "NT-SwiFT 3.1, watchd", "a thread that does not beat is found out within its promise and a second";

@@ -55,6 +55,59 @@ impl Checker for RestartAfterExit {
     }
 }
 
+/// Programs outlive their daemon: the next one takes over what runs, stops nothing that it has not taken over, and never has a second
+/// copy begin beside it.
+#[derive(Clone, Default)]
+pub(super) struct OutliveDaemon {
+    runs: BTreeMap<(NodeId, Copy), u32>,
+    /// Of an earlier daemon, and not asked for by this one.
+    found: BTreeSet<(NodeId, Copy)>,
+}
+
+impl Checker for OutliveDaemon {
+    fn name(&self) -> &'static str {
+        "programs-outlive-daemon"
+    }
+    fn see(&mut self, line: &Line) -> Result<(), String> {
+        let Some(node) = line.node else { return Ok(()) };
+        match line.what {
+            // The next start tells what still runs.
+            What::Boot(_) | What::Halt => {
+                self.runs.retain(|(at, _), _| *at != node);
+                self.found.retain(|(at, _)| *at != node);
+            }
+            What::Found { copy, run } => {
+                self.runs.insert((node, copy), run);
+                self.found.insert((node, copy));
+            }
+            What::Began { copy, run } => {
+                if let Some(old) = self.runs.insert((node, copy), run) {
+                    let (slot, service) = (copy.slot, copy.service);
+                    return Err(format!("{node} has two copies in slot {slot} of {service}: runs {old} and {run}"));
+                }
+            }
+            What::Kept { copy, run } if self.runs.get(&(node, copy)) != Some(&run) => {
+                return Err(format!("{node} takes over run {run} of {}, which does not run", copy.service));
+            }
+            What::Gone { copy, .. } => {
+                self.runs.remove(&(node, copy));
+                self.found.remove(&(node, copy));
+            }
+            What::Program { copy, order: ProcessOrder::Start { .. } } => {
+                self.found.remove(&(node, copy));
+            }
+            What::Program { copy, order } if self.found.contains(&(node, copy)) => {
+                return Err(format!(
+                    "{node} orders {order:?} of a copy of {} that an earlier daemon left, before it takes it over",
+                    copy.service
+                ));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
 /// Waits between restarts are at least the configured back-off, doubled each time, and kept.
 #[derive(Clone)]
 pub(super) struct BackoffKept {

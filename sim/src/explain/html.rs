@@ -63,7 +63,9 @@ fn events(run: &Run) -> Vec<Value> {
                 Some(json!([at, node, part(&event.fact), words(event), event.id.to_string(), causes]))
             }
             What::Boot(_) | What::Halt | What::Refused => Some(json!([at, node, 0, sentence(line), "", []])),
-            What::Gone { .. } | What::Program { .. } => Some(json!([at, node, 4, sentence(line), "", []])),
+            What::Gone { .. } | What::Program { .. } | What::Kept { .. } => {
+                Some(json!([at, node, 4, sentence(line), "", []]))
+            }
             _ => None,
         }
     };

@@ -262,6 +262,7 @@ impl World {
             }
             Due::Program { node, copy, run, what } => self.program_acts(node, copy, run, what),
             Due::ProgramGone { node, copy, run } => self.program_gone(node, copy, run),
+            Due::Unclaimed { node, life } => self.unclaimed(node, life),
             Due::Guard { node, resource } => self.guard_due(node, resource),
             Due::FaultStart(index) => self.fault_start(index),
             Due::FaultStep(index, step) => self.fault_step(index, step),

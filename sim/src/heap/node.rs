@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use apus_engine::{
     Config, Copy, Deadline, Durable, Engine, EngineFact, Epoch, Event, ExitCause, Fact, Input, NodeId, OpId, Outcome,
-    Output, ResourceId, Seed, Time,
+    Output, ResourceId, Role, Seed, Time,
 };
 
 use super::World;
@@ -108,9 +108,10 @@ impl World {
         let incarnation = engine.incarnation();
         host.engine = Some(Box::new(engine));
         self.line(Some(node), What::Boot(incarnation));
+        self.find_programs(node);
     }
 
-    /// A clean start: nothing of an earlier life runs or is armed.
+    /// A new life of the daemon. What keepers hold, programs and the leases of their slots, outlives a daemon; the address does not.
     pub(super) fn begin_life(&mut self, node: NodeId) {
         let host = &mut self.nodes[node.0 as usize];
         host.life += 1;
@@ -119,9 +120,13 @@ impl World {
         host.timer = Ns::MAX;
         host.inbox.clear();
         host.fuse = None;
-        host.programs.clear();
-        let armed: Vec<(ResourceId, Epoch)> =
-            host.guards.iter().map(|(resource, (epoch, _))| (*resource, *epoch)).collect();
+        let kept = |resource: &ResourceId| matches!(self.roles.get(resource), Some(Role::Slot { .. }));
+        let armed: Vec<(ResourceId, Epoch)> = host
+            .guards
+            .iter()
+            .filter(|(resource, _)| !kept(resource))
+            .map(|(resource, (epoch, _))| (*resource, *epoch))
+            .collect();
         for (resource, epoch) in armed {
             self.integrate_holders(resource);
             self.nodes[node.0 as usize].guards.remove(&resource);

@@ -2,6 +2,7 @@
 
 use apus_engine::{
     Copy, Epoch, ExitCause, GuardOrder, NodeId, OpId, Outcome, ProcessInput, ProcessOrder, ResourceId, Role, ThreadId,
+    Time,
 };
 
 use super::World;
@@ -20,9 +21,18 @@ pub(super) struct Program {
     pub(super) epoch: Epoch,
     /// Thread 0 no longer beats.
     pub(super) hung: bool,
-    /// Whom to tell when it is gone.
-    pub(super) stopping: Option<OpId>,
+    /// It is on its way down, and whom to tell when it is gone.
+    pub(super) stopping: Option<Option<OpId>>,
+    /// It can serve.
+    pub(super) ready: bool,
+    /// The life of the daemon that started it, or took it over.
+    pub(super) life: u32,
+    /// What shall run once it is gone: the order, active or standby, by which grant.
+    next: Option<(OpId, bool, Epoch)>,
 }
+
+/// A copy that a new daemon does not ask for is stopped after so long.
+const UNCLAIMED: Ns = 10_000 * MS;
 
 impl World {
     /// Carries a guard order out.
@@ -112,8 +122,81 @@ impl World {
         }
     }
 
+    /// A new daemon finds what an earlier one started: keepers know it, guards hold on to their leases.
+    pub(super) fn find_programs(&mut self, node: NodeId) {
+        let host = &mut self.nodes[node.0 as usize];
+        let life = host.life;
+        // Nobody waits for an answer to the earlier daemon.
+        for program in host.programs.values_mut() {
+            program.stopping = program.stopping.map(|_| None);
+            program.next = None;
+        }
+        let found: Vec<(Copy, u32)> = host.programs.iter().map(|(copy, program)| (*copy, program.run)).collect();
+        let armed: Vec<(ResourceId, Epoch, Time)> =
+            host.guards.iter().map(|(resource, (epoch, until))| (*resource, *epoch, *until)).collect();
+        if !found.is_empty() {
+            self.queue.push(self.now + UNCLAIMED, Due::Unclaimed { node, life });
+        }
+        for (resource, epoch, until) in armed {
+            let until = self.nodes[node.0 as usize].clock.when(self.now, until);
+            self.line(Some(node), What::Armed { resource, epoch, until });
+        }
+        for (copy, run) in found {
+            self.line(Some(node), What::Found { copy, run });
+        }
+    }
+
+    /// What nobody has claimed for so long is stopped, once somebody coordinates.
+    pub(super) fn unclaimed(&mut self, node: NodeId, life: u32) {
+        let host = &mut self.nodes[node.0 as usize];
+        if host.life != life || !host.alive {
+            return;
+        }
+        let look = host.engine.as_ref().and_then(|engine| engine.look());
+        if host.frozen || !look.is_some_and(|(_, log, ..)| log.leader().is_some()) {
+            self.queue.push(self.now + 1_000 * MS, Due::Unclaimed { node, life });
+            return;
+        }
+        for (copy, program) in host.programs.iter_mut().filter(|(_, program)| program.life != life) {
+            if program.stopping.is_none() {
+                program.stopping = Some(None);
+                self.queue.push(self.now + MS, Due::ProgramGone { node, copy: *copy, run: program.run });
+            }
+        }
+    }
+
+    /// The keeper of a copy that an earlier daemon started makes it so that one runs: what runs already is left alone, or made
+    /// active; what is on its way down, or runs as what it shall not be, is waited for.
+    fn take_over(&mut self, node: NodeId, op: OpId, copy: Copy, active: bool, epoch: Epoch) {
+        let host = &mut self.nodes[node.0 as usize];
+        let life = host.life;
+        let Some(program) = host.programs.get_mut(&copy) else { return };
+        let run = program.run;
+        program.life = life;
+        if program.stopping.is_some() || program.active && !active {
+            program.next = Some((op, active, epoch));
+            if program.stopping.replace(None).is_none() {
+                self.queue.push(self.now + MS, Due::ProgramGone { node, copy, run });
+            }
+            return;
+        }
+        (program.active, program.epoch) = (active, epoch);
+        let ready = program.ready;
+        self.reach("program-adopted");
+        self.line(Some(node), What::Kept { copy, run });
+        self.done(node, op, Outcome::Ok, MS);
+        if ready {
+            self.queue.push(self.now + 2 * MS, Due::Program { node, copy, run, what: ProcessInput::Ready });
+        }
+        self.check_programs(node, copy);
+    }
+
     fn start_program(&mut self, node: NodeId, op: OpId, copy: Copy, active: bool, epoch: Epoch) {
         let at = node.0 as usize;
+        let life = self.nodes[at].life;
+        if self.nodes[at].programs.get(&copy).is_some_and(|program| program.life != life) {
+            return self.take_over(node, op, copy, active, epoch);
+        }
         let runs = self.nodes[at].programs.contains_key(&copy);
         if runs || self.hits(Kind::ProgramWontStart, node) {
             if !runs {
@@ -124,7 +207,9 @@ impl World {
         }
         self.next_run += 1;
         let run = self.next_run;
-        self.nodes[at].programs.insert(copy, Program { run, active, epoch, hung: false, stopping: None });
+        let program = Program { run, active, epoch, hung: false, stopping: None, ready: false, life, next: None };
+        self.nodes[at].programs.insert(copy, program);
+        self.line(Some(node), What::Began { copy, run });
         self.done(node, op, Outcome::Ok, 2 * MS);
         let Some(service) = self.plan.scenario.services.get(copy.service.0 as usize) else { return };
         let mut ready = service.starts_in / 2 + self.os.below(service.starts_in + 1);
@@ -145,7 +230,7 @@ impl World {
             return;
         };
         let (run, hung) = (program.run, program.hung);
-        program.stopping = Some(op);
+        program.stopping = Some(Some(op));
         // A healthy program ends within its grace; a hung one has to be killed after it.
         let takes = if hung { grace } else { grace.min(MS + self.os.below(20 * MS)) };
         self.queue.push(self.now + takes + MS, Due::ProgramGone { node, copy, run });
@@ -154,11 +239,22 @@ impl World {
     /// A program that was asked to stop is gone with all its children.
     pub(super) fn program_gone(&mut self, node: NodeId, copy: Copy, run: u32) {
         let programs = &mut self.nodes[node.0 as usize].programs;
-        if programs.get(&copy).is_some_and(|program| program.run == run)
-            && let Some(op) = programs.remove(&copy).and_then(|program| program.stopping)
+        if programs.get(&copy).is_some_and(|program| program.run == run && program.stopping.is_some())
+            && let Some(program) = programs.remove(&copy)
         {
             self.line(Some(node), What::Gone { copy, cause: None });
+            self.after_program(node, copy, &program);
+        }
+    }
+
+    /// Tells who waits for a program's end, and starts what waits for it.
+    fn after_program(&mut self, node: NodeId, copy: Copy, program: &Program) {
+        if let Some(op) = program.stopping.flatten() {
             self.done(node, op, Outcome::Ok, 0);
+        }
+        let host = &self.nodes[node.0 as usize];
+        if let Some((op, active, epoch)) = program.next.filter(|_| host.alive && host.life == program.life) {
+            self.start_program(node, op, copy, active, epoch);
         }
     }
 
@@ -169,10 +265,16 @@ impl World {
             self.queue.push(self.now + 50 * MS, Due::Program { node, copy, run, what });
             return;
         }
-        let Some(program) = self.nodes[at].programs.get(&copy).filter(|program| program.run == run) else { return };
-        let hung = program.hung;
+        let life = self.nodes[at].life;
+        let Some(program) = self.nodes[at].programs.get_mut(&copy).filter(|program| program.run == run) else {
+            return;
+        };
+        let (hung, claimed, again) = (program.hung, program.life == life, program.ready);
+        program.ready |= what == ProcessInput::Ready;
         match what {
             ProcessInput::Exited(cause) => return self.exit(node, copy, cause),
+            // Told anew to the daemon that took it over; its threads beat already.
+            ProcessInput::Ready if again => {}
             ProcessInput::Ready => {
                 let threads = self
                     .plan
@@ -192,7 +294,9 @@ impl World {
                 }
             }
         }
-        self.feed(node, apus_engine::Input::Process { copy, what });
+        if claimed {
+            self.feed(node, apus_engine::Input::Process { copy, what });
+        }
     }
 
     /// Schedules the next beat of a thread, well within its promise.
@@ -208,9 +312,12 @@ impl World {
     pub(super) fn exit(&mut self, node: NodeId, copy: Copy, cause: ExitCause) {
         let Some(program) = self.nodes[node.0 as usize].programs.remove(&copy) else { return };
         self.line(Some(node), What::Gone { copy, cause: Some(cause) });
-        match program.stopping {
-            Some(op) => self.done(node, op, Outcome::Ok, 0),
-            None => self.feed(node, apus_engine::Input::Process { copy, what: ProcessInput::Exited(cause) }),
+        if program.stopping.is_some() {
+            return self.after_program(node, copy, &program);
+        }
+        // Whom the present daemon has not taken over, it does not hear of.
+        if program.life == self.nodes[node.0 as usize].life {
+            self.feed(node, apus_engine::Input::Process { copy, what: ProcessInput::Exited(cause) });
         }
     }
 

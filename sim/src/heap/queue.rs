@@ -32,6 +32,8 @@ pub(super) enum Due {
     Program { node: NodeId, copy: Copy, run: u32, what: ProcessInput },
     /// A program that was asked to stop is gone.
     ProgramGone { node: NodeId, copy: Copy, run: u32 },
+    /// Programs that an earlier daemon left may be nobody's.
+    Unclaimed { node: NodeId, life: u32 },
     /// A lease may have run out.
     Guard { node: NodeId, resource: ResourceId },
     /// The engine's deadline.
@@ -55,7 +57,7 @@ impl Due {
             Self::Synced { .. } => 6,
             Self::Done { .. } => 7,
             Self::Deliver { .. } => 8,
-            Self::Program { .. } | Self::ProgramGone { .. } => 9,
+            Self::Program { .. } | Self::ProgramGone { .. } | Self::Unclaimed { .. } => 9,
             Self::Timer { .. } => 10,
             Self::Client(_) => 11,
             Self::Second => 12,
@@ -74,6 +76,7 @@ impl Due {
             | Self::Synced { node, .. }
             | Self::Program { node, .. }
             | Self::ProgramGone { node, .. }
+            | Self::Unclaimed { node, .. }
             | Self::Guard { node, .. }
             | Self::Timer { node } => u64::from(node.0),
         }

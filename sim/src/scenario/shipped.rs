@@ -34,6 +34,7 @@ shipped! {
     "crash-points"
     "crashes-far-apart"
     "daemon-restart-keeps-programs"
+    "daemons-die-programs-stay"
     "damaged-packets"
     "deaf-leader"
     "deaf-node"

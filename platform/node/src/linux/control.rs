@@ -12,7 +12,7 @@ use std::time::Duration;
 use apus_engine::consensus::{Grant, ViewState};
 use apus_engine::diagnosis::Status;
 use apus_engine::views::Order as Wish;
-use apus_engine::{Command, Engine, NodeId, ResourceId, ServiceConfig, SubmitError};
+use apus_engine::{Command, NodeId, ResourceId, ServiceConfig, SubmitError};
 use apus_os::Trace;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::address::Order;
 use super::cluster::Nodes;
+use super::held::Held;
 use super::programs::Programs;
 use super::trace::Bounds;
 use super::{DISPATCHER, now};
@@ -38,7 +39,7 @@ const NO_ADDRESS: &str = "this cluster has no address: its configuration has no 
 /// What questions are answered from.
 #[derive(Clone)]
 pub(super) struct Serving {
-    pub(super) engine: Rc<RefCell<Engine>>,
+    pub(super) engine: Rc<RefCell<Held>>,
     /// Wakes the loop: the engine has something to do.
     pub(super) nudge: Rc<Notify>,
     /// `None` without an address.

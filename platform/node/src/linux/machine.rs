@@ -19,13 +19,14 @@ use tokio::sync::{Notify, mpsc};
 
 use super::address::Order;
 use super::cluster::Nodes;
+use super::held::Held;
 use super::programs::Programs;
 use super::{DISPATCHER, Say, now};
 use crate::Member;
 
 /// The engine, where the control socket sees it too, and what of it the address follows.
 pub(super) struct Live {
-    engine: Rc<RefCell<Engine>>,
+    engine: Rc<RefCell<Held>>,
     address: Option<Sender<Order>>,
     nodes: Nodes,
     me: NodeId,
@@ -42,7 +43,7 @@ pub(super) struct Seen {
 
 impl Live {
     pub(super) const fn new(
-        engine: Rc<RefCell<Engine>>,
+        engine: Rc<RefCell<Held>>,
         address: Option<Sender<Order>>,
         nodes: Nodes,
         me: NodeId,
@@ -108,9 +109,15 @@ fn seen(engine: &Engine, nodes: &[Member], me: NodeId) -> Option<Seen> {
 
 impl Hold for Live {
     fn with<T>(&mut self, act: impl FnOnce(&mut Engine) -> T) -> Option<T> {
-        let result = act(&mut self.engine.borrow_mut());
+        let result = act(self.engine.borrow_mut().lend());
         self.tell();
         Some(result)
+    }
+
+    fn feed(&mut self, now: Time, input: Input) -> Option<()> {
+        self.engine.borrow_mut().handle(now, input);
+        self.tell();
+        Some(())
     }
 }
 

@@ -3,6 +3,7 @@
 mod address;
 mod cluster;
 mod control;
+mod held;
 mod machine;
 mod programs;
 mod services;
@@ -25,6 +26,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{Config, Error, Service};
 use address::Address;
+use held::Held;
 use machine::{Live, LiveMachine};
 use programs::Programs;
 
@@ -99,7 +101,7 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
         ));
     }
     let seed = Seed(RandomState::new().build_hasher().finish());
-    let engine = Engine::new(engine_config(config)?, durable, seed, now());
+    let engine = Held::new(Engine::new(engine_config(config)?, durable, seed, now()), config, &say);
     let identity = Identity { cluster: ClusterId(config.cluster), me: config.me, incarnation: engine.incarnation() };
     let book: BTreeMap<_, _> = config.nodes.iter().map(|node| (node.id, config.reach(node))).collect();
     let book = Book::from(book);
@@ -123,7 +125,7 @@ async fn live<S: Sockets>(
     say: Say,
     listener: tokio::net::UnixListener,
     store: Store<Folder>,
-    engine: Engine,
+    engine: Held,
     transport: std::io::Result<Transport<S>>,
     members: cluster::Members,
 ) -> Result<(), Error> {

@@ -5,6 +5,8 @@
 #[cfg(target_os = "linux")]
 mod cluster;
 #[cfg(target_os = "linux")]
+mod killed;
+#[cfg(target_os = "linux")]
 mod tests;
 
 #[cfg(target_os = "linux")]

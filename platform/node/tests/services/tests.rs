@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cluster::{Cluster, Row};
+use crate::killed::killed;
 
 const ALL: &[(&str, fn())] = &[
     ("a program that crashes is started again, with the cause told", restarted),
     ("a program that hangs leaves evidence and is started again", hung),
     ("a daemon killed again and again finds its programs", adopted),
+    ("daemons killed at any moment under load lose nothing, and their records replay", killed),
     ("programs that fail too often go to another node", escalates),
+    ("what nobody can keep alive runs the reboot hook", rebooted),
     ("a dead node's program runs elsewhere, and only once", moved),
     ("a program is moved by order, and a standby takes over", ordered),
 ];
@@ -26,12 +29,12 @@ pub(crate) fn all(only: Option<&str>) {
     }
 }
 
-fn pid(row: &Row) -> u32 {
+pub(crate) fn pid(row: &Row) -> u32 {
     row["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default()
 }
 
 /// When a process began; `None` if there is none.
-fn began(pid: u32) -> Option<String> {
+pub(crate) fn began(pid: u32) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -45,7 +48,7 @@ fn signal(name: &str, pids: &[u32]) {
 }
 
 /// A service that writes a line when it begins and one when it is told to end.
-fn service(name: &str, more: &str) -> String {
+pub(crate) fn service(name: &str, more: &str) -> String {
     let script = "echo begins; trap 'exit 0' TERM; trap : USR1; while :; do sleep 1000 & wait; done";
     format!("[[services]]\nname = \"{name}\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n{more}\n")
 }
@@ -133,6 +136,26 @@ fn escalates() {
     let old = cluster.row(0, "web", 0);
     assert_eq!((&old["last_end"], &old["pid"]), (&json!("exit code 3"), &json!(null)));
     assert!(old["starts"].as_u64() >= Some(3), "{old}");
+}
+
+fn rebooted() {
+    let hook = "reboot = [\"/bin/sh\", \"-c\", \"echo hook ran; echo once >> $0\", \"REBOOTED\"]";
+    let services = "[[services]]\nname = \"web\"\ncommand = [\"/bin/sh\", \"-c\", \"exit 3\"]\nfailures = 2\nwithin = \"60s\"\n\
+                    backoff = \"10ms\"\nmay_reboot = true\n";
+    let file = std::env::temp_dir().join(format!("apus-rebooted-{}", std::process::id()));
+    let _ = fs::remove_file(&file);
+    let cluster = Cluster::new("rebooted", 1, &hook.replace("REBOOTED", &file.display().to_string()), services);
+    let until = Instant::now() + Duration::from_secs(30);
+    while !file.exists() {
+        assert!(Instant::now() < until, "the hook runs\n{}", cluster.story());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let story = cluster.story();
+    for word in ["Failed", "Escalated", "rung: FailOver", "rung: Reboot", "the reboot hook: /bin/sh"] {
+        assert!(story.contains(word), "{word}: {story}");
+    }
+    assert_eq!(cluster.row(0, "web", 0)["last_end"], "exit code 3");
+    fs::remove_file(&file).expect("it is ours");
 }
 
 fn moved() {

@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 
-use super::{Cause, Check, End, Identity, LONGEST, Limits, Liveness, Order, Readiness, Report, Runs, Spec, State};
+use super::{
+    Cause, Check, End, Hooks, Identity, LONGEST, Limits, Liveness, Order, Readiness, Report, Runs, Spec, State,
+};
 
 /// Bytes that are no frame of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,14 +204,56 @@ macro_rules! records {
 records! {
     Limits { memory, cpu, pids }
     Liveness { check, every, within, thread, promise }
-    Spec {
-        name, slot, command, user, environment, directory, limits, readiness, liveness, watchdog, stop_signal, grace, promote,
-        log_bytes, log_files
-    }
+    Hooks { before, after, within }
     End { cause, at }
     Identity { pid, began }
     Runs { main, active, epoch, until, since, ready, ending }
     State { version, boot, keeper, runs, starts, last, strangers }
+}
+
+/// All of it but hooks and core: those follow on it in a frame of another kind, so that a keeper that knows none still understands
+/// who asks for none.
+impl Wire for Spec {
+    fn put(&self, to: &mut Vec<u8>) {
+        let Self { name, slot, command, user, environment, directory, limits, readiness, liveness, .. } = self;
+        let Self { watchdog, stop_signal, grace, promote, log_bytes, log_files, .. } = self;
+        name.put(to);
+        slot.put(to);
+        command.put(to);
+        user.put(to);
+        environment.put(to);
+        directory.put(to);
+        limits.put(to);
+        readiness.put(to);
+        liveness.put(to);
+        watchdog.put(to);
+        stop_signal.put(to);
+        grace.put(to);
+        promote.put(to);
+        log_bytes.put(to);
+        log_files.put(to);
+    }
+    fn take(from: &mut &[u8]) -> Option<Self> {
+        Some(Self {
+            name: Wire::take(from)?,
+            slot: Wire::take(from)?,
+            command: Wire::take(from)?,
+            user: Wire::take(from)?,
+            environment: Wire::take(from)?,
+            directory: Wire::take(from)?,
+            limits: Wire::take(from)?,
+            readiness: Wire::take(from)?,
+            liveness: Wire::take(from)?,
+            watchdog: Wire::take(from)?,
+            stop_signal: Wire::take(from)?,
+            grace: Wire::take(from)?,
+            promote: Wire::take(from)?,
+            log_bytes: Wire::take(from)?,
+            log_files: Wire::take(from)?,
+            hooks: Hooks::default(),
+            core: None,
+        })
+    }
 }
 
 /// A frame around a kind and a body.
@@ -226,13 +270,20 @@ fn frame(kind: u8, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 pub fn encode_order(order: &Order) -> Vec<u8> {
     match order {
         Order::Hello { version } => frame(1, |to| version.put(to)),
-        Order::Start { op, spec, active, epoch, until } => frame(2, |to| {
-            op.put(to);
-            spec.put(to);
-            active.put(to);
-            epoch.put(to);
-            until.put(to);
-        }),
+        Order::Start { op, spec, active, epoch, until } => {
+            let plain = spec.hooks == Hooks::default() && spec.core.is_none();
+            frame(if plain { 2 } else { 9 }, |to| {
+                op.put(to);
+                spec.put(to);
+                if !plain {
+                    spec.hooks.put(to);
+                    spec.core.put(to);
+                }
+                active.put(to);
+                epoch.put(to);
+                until.put(to);
+            })
+        }
         Order::Promote { op, epoch, until } => frame(3, |to| [op, epoch, until].iter().for_each(|part| part.put(to))),
         Order::Lease { epoch, until } => frame(4, |to| [epoch, until].iter().for_each(|part| part.put(to))),
         Order::Stop { op, grace } => frame(5, |to| [op, grace].iter().for_each(|part| part.put(to))),
@@ -257,13 +308,17 @@ pub fn decode_order(frame: &[u8]) -> Result<Order, Malformed> {
     whole(frame, |kind, from| {
         Some(match kind {
             1 => Order::Hello { version: Wire::take(from)? },
-            2 => Order::Start {
-                op: Wire::take(from)?,
-                spec: Box::new(Spec::take(from)?),
-                active: Wire::take(from)?,
-                epoch: Wire::take(from)?,
-                until: Wire::take(from)?,
-            },
+            2 | 9 => {
+                let (op, mut spec) = (Wire::take(from)?, Box::new(Spec::take(from)?));
+                if kind == 9 {
+                    (spec.hooks, spec.core) = (Wire::take(from)?, Wire::take(from)?);
+                    if spec.hooks == Hooks::default() && spec.core.is_none() {
+                        return None;
+                    }
+                }
+                let (active, epoch, until) = (Wire::take(from)?, Wire::take(from)?, Wire::take(from)?);
+                Order::Start { op, spec, active, epoch, until }
+            }
             3 => Order::Promote { op: Wire::take(from)?, epoch: Wire::take(from)?, until: Wire::take(from)? },
             4 => Order::Lease { epoch: Wire::take(from)?, until: Wire::take(from)? },
             5 => Order::Stop { op: Wire::take(from)?, grace: Wire::take(from)? },
@@ -336,8 +391,11 @@ mod tests {
             promote: Some(vec!["true".into()]),
             ..Spec::default()
         };
+        let hooks = Hooks { before: Some(vec!["mount".into(), "/srv".into()]), after: None, within: 5 };
+        let hooked = Spec { hooks, core: Some(7), ..spec.clone() };
         vec![
             Order::Hello { version: 1 },
+            Order::Start { op: 1, spec: Box::new(hooked), active: false, epoch: 3, until: 4 },
             Order::Start { op: 1, spec: Box::new(spec), active: true, epoch: 2, until: NO },
             Order::Promote { op: 1, epoch: 2, until: 3 },
             Order::Lease { epoch: 1, until: 0 },

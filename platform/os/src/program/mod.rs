@@ -50,6 +50,21 @@ pub struct Spec {
     pub log_bytes: u64,
     /// How many such files are kept.
     pub log_files: u8,
+    /// What runs around it.
+    pub hooks: Hooks,
+    /// A program that hangs is ended by `SIGABRT`, so that the system writes a core of so many bytes at most.
+    pub core: Option<u64>,
+}
+
+/// Commands around a program's life. Each runs as the program does, alone: before it begins, or when nothing of it is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// Before each start; without its success there is none.
+    pub before: Option<Vec<String>>,
+    /// After each end, however it came; the end is told when it is done.
+    pub after: Option<Vec<String>>,
+    /// For each of them, in microseconds; then it is killed.
+    pub within: u64,
 }
 
 /// What a copy may use, as far as the system lets it be held to that.

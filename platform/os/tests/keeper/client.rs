@@ -36,6 +36,11 @@ impl Copy {
         launch(&[exe.as_os_str(), OsStr::new("keep")], &self.folder, &self.name).map_err(|error| error.to_string())
     }
 
+    /// The name of its control group.
+    pub(crate) fn group(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn link(&self) -> Link {
         Link::to(&self.folder)
     }

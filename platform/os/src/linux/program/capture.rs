@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{clock, tree};
+use crate::program::Spec;
 
 /// No longer than this, whatever is missing then.
 const LONGEST: Duration = Duration::from_millis(500);
@@ -15,6 +16,8 @@ const MOST_THREADS: usize = 512;
 const MOST_BYTES: usize = 256 * 1_024;
 /// The newest are kept.
 const KEPT: usize = 5;
+/// Cores are large.
+const CORES: usize = 2;
 
 /// Writes what is known of a program and all its children; gives the file.
 pub(super) fn capture(folder: &Path, pids: &[u32]) -> io::Result<PathBuf> {
@@ -49,8 +52,21 @@ pub(super) fn capture(folder: &Path, pids: &[u32]) -> io::Result<PathBuf> {
     }
     let path = folder.join(format!("hang-{:020}", clock::boot()));
     fs::write(&path, text)?;
-    forget(folder);
+    forget(folder, "hang-", KEPT);
     Ok(path)
+}
+
+/// Puts the core that the system has left beside the other evidence; `None` if there is none. Where it leaves one is the machine's to
+/// say: looked for is a file of the usual names in the program's folder.
+pub(super) fn core(folder: &Path, spec: &Spec, pid: u32) -> Option<PathBuf> {
+    let at = spec.directory.as_deref().map_or(folder, Path::new);
+    let left =
+        [format!("core.{pid}"), "core".into()].into_iter().map(|name| at.join(name)).find(|path| path.is_file())?;
+    let path = folder.join(format!("core-{:020}", clock::boot()));
+    // A folder of another file system keeps it.
+    let kept = fs::rename(&left, &path).map_or(left, |()| path);
+    forget(folder, "core-", CORES);
+    Some(kept)
 }
 
 fn part(text: &mut String, name: &str, path: &Path) {
@@ -72,15 +88,15 @@ fn part(text: &mut String, name: &str, path: &Path) {
 }
 
 /// Old evidence gives way.
-fn forget(folder: &Path) {
+fn forget(folder: &Path, prefix: &str, kept: usize) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut hangs: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("hang-")))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
         .collect();
     hangs.sort();
-    let old = hangs.len().saturating_sub(KEPT);
+    let old = hangs.len().saturating_sub(kept);
     hangs.iter().take(old).for_each(|path| {
         let _ = fs::remove_file(path);
     });

@@ -33,8 +33,40 @@ const MOST_THREADS: usize = 4_096;
 const MOST_UNREAD: usize = 1 << 20;
 /// What makes a standby active has so long.
 const PROMOTE: u64 = 5_000_000_000;
+/// The system has so long to write a core.
+const CORE: u64 = 3_000_000_000;
 /// While a tree is being killed it is looked at this often.
 const LOOK: u64 = 5_000_000;
+
+/// A hook that runs.
+struct Hook {
+    child: u32,
+    /// It is killed then.
+    until: u64,
+    /// It has ended, well or not; what it left is being killed.
+    passed: Option<bool>,
+    before: Around,
+    /// Stops that wait for it.
+    stops: Vec<Op>,
+}
+
+/// What a hook runs around.
+enum Around {
+    /// A start that waits for it.
+    Start(Start, PipeWriter),
+    /// An end that is told then.
+    End(End, Vec<Op>),
+}
+
+impl Hook {
+    /// When it is killed: its time is over, or the lease of what it prepares.
+    const fn due(&self) -> u64 {
+        match &self.before {
+            Around::Start(start, _) if start.active && start.until < self.until => start.until,
+            _ => self.until,
+        }
+    }
+}
 
 /// What is polled, beside the fixed ones.
 const SIGNALS: usize = 0;
@@ -59,6 +91,8 @@ pub(super) struct Keeper {
     run: Option<Run>,
     /// What is started once the present program is gone.
     next: Option<Start>,
+    /// A command around the program's life; none of it runs meanwhile.
+    hook: Option<Hook>,
     state: State,
     own: u32,
     idle_since: u64,
@@ -104,6 +138,8 @@ struct Run {
     probe: Option<Probe>,
     promoting: Option<Promoting>,
     beats: BTreeMap<u32, u64>,
+    /// Its stacks are kept; the rest of its evidence is what the system writes at its end.
+    captured: Option<(Op, String)>,
 }
 
 struct Promoting {
@@ -159,6 +195,7 @@ impl Keeper {
             links: 0,
             run: None,
             next: None,
+            hook: None,
             state,
             own,
             idle_since: clock::boot(),
@@ -172,7 +209,7 @@ impl Keeper {
     pub(super) fn work(&mut self) -> io::Result<()> {
         loop {
             self.on_time();
-            if self.run.is_none() && self.next.is_none() {
+            if self.run.is_none() && self.next.is_none() && self.hook.is_none() {
                 let idle = self.link.is_none() && clock::boot().saturating_sub(self.idle_since) >= IDLE;
                 if self.leave || idle {
                     return Ok(());
@@ -232,6 +269,9 @@ impl Keeper {
 
     /// When something is due by itself; the lease has a timer of its own.
     fn deadline(&self) -> Option<u64> {
+        if let Some(hook) = &self.hook {
+            return Some(if hook.passed.is_some() { clock::boot().saturating_add(LOOK) } else { hook.due() });
+        }
         let Some(run) = &self.run else {
             return self.link.is_none().then_some(self.idle_since.saturating_add(IDLE));
         };
@@ -244,6 +284,9 @@ impl Keeper {
 
     fn on_time(&mut self) {
         let now = clock::boot();
+        if self.hook.is_some() {
+            return self.look_at_hook();
+        }
         let Some(run) = &mut self.run else { return };
         if run.active && run.until <= now && run.ending.as_ref().is_none_or(|ending| !ending.killed) {
             return self.on_lease();
@@ -324,6 +367,9 @@ impl Keeper {
                 Err(_) => break true,
             }
         };
+        if self.hook.is_some() {
+            return self.look_at_hook();
+        }
         let Some(run) = &mut self.run else { return };
         if run.exited.is_none() {
             return;
@@ -343,8 +389,11 @@ impl Keeper {
     }
 
     fn reaped(&mut self, pid: u32, status: libc::c_int) {
-        let Some(run) = &mut self.run else { return };
         let passed = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
+        if let Some(hook) = self.hook.as_mut().filter(|hook| hook.child == pid) {
+            hook.passed.get_or_insert(passed);
+        }
+        let Some(run) = &mut self.run else { return };
         if pid == run.main.pid {
             run.exited = Some(status);
         } else if run.probe.as_ref().is_some_and(|probe| probe.child == Some(pid)) {
@@ -377,10 +426,45 @@ impl Keeper {
         if let Some(promoting) = run.promoting {
             self.done(promoting.op, Some("it ended".into()), String::new());
         }
-        if cause != Cause::Stopped && self.next.is_none() {
+        if let Some((op, note)) = run.captured {
+            let core = capture::core(&self.folder, &run.spec, run.main.pid);
+            let wrote = core
+                .map_or_else(|| "no core: see /proc/sys/kernel/core_pattern".into(), |path| path.display().to_string());
+            self.done(op, None, format!("{note}, {wrote}"));
+        }
+        let stops = ending.map_or_else(Vec::new, |ending| ending.stops);
+        if let Some(command) = run.spec.hooks.after.clone() {
+            let (result, code) = match cause {
+                Cause::Code(0) => ("success", 0),
+                Cause::Code(code) => ("exit-code", code),
+                Cause::Signal(signal) => ("signal", signal),
+                Cause::OutOfMemory => ("out-of-memory", 0),
+                Cause::Guard => ("lease", 0),
+                Cause::Stopped => ("stopped", 0),
+            };
+            let role = if run.active { "active" } else { "standby" };
+            let more = [
+                ("APUS_ROLE", role.to_owned()),
+                ("APUS_EPOCH", run.epoch.to_string()),
+                ("APUS_RESULT", result.to_owned()),
+                ("APUS_CODE", code.to_string()),
+            ];
+            if let Ok(begun) = spawn::start(&run.spec, &command, &self.folder, &more, &run.entries, &run.output) {
+                let until = end.at.saturating_add(micros(run.spec.hooks.within));
+                let (child, before) = (begun.identity.pid, Around::End(end, stops));
+                self.hook = Some(Hook { child, until, passed: None, before, stops: Vec::new() });
+                return;
+            }
+        }
+        self.ended(end, stops);
+    }
+
+    /// Tells of an end, and starts what waited for it.
+    fn ended(&mut self, end: End, stops: Vec<Op>) {
+        if end.cause != Cause::Stopped && self.next.is_none() {
             self.report(&Report::Ended(end));
         }
-        for op in ending.into_iter().flat_map(|ending| ending.stops) {
+        for op in stops {
             self.done(op, None, String::new());
         }
         if let Some(start) = self.next.take() {
@@ -388,9 +472,66 @@ impl Keeper {
         }
     }
 
+    /// A hook's time may be over, or it has ended; what it left goes with it.
+    fn look_at_hook(&mut self) {
+        let Some(hook) = &mut self.hook else { return };
+        let now = clock::boot();
+        if hook.passed.is_none() {
+            // A stop ends what prepares a start, and waits for what has to be done after an end.
+            let stopped = !hook.stops.is_empty() && matches!(hook.before, Around::Start(..));
+            if hook.due() > now && !stopped {
+                return;
+            }
+            hook.passed = Some(false);
+        }
+        self.group.kill();
+        if !tree::kill_below(self.own) {
+            return;
+        }
+        // Those that were killed are waited for.
+        loop {
+            let mut status = 0;
+            // SAFETY: the status outlives the call.
+            match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+                0 => return,
+                ..0 => break,
+                _ => {}
+            }
+        }
+        let Some(Hook { passed, before, stops, .. }) = self.hook.take() else { return };
+        self.idle_since = now;
+        match before {
+            Around::End(end, mut waiting) => {
+                waiting.extend(stops);
+                return self.ended(end, waiting);
+            }
+            Around::Start(start, output) if passed == Some(true) && stops.is_empty() => {
+                self.launch(start, Some(output));
+            }
+            Around::Start(start, _) => {
+                let why = if stops.is_empty() { "the hook before the start failed" } else { "it was stopped" };
+                self.done(start.op, Some(why.into()), String::new());
+                for op in stops {
+                    self.done(op, None, String::new());
+                }
+            }
+        }
+        // Another daemon may have come meanwhile.
+        if let Some(next) = self.next.take() {
+            self.start(next);
+        }
+    }
+
     /// Ends what runs: asked to, then killed after `grace` microseconds.
     fn end(&mut self, cause: Option<Cause>, grace: u64, op: Option<Op>) {
         let now = clock::boot();
+        if let Some(hook) = &mut self.hook {
+            hook.stops.extend(op);
+            if op.is_none() && matches!(hook.before, Around::Start(..)) {
+                hook.until = 0;
+            }
+            return self.look_at_hook();
+        }
         let Some(run) = &mut self.run else {
             if let Some(op) = op {
                 self.done(op, None, String::new());
@@ -432,7 +573,13 @@ impl Keeper {
 
     fn start(&mut self, start: Start) {
         let now = clock::boot();
-        let Some(run) = &mut self.run else { return self.launch(start) };
+        if self.hook.is_some() {
+            if let Some(before) = self.next.replace(start) {
+                self.done(before.op, Some("another start came".into()), String::new());
+            }
+            return;
+        }
+        let Some(run) = &mut self.run else { return self.launch(start, None) };
         let same = run.spec == start.spec && (start.active || !run.active);
         if run.ending.is_some() || run.exited.is_some() || !same {
             let grace = run.spec.grace;
@@ -459,13 +606,20 @@ impl Keeper {
         }
     }
 
-    fn launch(&mut self, start: Start) {
+    /// Starts a program, after its hook if it has one; `output` is there when that was so.
+    fn launch(&mut self, start: Start, output: Option<PipeWriter>) {
         let now = clock::boot();
         let op = start.op;
         if start.active && start.until <= now {
             return self.done(op, Some("its lease is over".into()), String::new());
         }
-        match self.begin(start) {
+        if output.is_none() && start.spec.hooks.before.is_some() {
+            if let Err(error) = self.prepare(start) {
+                self.done(op, Some(format!("the hook before the start: {error}")), String::new());
+            }
+            return;
+        }
+        match self.begin(start, output) {
             Ok((run, missing)) => {
                 let (pid, since, ready) = (run.main.pid, run.since, run.ready);
                 self.run = Some(run);
@@ -486,9 +640,27 @@ impl Keeper {
         }
     }
 
-    fn begin(&mut self, start: Start) -> io::Result<(Run, Vec<&'static str>)> {
-        let Start { spec, active, epoch, until, .. } = start;
+    /// Starts the hook before a start.
+    fn prepare(&mut self, start: Start) -> io::Result<()> {
+        let spec = &start.spec;
+        let Some(command) = &spec.hooks.before else { return Ok(()) };
         let output = logs::start(&self.folder, spec.log_bytes, spec.log_files)?;
+        let (entries, _) = self.group.prepare(&spec.limits);
+        let role = if start.active { "active" } else { "standby" };
+        let more = [("APUS_ROLE", role.to_owned()), ("APUS_EPOCH", start.epoch.to_string())];
+        let begun = spawn::start(spec, command, &self.folder, &more, &entries, &output)?;
+        let until = clock::boot().saturating_add(micros(spec.hooks.within));
+        let (child, before) = (begun.identity.pid, Around::Start(start, output));
+        self.hook = Some(Hook { child, until, passed: None, before, stops: Vec::new() });
+        Ok(())
+    }
+
+    fn begin(&mut self, start: Start, output: Option<PipeWriter>) -> io::Result<(Run, Vec<&'static str>)> {
+        let Start { spec, active, epoch, until, .. } = start;
+        let output = match output {
+            Some(output) => output,
+            None => logs::start(&self.folder, spec.log_bytes, spec.log_files)?,
+        };
         let (entries, missing) = self.group.prepare(&spec.limits);
         let role = if active { "active" } else { "standby" };
         let more = [("APUS_ROLE", role.to_owned()), ("APUS_EPOCH", epoch.to_string())];
@@ -518,6 +690,7 @@ impl Keeper {
             probe,
             promoting: None,
             beats: BTreeMap::new(),
+            captured: None,
         };
         Ok((run, missing))
     }
@@ -557,6 +730,16 @@ impl Keeper {
 
     /// The lease lasts longer, or is over.
     fn hold(&mut self, epoch: u64, until: u64) {
+        let mut waiting: Vec<&mut Start> = self.next.iter_mut().collect();
+        if let Some(Hook { before: Around::Start(start, _), .. }) = &mut self.hook {
+            waiting.push(start);
+        }
+        for start in waiting.into_iter().filter(|start| start.active && start.epoch <= epoch) {
+            start.until = if until == 0 { 0 } else { start.until.max(until) };
+        }
+        if self.hook.is_some() {
+            return self.look_at_hook();
+        }
         let Some(run) = self.run.as_mut().filter(|run| run.active) else { return };
         if epoch < run.epoch {
             return;
@@ -641,6 +824,23 @@ impl Keeper {
         }
     }
 
+    /// The stacks are kept. Where a core is wanted the program ends now, by what makes the system write one, in bounded time; its end
+    /// is no failure of its own.
+    fn captured(&mut self, op: Op, note: String) {
+        let now = clock::boot();
+        let Some(run) = self.run.as_mut().filter(|run| run.spec.core.is_some() && run.exited.is_none()) else {
+            return self.done(op, None, note);
+        };
+        if run.ending.is_some() {
+            return self.done(op, None, note);
+        }
+        let (cause, kill_at) = (Some(Cause::Stopped), now.saturating_add(CORE));
+        run.ending = Some(Ending { cause, kill_at, killed: false, look_at: now, stops: Vec::new() });
+        run.captured = Some((op, note));
+        let _ = tree::signal(&run.handle, libc::SIGABRT);
+        let _ = tree::signal(&run.handle, libc::SIGCONT);
+    }
+
     fn on_wake(&mut self) {
         let mut bytes = [0; 4_096];
         while let Ok(many) = self.wake.0.recv(&mut bytes) {
@@ -654,7 +854,7 @@ impl Keeper {
                 }
                 [CAPTURED, a, b, c, d, e, f, g, h, i, j, k, l, ref note @ ..] => {
                     let op = Op(u64::from_le_bytes([a, b, c, d, e, f, g, h]), u32::from_le_bytes([i, j, k, l]));
-                    self.done(op, None, String::from_utf8_lossy(note).into_owned());
+                    self.captured(op, String::from_utf8_lossy(note).into_owned());
                 }
                 _ => {}
             }
@@ -767,7 +967,12 @@ impl Keeper {
             Order::Release { op, epoch } => {
                 let op = Op(op, self.links);
                 self.forget_next(|next| next.active && next.epoch <= epoch, "its lease is over");
-                if self.run.as_ref().is_some_and(|run| run.active && run.epoch <= epoch) {
+                let prepared = match self.hook.as_ref().map(|hook| &hook.before) {
+                    Some(Around::Start(start, _)) => start.active && start.epoch <= epoch,
+                    Some(Around::End(..)) => true,
+                    None => false,
+                };
+                if prepared || self.run.as_ref().is_some_and(|run| run.active && run.epoch <= epoch) {
                     self.end(Some(Cause::Guard), 0, Some(op));
                 } else {
                     self.done(op, None, String::new());

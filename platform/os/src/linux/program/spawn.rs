@@ -109,7 +109,7 @@ pub(super) fn start(
     child.envs(spec.environment.iter().map(|(key, value)| (key, value)));
     child.current_dir(spec.directory.as_deref().map_or(folder, Path::new));
     child.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
-    let (keeper, haste) = (std::process::id(), HASTE.load(Relaxed));
+    let (keeper, haste, core) = (std::process::id(), HASTE.load(Relaxed), spec.core);
     let enter = move || {
         for entry in &entries {
             // SAFETY: the buffer is as long as is said.
@@ -119,6 +119,12 @@ pub(super) fn start(
         let own = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
         // SAFETY: no memory is passed.
         let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, own + haste) };
+        // Of a core, so much and no more; where none is asked for, as the system has it.
+        if let Some(most) = core {
+            let most = libc::rlimit { rlim_cur: most, rlim_max: most };
+            // SAFETY: the limit outlives the call.
+            checked(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const most) })?;
+        }
         // A session of its own: who is of it is known even when keeper and daemon are gone.
         // SAFETY: no memory is passed.
         checked(unsafe { libc::setsid() })?;

@@ -112,6 +112,9 @@ pub(crate) enum Command {
     Node(NodeCommand),
     /// The cluster's address, as the node that runs here sees it
     Vip(VipArgs),
+    /// A cluster of real nodes in namespaces of this machine, and faults for it; Linux, as root
+    #[command(subcommand)]
+    Lab(crate::lab::LabCommand),
     /// Supervised programs, as the node that runs here sees them
     Service(ServiceArgs),
     /// Say that a thread of a supervised program lives, from within that program
@@ -280,7 +283,10 @@ pub(crate) enum World {
     Turmoil,
     /// Real TCP stacks on a virtual Ethernet, through the dispatcher's data plane: at most 32 nodes
     Emulated,
-    /// Each world that a scenario names, one after the other
+    /// Real daemons in namespaces of this machine, at the pace of the clock: at most 16 nodes. Linux, as root. Takes every scenario
+    /// whose faults a lab can inject, whatever its `worlds` are; one seed if left out
+    Live,
+    /// Each simulated world that a scenario names, one after the other
     All,
 }
 

@@ -9,6 +9,7 @@ mod dispatch;
 mod doctor;
 mod judge;
 mod junit;
+mod lab;
 mod lists;
 mod mutants;
 mod node;
@@ -137,6 +138,7 @@ fn act(cli: Cli) -> u8 {
         Command::Mutants(args) => mutants::mutants(&args, format),
         Command::Node(what) => node::node(&what, format),
         Command::Vip(args) => node::vip(&args, format),
+        Command::Lab(what) => lab::lab(&what, format),
         Command::Service(args) => service::service(&args, format),
         Command::Hbeat { thread, timeout } => service::hbeat(thread, timeout),
         Command::Keep { folder } => service::keep(&folder),

@@ -12,6 +12,7 @@ use apus_engine::{Micros, NodeId};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::knobs::{Knobs, Part};
 use crate::service::{self, Service};
 
 /// A node's configuration.
@@ -37,6 +38,10 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The reboot hook: a command.
     pub reboot: Option<Vec<String>>,
+    /// Knobs of the engine.
+    pub knobs: Knobs,
+    /// Where everything that this node tells of itself is written, if somebody looks at it.
+    pub told: Option<PathBuf>,
 }
 
 /// One node.
@@ -50,6 +55,8 @@ pub struct Member {
     pub mac: Mac,
     /// Its share of the clients, relative to that of the others.
     pub weight: u32,
+    /// Its part among the others.
+    pub part: Part,
 }
 
 /// The cluster's address.
@@ -186,7 +193,9 @@ fn mac(value: &Value<'_>) -> Result<Mac, Wrong> {
 }
 
 fn config(file: &Section<'_>) -> Result<Config, Wrong> {
-    file.known(&["cluster", "node", "port", "folder", "control", "nodes", "vip", "lease", "services", "reboot"])?;
+    file.known(&[
+        "cluster", "node", "port", "folder", "control", "nodes", "vip", "lease", "services", "reboot", "knobs", "told",
+    ])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
     let me = NodeId(me.into());
@@ -234,6 +243,8 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         lease: file.get("lease").map(lease).transpose()?,
         services,
         reboot,
+        knobs: file.get("knobs").map_or_else(|| Ok(Knobs::default()), Knobs::read)?,
+        told: file.get("told").map(|value| text(value, "told").map(PathBuf::from)).transpose()?,
     })
 }
 
@@ -255,14 +266,19 @@ fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
     for entry in value.get_ref().as_array().ok_or_else(wrong)? {
         let table = entry.get_ref().as_table().ok_or_else(wrong)?;
         let section = Section { table, span: entry.span(), name: "a node" };
-        section.known(&["id", "address", "mac", "weight"])?;
+        section.known(&["id", "address", "mac", "weight", "part"])?;
         let id: u8 = number(section.need("id", "0")?, "id", "the node's number, 0 to 255")?;
-        let node = Member {
+        let part = section.get("part").map_or(Ok(Part::Voter), Part::read)?;
+        let mut node = Member {
             id: NodeId(id.into()),
             address: parsed(section.need("address", "\"10.0.0.1\"")?, "address", "10.0.0.1")?,
             mac: section.get("mac").map_or(Ok([0; 6]), mac)?,
             weight: section.get("weight").map_or(Ok(1), |value| number(value, "weight", "0 to 65535"))?,
+            part,
         };
+        if part == Part::Arbiter {
+            node.weight = 0;
+        }
         if node.weight > MAX_WEIGHT {
             return Err((entry.span(), format!("`weight` must be 0 to {MAX_WEIGHT}")));
         }
@@ -275,6 +291,10 @@ fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
     }
     if all.is_empty() {
         return Err(wrong());
+    }
+    if !all.iter().any(|node| node.part != Part::Arbiter) || all.iter().all(|node| node.part == Part::Learner) {
+        let what = "nobody would decide, or nobody serve: give some node `part = \"voter\"`, or take `part` out";
+        return Err((value.span(), what.into()));
     }
     Ok(all)
 }

@@ -172,6 +172,7 @@ impl Serving {
             "undrain" => self.drain(node()?, false).await,
             "rest" => self.rest(node()?).await,
             "services" => Ok(self.services()),
+            "note" => self.note(&question),
             other => Err(format!("`{other}` is not known")),
         }
     }

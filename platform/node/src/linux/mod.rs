@@ -3,8 +3,10 @@
 mod address;
 mod control;
 mod machine;
+mod notes;
 mod programs;
 mod services;
+mod telling;
 mod trace;
 
 use std::cell::RefCell;
@@ -22,10 +24,11 @@ use apus_host::transport::{self, Identity, Tokio, Transport};
 use apus_os::linux::{Guard, Vip, clock};
 use tokio::sync::{Notify, mpsc};
 
-use crate::{Config, Error, Service};
+use crate::{Config, Error, Part, Service};
 use address::Address;
 use machine::{Live, LiveMachine};
 use programs::Programs;
+use telling::Telling;
 
 /// Whoever owns it answers for the cluster's address.
 pub(crate) const DISPATCHER: ResourceId = ResourceId(1);
@@ -62,9 +65,17 @@ pub(crate) fn clear(config: &Config) -> Result<(), Error> {
 }
 
 fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
-    let voters: Vec<NodeId> = config.nodes.iter().map(|node| node.id).collect();
-    let mut engine = apus_engine::Config::new(config.me, Bootstrap { voters, ..Bootstrap::default() });
+    let of = |such: fn(Part) -> bool| -> Vec<NodeId> {
+        config.nodes.iter().filter(|node| such(node.part)).map(|node| node.id).collect()
+    };
+    let bootstrap = Bootstrap {
+        voters: of(|part| part != Part::Learner),
+        arbiters: of(|part| part == Part::Arbiter),
+        learners: of(|part| part == Part::Learner),
+    };
+    let mut engine = apus_engine::Config::new(config.me, bootstrap);
     engine.cluster = ClusterId(config.cluster);
+    config.knobs.apply(&mut engine);
     engine.views.lease = config.lease.unwrap_or(engine.views.lease);
     if config.vip.is_some() {
         engine.resources.push(ResourceConfig {
@@ -99,6 +110,8 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
     }
     let seed = Seed(RandomState::new().build_hasher().finish());
     let engine = Engine::new(engine_config(config)?, durable, seed, now());
+    let telling = config.told.as_deref().map(|file| Telling::open(file, engine.incarnation())).transpose();
+    let telling = telling.map_err(|error| Error::Failed(format!("`told`: {error}")))?;
     let identity = Identity { cluster: ClusterId(config.cluster), me: config.me, incarnation: engine.incarnation() };
     let book: BTreeMap<_, _> = config.nodes.iter().map(|node| (node.id, config.reach(node))).collect();
     let at = config.reach(config.own());
@@ -131,7 +144,8 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
     let unclaimed = tokio::task::spawn_local(services::unclaimed(serving.clone()));
     let control = tokio::task::spawn_local(control::serve(listener, serving));
     let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), config.reboot.clone(), nudge, say.clone())
-        .map_err(|error| Error::Failed(format!("signals: {error}")))?;
+        .map_err(|error| Error::Failed(format!("signals: {error}")))?
+        .telling(telling);
     say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());
     let live = Live::new(engine, orders, config.nodes.clone(), config.me);

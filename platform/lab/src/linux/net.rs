@@ -105,6 +105,9 @@ impl Net {
     /// Takes the power from a node's machine: nothing that it would still say gets out, and nothing of its kernel's state is left.
     pub(crate) fn power_off(&self, node: u16) -> Result<(), String> {
         self.carrier(node, false)?;
+        end_all(&self.node(node))?;
+        // The system takes its time to remove a namespace, and a new machine needs the port.
+        sh(&["ip", "-n", &self.switch(), "link", "del", &self.port(node)])?;
         remove(&self.node(node))
     }
 
@@ -174,8 +177,8 @@ pub(crate) fn lab_of(space: &str) -> Option<String> {
     Some(id.to_owned())
 }
 
-/// Ends all that runs in a namespace, and removes it.
-pub(crate) fn remove(space: &str) -> Result<(), String> {
+/// Ends all that runs in a namespace.
+fn end_all(space: &str) -> Result<(), String> {
     until(Duration::from_secs(5), || {
         let left = machine::pids(space);
         if left.is_empty() {
@@ -183,7 +186,12 @@ pub(crate) fn remove(space: &str) -> Result<(), String> {
         }
         machine::signal(&left, "KILL");
         Err(format!("{space}: processes {left:?} do not end"))
-    })?;
+    })
+}
+
+/// Ends all that runs in a namespace, and removes it.
+pub(crate) fn remove(space: &str) -> Result<(), String> {
+    end_all(space)?;
     if Path::new("/run/netns").join(space).exists() {
         sh(&["ip", "netns", "del", space])?;
     }

@@ -58,7 +58,7 @@ pub(crate) fn run(plan: &Plan, options: &Options) -> Result<Run, String> {
     let folder = PathBuf::from("/run/apus-lab").join(&id);
     let exe = std::env::current_exe().map_err(|error| error.to_string())?.display().to_string();
     let net = Net { id, nodes: plan.scenario.nodes };
-    let first = *FIRST.get_or_init(machine::may_go_first);
+    let first = *FIRST.get_or_init(machine::go_first);
     let parts = parts(&plan.configs[0], plan.scenario.nodes);
     let mut stage = Stage { cluster: Cluster { net, folder, exe, first }, plan: plan.clone(), parts };
     let (start, wall) = (clock::boot(), wall());

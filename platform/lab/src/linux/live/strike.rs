@@ -102,16 +102,18 @@ impl Play<'_> {
                 Ok(0)
             }
             Kind::ProgramCrash => {
+                let had = self.programs(node);
                 put("crash", self.stamp().to_string())?;
-                Ok(self.programs(node))
+                Ok(had)
             }
             Kind::ProgramHang => {
                 put("hang", String::new())?;
                 Ok(self.programs(node))
             }
             Kind::ProgramPoison => {
+                let had = self.programs(node);
                 put("poison", (fault.size / MS).to_string())?;
-                Ok(self.programs(node))
+                Ok(had)
             }
             Kind::ProgramSlowStart => {
                 put("slow", (fault.size / MS).to_string())?;

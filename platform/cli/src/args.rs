@@ -311,7 +311,7 @@ Examples:
 pub(crate) struct RunArgs {
     /// Scenario files, folders of them, or names of shipped scenarios
     pub scenarios: Vec<String>,
-    /// Seeds A..B, B not included; 0..1000 if left out, 0..20000 for several scenarios
+    /// Seeds A..B, B not included; 0..1000 if left out, 0..20000 for several scenarios, 0..1 live
     #[arg(long, value_name = "A..B", value_parser = seeds, conflicts_with_all = ["seed", "seed_from_commit"], help_heading = "Seeds")]
     pub seeds: Option<(u64, u64)>,
     /// One seed

@@ -78,6 +78,7 @@ pub(crate) fn run(plan: &Plan, options: &Options) -> Result<Run, String> {
         asked: stage.asked(start),
         reigns: played.watch.map(|watch| watch.end(wall)),
     };
+    stage.is_seen(&evidence)?;
     let mut judged = judge(&evidence);
     judged.measures.insert("lateness", played.late);
     if std::env::var_os("APUS_KEEP").is_some() {
@@ -270,6 +271,21 @@ impl Stage {
             Some(((name, slot), ready)) => Err(format!("{name}.{slot} is active and ready on {} nodes", ready.len())),
             None => Ok(()),
         }
+    }
+
+    /// That there is something to judge: a verdict on nothing would be a good one.
+    fn is_seen(&self, evidence: &Evidence) -> Result<(), String> {
+        let boots = |told: &[(Time, Told)]| told.iter().any(|(_, told)| matches!(told, Told::Boot { .. }));
+        if let Some(node) = evidence.told.iter().position(|told| !boots(told)) {
+            return Err(format!("n{node} told nothing"));
+        }
+        let flows = matches!(self.plan.scenario.workload, Workload::Flows { .. });
+        let serve = self.parts.iter().filter(|part| **part != Part::Arbiter).count();
+        let frames = evidence.reigns.as_ref().map(|reigns| reigns.values().map(|reign| reign.frames).sum::<u64>());
+        if flows && serve > 1 && frames == Some(0) {
+            return Err("tcpdump saw no dispatcher's frame at any port".into());
+        }
+        Ok(())
     }
 
     /// What a node told.

@@ -29,6 +29,7 @@ Faults:
 NODE is a number, `dispatcher` or `coordinator`. `apus lab heal` undoes everything.";
 
 #[derive(Debug, Subcommand)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "Linux only"))]
 pub(crate) enum LabCommand {
     /// Make a lab: machines, a switch, nodes, and a web service behind one address
     Up {
@@ -100,6 +101,7 @@ pub(crate) enum LabCommand {
 }
 
 #[derive(Debug, Args)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "Linux only"))]
 pub(crate) struct OfLab {
     /// The lab's name: letters and digits
     #[arg(long, value_name = "NAME", default_value = "main")]

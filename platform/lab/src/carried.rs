@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_is_not_carried_is_told_with_place_and_mend() {
-        let text = "name = \"x\"\nabout = \"y\"\nnodes = 3\nduration = \"5s\"\n[[fault]]\nkind = \"crash\"\nat = \"2s\"\nfor = \"1s\"\n\
+        let text = "name = \"x\"\nabout = \"y\"\nnodes = 3\nduration = \"9s\"\n[[fault]]\nkind = \"crash\"\nat = \"2s\"\nfor = \"1s\"\n\
                     [[fault]]\nkind = \"latency\"\nat = \"2s\"\nfor = \"1s\"\n[swarm]\ndrift = {}\n";
         let scenario = Scenario::parse("x.toml", text).expect("it is sound");
         let all = problems("x.toml", text, &scenario);

@@ -192,7 +192,7 @@ fn place(text: &str, path: &[String]) -> Option<Range<usize>> {
     let mut value = root.get_ref().get(first.as_str())?;
     for key in rest {
         let inner = match key.parse::<usize>() {
-            Ok(at) => value.get_ref().as_array().and_then(|list| list.iter().nth(at)),
+            Ok(at) => value.get_ref().as_array().and_then(|list| list.get(at)),
             Err(_) => value.get_ref().as_table().and_then(|table| table.get(key.as_str())),
         };
         // What was left out has a default, and stands nowhere.

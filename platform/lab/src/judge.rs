@@ -545,12 +545,14 @@ mod tests {
         assert_eq!(found(early), Some("one-holder"));
         assert_eq!(found(|evidence| evidence.powerless.clear()), None, "at its very end it is over");
         assert_eq!(found(|evidence| evidence.told[1][1].0 = Time(4_400_000)), Some("takeover-bound"));
-        let impostor = |evidence: &mut Evidence| {
-            evidence.reigns.iter_mut().for_each(|all| all.entry(5).or_insert(reign(1, 2)).impostors = 1)
+        let reigns = |evidence: &mut Evidence, old: Reign| {
+            evidence.reigns.iter_mut().for_each(|all| {
+                all.insert(5, old);
+            });
         };
-        assert_eq!(found(impostor), Some("one-dispatcher"));
-        let late =
-            |evidence: &mut Evidence| evidence.reigns.iter_mut().for_each(|all| drop(all.insert(5, reign(500, 2_501))));
+        let impostor = Reign { impostors: 1, ..reign(500, 1_999) };
+        assert_eq!(found(|evidence| reigns(evidence, impostor)), Some("one-dispatcher"));
+        let late = |evidence: &mut Evidence| reigns(evidence, reign(500, 2_501));
         assert_eq!(found(late), Some("one-dispatcher"));
         assert_eq!(found(|evidence| evidence.well = Err("n1 is down".into())), Some("converges"));
         assert_eq!(found(|evidence| evidence.well = Ok(10_100 * MS)), Some("converges"));

@@ -74,6 +74,7 @@ macro_rules! knobs {
             }
 
             /// Sets them.
+            #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
             pub(crate) fn apply(&self, engine: &mut Engine) {
                 $(if let Some($value) = self.$name {
                     let $engine = &mut *engine;

@@ -115,6 +115,9 @@ pub(crate) enum Command {
     Incident(IncidentCommand),
     /// The cluster's address, as the node that runs here sees it
     Vip(VipArgs),
+    /// A cluster of real nodes in namespaces of this machine, and faults for it; Linux, as root
+    #[command(subcommand)]
+    Lab(crate::lab::LabCommand),
     /// Supervised programs, as the node that runs here sees them
     Service(ServiceArgs),
     /// Say that a thread of a supervised program lives, from within that program
@@ -370,7 +373,10 @@ pub(crate) enum World {
     Turmoil,
     /// Real TCP stacks on a virtual Ethernet, through the dispatcher's data plane: at most 32 nodes
     Emulated,
-    /// Each world that a scenario names, one after the other
+    /// Real daemons in namespaces of this machine, at the pace of the clock: at most 16 nodes. Linux, as root. Takes every scenario
+    /// whose faults a lab can inject, whatever its `worlds` are; one seed if left out
+    Live,
+    /// Each simulated world that a scenario names, one after the other
     All,
 }
 
@@ -395,7 +401,7 @@ Examples:
 pub(crate) struct RunArgs {
     /// Scenario files, folders of them, or names of shipped scenarios
     pub scenarios: Vec<String>,
-    /// Seeds A..B, B not included; 0..1000 if left out, 0..20000 for several scenarios
+    /// Seeds A..B, B not included; 0..1000 if left out, 0..20000 for several scenarios, 0..1 live
     #[arg(long, value_name = "A..B", value_parser = seeds, conflicts_with_all = ["seed", "seed_from_commit"], help_heading = "Seeds")]
     pub seeds: Option<(u64, u64)>,
     /// One seed

@@ -11,6 +11,7 @@ mod doctor;
 mod incident;
 mod judge;
 mod junit;
+mod lab;
 mod lists;
 mod mutants;
 mod node;
@@ -140,6 +141,7 @@ fn act(cli: Cli) -> u8 {
         Command::Node(what) => node::node(&what, format),
         Command::Incident(what) => incident::incident(&what, format),
         Command::Vip(args) => node::vip(&args, format),
+        Command::Lab(what) => lab::lab(&what, format),
         Command::Service(args) => service::service(&args, format),
         Command::Hbeat { thread, timeout } => service::hbeat(thread, timeout),
         Command::Keep { folder } => service::keep(&folder),

@@ -18,6 +18,9 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<u8, Trouble> {
     // Several scenarios are a suite: one that shows a failure on purpose passes by failing.
     let suite = items.len() > 1;
     let before = items.len();
+    if args.world == World::Live && !args.list {
+        crate::lab::refuse(&items, suite)?;
+    }
     items.retain(|item| !args.world.of(&item.scenario).is_empty());
     let skipped = before - items.len();
     let several = args.world == World::All;
@@ -28,15 +31,20 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<u8, Trouble> {
         list(&items, format);
         return Ok(0);
     }
-    let usual = if suite { (0, 20_000) } else { (0, 1_000) };
+    let usual = match (args.world, suite) {
+        (World::Live, _) => (0, 1),
+        (_, true) => (0, 20_000),
+        (_, false) => (0, 1_000),
+    };
     let one = args.seed.or(args.seed_from_commit).map(|seed| (seed, seed.saturating_add(1)));
     let (from, to) = args.seeds.or(one).unwrap_or(usual);
-    let budget = args.budget.or(args.scenarios.is_empty().then_some(Duration::from_secs(60)));
+    let minute = args.scenarios.is_empty() && args.world != World::Live;
+    let budget = args.budget.or(minute.then_some(Duration::from_secs(60)));
     let batch = Batch {
         from,
         to,
         shard: args.shard.unwrap_or((0, 1)),
-        jobs: suite::jobs(args.jobs),
+        jobs: if args.world == World::Live { args.jobs.map_or(1, usize::from) } else { suite::jobs(args.jobs) },
         budget: None,
         timeout: args.timeout_per_seed,
         check_determinism: args.check_determinism.unwrap_or(0),

@@ -27,12 +27,16 @@ impl World {
             Self::Heap => "heap",
             Self::Turmoil => "turmoil",
             Self::Emulated => "emulated",
+            Self::Live => "live",
             Self::All => "all",
         }
     }
 
     /// Those of the worlds meant that a scenario names.
     pub(crate) fn of(self, scenario: &Scenario) -> Vec<Place> {
+        if self == Self::Live {
+            return if apus_lab::not_live(scenario).is_empty() { vec![apus_lab::LIVE] } else { Vec::new() };
+        }
         let named = |world: &Place| scenario.worlds.iter().any(|name| name == world.name());
         WORLDS.into_iter().filter(|world| self == Self::All || self.name() == world.name()).filter(named).collect()
     }

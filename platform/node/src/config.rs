@@ -12,6 +12,7 @@ use apus_engine::{Micros, NodeId};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::knobs::{Knobs, Part};
 use crate::service::{self, Service};
 
 /// A node's configuration.
@@ -43,6 +44,10 @@ pub struct Config {
     pub keys: PathBuf,
     /// What the engine is fed is kept in so many bytes; 0: it is not.
     pub record: u64,
+    /// Knobs of the engine.
+    pub knobs: Knobs,
+    /// Where everything that this node tells of itself is written, if somebody looks at it.
+    pub told: Option<PathBuf>,
     /// What all nodes have alike, as lines of a file.
     pub(crate) alike: String,
 }
@@ -80,6 +85,8 @@ pub struct Member {
     pub weight: u32,
     /// Whether it came after the cluster was first started.
     pub joined: bool,
+    /// Its part among the others.
+    pub part: Part,
 }
 
 /// The cluster's address.
@@ -172,6 +179,9 @@ impl Config {
                 text += &format!("mac = \"{}\"\n", member.mac.map(|byte| format!("{byte:02x}")).join(":"));
             }
             text += &format!("weight = {}\njoined = {}\n", member.weight, member.joined);
+            if member.part != Part::Voter {
+                text += &format!("part = \"{}\"\n", member.part.word());
+            }
         }
         text
     }
@@ -254,6 +264,8 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         "transport",
         "keys",
         "record",
+        "knobs",
+        "told",
     ])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
@@ -321,11 +333,13 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         services,
         reboot,
         record: file.get("record").map_or(Ok(32 << 20), record)?,
+        knobs: file.get("knobs").map_or_else(|| Ok(Knobs::default()), Knobs::read)?,
+        told: file.get("told").map(|value| text(value, "told").map(PathBuf::from)).transpose()?,
     })
 }
 
 /// What a new node takes over as it stands.
-const ALIKE: [&str; 4] = ["lease", "reboot", "services", "vip"];
+const ALIKE: [&str; 6] = ["knobs", "lease", "reboot", "record", "services", "vip"];
 
 /// A text as a file has it.
 pub(crate) fn quoted(text: &str) -> String {
@@ -391,9 +405,10 @@ fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
     for entry in value.get_ref().as_array().ok_or_else(wrong)? {
         let table = entry.get_ref().as_table().ok_or_else(wrong)?;
         let section = Section { table, span: entry.span(), name: "a node" };
-        section.known(&["id", "address", "mac", "weight", "joined"])?;
+        section.known(&["id", "address", "mac", "weight", "joined", "part"])?;
         let id: u8 = number(section.need("id", "0")?, "id", "the node's number, 0 to 255")?;
-        let node = Member {
+        let part = section.get("part").map_or(Ok(Part::Voter), Part::read)?;
+        let mut node = Member {
             id: NodeId(id.into()),
             address: parsed(section.need("address", "\"10.0.0.1\"")?, "address", "10.0.0.1")?,
             mac: section.get("mac").map_or(Ok([0; 6]), mac)?,
@@ -405,7 +420,11 @@ fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
                     .as_bool()
                     .ok_or_else(|| (value.span(), "`joined` must be true or false".to_owned()))?,
             },
+            part,
         };
+        if part == Part::Arbiter {
+            node.weight = 0;
+        }
         if node.weight > MAX_WEIGHT {
             return Err((entry.span(), format!("`weight` must be 0 to {MAX_WEIGHT}")));
         }
@@ -418,6 +437,10 @@ fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
     }
     if all.is_empty() {
         return Err(wrong());
+    }
+    if !all.iter().any(|node| node.part != Part::Arbiter) || all.iter().all(|node| node.part == Part::Learner) {
+        let what = "nobody would decide, or nobody serve: give some node `part = \"voter\"`, or take `part` out";
+        return Err((value.span(), what.into()));
     }
     Ok(all)
 }
@@ -561,6 +584,7 @@ command = ["/bin/sh", "-c", "printf '\\\"%s\\\"\\t' x; sleep 1"]
             mac: [2, 0, 0, 0, 0, 5],
             weight: 2,
             joined: true,
+            part: super::Part::Voter,
         });
         let text = first.text_for(NodeId(4), &all);
         let new = Config::read("new", &text).expect("it is good");

@@ -11,20 +11,24 @@ pub mod cluster;
 mod config;
 mod control;
 mod copy;
+mod knobs;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 mod roster;
 mod service;
 mod setup;
+mod told;
 
 use std::fmt;
 
 pub use config::{Config, ConfigError, Member, Vip, Wire};
 pub use control::{ask, trace, wait_drained};
 pub use copy::{hbeat, keep};
+pub use knobs::{Knobs, Part};
 pub use service::{Service, slot_resource};
 pub use setup::Setup;
+pub use told::Told;
 
 /// Why a node does not run.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use apus_dispatch::Mac;
 use apus_engine::{NodeId, ResourceId};
 
-use crate::Member;
+use crate::{Member, Part};
 
 const VERSION: u8 = 1;
 /// The setting of the authorities.
@@ -103,7 +103,8 @@ pub(crate) fn nodes(first: &[Member], entries: &BTreeMap<NodeId, Entry>) -> Vec<
         let Entry { address, mac, weight, .. } = *entry;
         if entry.is_in {
             let joined = nodes.get(id).is_none_or(|known| known.joined);
-            nodes.insert(*id, Member { id: *id, address, mac, weight, joined });
+            let part = nodes.get(id).map_or(Part::Voter, |known| known.part);
+            nodes.insert(*id, Member { id: *id, address, mac, weight, joined, part });
         } else {
             nodes.remove(id);
         }
@@ -140,7 +141,7 @@ mod tests {
     use apus_engine::NodeId;
 
     use super::{AUTHORITIES, Entry, authorities, entries, nodes, put_authorities, setting};
-    use crate::Member;
+    use crate::{Member, Part};
 
     #[test]
     fn the_log_changes_the_configuration() {
@@ -150,6 +151,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             weight: 1,
             joined: false,
+            part: Part::Voter,
         };
         let first = [member(0), member(1)];
         let gone = Entry { is_in: false, revoked: 77, ..Entry::of(&member(1)) };

@@ -110,7 +110,7 @@ pub(crate) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, Wrong
     Ok(command)
 }
 
-fn table<'t>(value: &'t Value<'t>, name: &'static str, such: &str) -> Result<Section<'t>, Wrong> {
+pub(crate) fn table<'t>(value: &'t Value<'t>, name: &'static str, such: &str) -> Result<Section<'t>, Wrong> {
     let table = value.get_ref().as_table();
     table
         .map(|table| Section { table, span: value.span(), name })

@@ -116,6 +116,14 @@ impl Checkers {
         Self { all }
     }
 
+    /// Of those that apply to a plan the ones of these names: for a world that cannot show what the others look at.
+    #[must_use]
+    pub fn only(plan: &Plan, names: &[&str]) -> Self {
+        let mut checkers = Self::new(plan);
+        checkers.all.retain(|checker| names.contains(&checker.name()));
+        checkers
+    }
+
     fn each(&mut self, at: Ns, mut call: impl FnMut(&mut dyn Checker) -> Result<(), String>) -> Option<Violation> {
         let mut first = None;
         for checker in &mut self.all {

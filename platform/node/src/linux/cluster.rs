@@ -23,7 +23,7 @@ use super::control::Serving;
 use super::{Say, now};
 use crate::cluster::{DAYS, WARN_DAYS, days_left, failed, life, public_key, seconds};
 use crate::roster::{self, AUTHORITIES, Entry};
-use crate::{Config, Error, Member, Wire};
+use crate::{Config, Error, Member, Part, Wire};
 
 /// How long an authority that is replaced is believed after the new one is used.
 const GRACE: u64 = 86_400;
@@ -342,7 +342,14 @@ impl Serving {
         };
         self.put(node, &entry).await?;
         (members.say)(&format!("node {} was let in, at {address}", node.0));
-        let new = Member { id: node, address, mac: request.mac, weight: request.weight, joined: free(node) };
+        let new = Member {
+            id: node,
+            address,
+            mac: request.mac,
+            weight: request.weight,
+            joined: free(node),
+            part: Part::Voter,
+        };
         let mut all: Vec<Member> = others.cloned().collect();
         all.push(new);
         Ok(Admission {

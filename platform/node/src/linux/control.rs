@@ -192,6 +192,7 @@ impl Serving {
             "token" => self.token(&question),
             "leave" => self.leave(node()?).await,
             "rotate" => self.rotate(question["what"].as_str().unwrap_or_default()).await,
+            "note" => self.note(&question),
             other => Err(format!("`{other}` is not known")),
         }
     }

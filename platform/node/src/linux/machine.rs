@@ -21,6 +21,7 @@ use super::address::Order;
 use super::cluster::Nodes;
 use super::held::Held;
 use super::programs::Programs;
+use super::telling::Telling;
 use super::{DISPATCHER, Say, now};
 use crate::Member;
 
@@ -133,6 +134,7 @@ pub(super) struct LiveMachine {
     term: Signal,
     interrupt: Signal,
     say: Say,
+    telling: Option<Telling>,
 }
 
 impl LiveMachine {
@@ -145,7 +147,20 @@ impl LiveMachine {
         say: Say,
     ) -> std::io::Result<Self> {
         let (term, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Self { address, programs, inputs, reboot, done, waiting: VecDeque::new(), nudge, term, interrupt, say })
+        let waiting = VecDeque::new();
+        Ok(Self { address, programs, inputs, reboot, done, waiting, nudge, term, interrupt, say, telling: None })
+    }
+
+    /// Tells everything in a file.
+    pub(super) fn telling(mut self, telling: Option<Telling>) -> Self {
+        self.telling = telling;
+        self
+    }
+
+    fn tell(&self, tell: impl FnOnce(&Telling)) {
+        if let Some(telling) = &self.telling {
+            tell(telling);
+        }
     }
 }
 
@@ -153,10 +168,13 @@ impl Machine for LiveMachine {
     type Error = Infallible;
 
     fn now(&self) -> Time {
-        now()
+        let now = now();
+        self.tell(|telling| telling.step(now));
+        now
     }
 
     fn guard(&mut self, order: GuardOrder) {
+        self.tell(|telling| telling.guard(order));
         let address = match (order, &self.address) {
             (GuardOrder::Arm { resource: DISPATCHER, epoch, until }, Some(address)) => {
                 Some((address, Order::Lease { epoch: epoch.0, until: until.0.saturating_mul(1_000) }))
@@ -179,6 +197,7 @@ impl Machine for LiveMachine {
     }
 
     fn process(&mut self, op: OpId, copy: Copy, order: ProcessOrder) {
+        self.tell(|telling| telling.process(op, copy, order));
         if !self.programs.process(op, copy, order) {
             self.waiting.push_back(Input::Done { op, outcome: Outcome::ProcessFailed });
         }
@@ -200,6 +219,7 @@ impl Machine for LiveMachine {
     }
 
     fn event(&mut self, event: Event) {
+        self.tell(|telling| telling.event(&event));
         let quiet =
             matches!(event.fact, Fact::Diagnosis(_) | Fact::Consensus(_) | Fact::Views(views::Fact::Noted { .. }));
         if !quiet {
@@ -212,7 +232,7 @@ impl Machine for LiveMachine {
             return Some(input);
         }
         let wait = deadline.map(|deadline| Duration::from_micros(deadline.at.since(now()).0));
-        tokio::select! {
+        let input = tokio::select! {
             biased;
             _ = self.term.recv() => None,
             _ = self.interrupt.recv() => None,
@@ -220,6 +240,10 @@ impl Machine for LiveMachine {
             Some(input) = self.inputs.recv() => Some(input),
             () = self.nudge.notified() => Some(Input::Tick),
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => Some(Input::Tick),
+        };
+        if let Some(input) = &input {
+            self.tell(|telling| telling.input(input));
         }
+        input
     }
 }

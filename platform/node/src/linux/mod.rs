@@ -5,8 +5,10 @@ mod cluster;
 mod control;
 mod held;
 mod machine;
+mod notes;
 mod programs;
 mod services;
+mod telling;
 mod trace;
 
 use std::cell::RefCell;
@@ -24,11 +26,12 @@ use apus_host::transport::{self, Book, Identity, Sockets, Tokio, Transport};
 use apus_os::linux::{Guard, Vip, clock};
 use tokio::sync::{Notify, mpsc};
 
-use crate::{Config, Error, Service};
+use crate::{Config, Error, Part, Service};
 use address::Address;
 use held::Held;
 use machine::{Live, LiveMachine};
 use programs::Programs;
+use telling::Telling;
 
 /// Whoever owns it answers for the cluster's address.
 pub(crate) const DISPATCHER: ResourceId = ResourceId(1);
@@ -65,9 +68,17 @@ pub(crate) fn clear(config: &Config) -> Result<(), Error> {
 }
 
 fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
-    let voters: Vec<NodeId> = config.nodes.iter().filter(|node| !node.joined).map(|node| node.id).collect();
-    let mut engine = apus_engine::Config::new(config.me, Bootstrap { voters, ..Bootstrap::default() });
+    let of = |such: fn(Part) -> bool| -> Vec<NodeId> {
+        config.nodes.iter().filter(|node| !node.joined && such(node.part)).map(|node| node.id).collect()
+    };
+    let bootstrap = Bootstrap {
+        voters: of(|part| part != Part::Learner),
+        arbiters: of(|part| part == Part::Arbiter),
+        learners: of(|part| part == Part::Learner),
+    };
+    let mut engine = apus_engine::Config::new(config.me, bootstrap);
     engine.cluster = ClusterId(config.cluster);
+    config.knobs.apply(&mut engine);
     engine.views.lease = config.lease.unwrap_or(engine.views.lease);
     if config.vip.is_some() {
         engine.resources.push(ResourceConfig {
@@ -132,6 +143,8 @@ async fn live<S: Sockets>(
     let at = config.reach(config.own());
     let transport = transport
         .map_err(|error| Error::Failed(format!("{at}: {error}; `nodes` must give this machine's own address")))?;
+    let telling = config.told.as_deref().map(|file| Telling::open(file, engine.incarnation())).transpose();
+    let telling = telling.map_err(|error| Error::Failed(format!("`told`: {error}")))?;
     let (answers, done) = mpsc::unbounded_channel();
     let address = match &config.vip {
         Some(vip) => {
@@ -162,7 +175,8 @@ async fn live<S: Sockets>(
     let door = tokio::task::spawn_local(cluster::door(serving.clone()));
     let control = tokio::task::spawn_local(control::serve(listener, serving));
     let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), config.reboot.clone(), nudge, say.clone())
-        .map_err(|error| Error::Failed(format!("signals: {error}")))?;
+        .map_err(|error| Error::Failed(format!("signals: {error}")))?
+        .telling(telling);
     say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());
     let live = Live::new(engine, orders, nodes, config.me);

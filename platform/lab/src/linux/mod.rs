@@ -1,0 +1,33 @@
+//! Namespaces, daemons and faults of Linux.
+
+mod ask;
+mod cgroup;
+mod cluster;
+mod lab;
+mod live;
+mod machine;
+mod net;
+mod program;
+mod sh;
+mod watch;
+
+pub use lab::{Fault, Lab, Status, Up};
+pub(crate) use live::run;
+pub use program::{load, program, serve};
+
+/// Why no lab can be made on this machine, if so: what is missing, and how to mend it.
+pub(crate) fn missing() -> Option<String> {
+    for (tool, package) in [("ip", "iproute2"), ("nft", "nftables"), ("setsid", "util-linux"), ("kill", "procps")] {
+        if sh::sh(&["sh", "-c", &format!("command -v {tool}")]).is_err() {
+            return Some(format!("`{tool}` is missing: install {package}"));
+        }
+    }
+    let probe = format!("apus-probe-{}", std::process::id());
+    let made = sh::sh(&["ip", "netns", "add", &probe]);
+    let ruled = made.and_then(|_| {
+        let rules = "table bridge lab {\nchain forward {\ntype filter hook forward priority 0\n}\n}\n";
+        sh::feed(&["ip", "netns", "exec", &probe, "nft", "-f", "-"], rules)
+    });
+    let _ = sh::sh(&["ip", "netns", "del", &probe]);
+    ruled.err().map(|error| format!("no namespaces with a filtering bridge: {error}; run it as root"))
+}

@@ -149,7 +149,7 @@ fn serve() {
 }
 
 fn ask(stream: &mut TcpStream, many: usize) -> io::Result<()> {
-    let bytes: Vec<u8> = (0..many).map(|number| (number * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..many).map(|number| ((number * 31) >> 3) as u8).collect();
     stream.write_all(&(many as u32).to_be_bytes())?;
     stream.write_all(&bytes)?;
     let mut answer = [0; 8];

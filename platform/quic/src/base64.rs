@@ -40,7 +40,7 @@ pub(crate) fn from_url(text: &str) -> Option<Vec<u8>> {
 /// A PEM block (RFC 7468).
 pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     let mut text = encode(der, PLAIN);
-    while text.len() % 4 != 0 {
+    while !text.len().is_multiple_of(4) {
         text.push('=');
     }
     let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| str::from_utf8(line).ok()).collect();

@@ -407,7 +407,7 @@ mod tests {
                 u32::from(gate.look(now, (there, u16::try_from(step % 60_000).unwrap_or(1)).into(), &first).is_ok());
             let_in[2] += u32::from(gate.look(now, other, &first).is_ok());
             // What a peer sends on a dial, answers and dials again with a token: every one comes in.
-            if step % 2_000 == 0 {
+            if step.is_multiple_of(2_000) {
                 assert_eq!(gate.look(now, peer, &first), Ok(()));
                 assert_eq!(gate.look(now, peer, &answer), Ok(()));
                 assert_eq!(gate.look(now, peer, &returns), Ok(()));

@@ -736,7 +736,7 @@ async fn serve(inner: Rc<Inner>, node: NodeId, peer: Rc<Peer>, connection: Conne
 async fn sweep(inner: Rc<Inner>) {
     const JUDGE_EVERY: u32 = 10;
     let (mut garbage, mut flood) = (0, 0);
-    let mut rounds = 0;
+    let mut rounds = 0_u32;
     let mut wait = Duration::from_secs(1);
     loop {
         let changed = tokio::select! {
@@ -759,7 +759,7 @@ async fn sweep(inner: Rc<Inner>) {
         told(&inner.gate.garbage, &mut garbage, Why::Garbage, "datagrams");
         told(&inner.gate.flood, &mut flood, Why::Flood, "first packets");
         rounds += 1;
-        if !changed && rounds % JUDGE_EVERY != 0 {
+        if !changed && !rounds.is_multiple_of(JUDGE_EVERY) {
             continue;
         }
         let peers: Vec<_> = inner.peers.borrow().values().filter_map(|peer| peer.connection()).collect();

@@ -118,7 +118,7 @@ impl AsyncUdpSocket for Plain {
             ready!(self.0.poll_recv_ready(cx))?;
             match self.0.try_recv_from(&mut bufs[0]) {
                 Ok((len, addr)) => {
-                    meta[0] = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None, ..RecvMeta::default() };
+                    meta[0] = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
                     return Poll::Ready(Ok(1));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -190,14 +190,14 @@ impl Members {
 /// Follows the log; while this node coordinates, members follow it too.
 pub(super) async fn follow(serving: Serving) {
     let mut seen = None;
-    let mut looked = 0;
+    let mut looked = 0_u32;
     loop {
         sleep(Duration::from_millis(200)).await;
         let state = serving.engine.borrow().look().map(|(_, log, ..)| log.state().clone());
         let Some(state) = state else { continue };
         looked += 1;
         // Now and then even without a change: the time of an old authority runs out.
-        if seen.as_ref() != Some(&state.settings) || looked % 300 == 0 {
+        if seen.as_ref() != Some(&state.settings) || looked.is_multiple_of(300) {
             serving.members.follow(&state);
             seen = Some(state.settings.clone());
         }

@@ -203,7 +203,7 @@ impl AsyncUdpSocket for Socket {
             let Some((addr, bytes)) = port.waiting.pop_front() else { break };
             let len = bytes.len().min(buffer.len());
             buffer[..len].copy_from_slice(&bytes[..len]);
-            *meta = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None, ..RecvMeta::default() };
+            *meta = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
             many += 1;
         }
         if many > 0 {

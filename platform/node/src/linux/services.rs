@@ -78,6 +78,15 @@ impl Serving {
         })
     }
 
+    /// Whether the log gives the slot of a copy to this node: its engine takes the copy over once its lease is renewed, and if that takes
+    /// too long the lease ends the copy.
+    fn is_granted(&self, copy: Copy) -> bool {
+        let engine = self.engine.borrow();
+        let grants = engine.look().map(|(_, log, ..)| &log.state().grants);
+        let grant = grants.and_then(|grants| grants.get(&slot_resource(copy.service, copy.slot)));
+        grant.is_some_and(|grant| grant.holder == self.me && !grant.released)
+    }
+
     fn coordinated(&self) -> bool {
         self.engine.borrow().look().is_some_and(|(_, log, ..)| log.leader().is_some())
     }
@@ -105,6 +114,10 @@ pub(super) async fn unclaimed(serving: Serving) {
             continue;
         }
         for copy in unclaimed {
+            if serving.is_granted(copy) {
+                looks.remove(&copy);
+                continue;
+            }
             let seen = looks.entry(copy).or_default();
             *seen += 1;
             if *seen == LOOKS {

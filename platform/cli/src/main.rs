@@ -10,6 +10,7 @@ mod doctor;
 mod judge;
 mod junit;
 mod lists;
+mod man;
 mod mutants;
 mod node;
 mod plots;
@@ -20,7 +21,9 @@ mod run;
 mod service;
 mod suite;
 mod tap;
+mod top;
 mod trace;
+mod view;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -118,7 +121,10 @@ fn act(cli: Cli) -> u8 {
         Command::Replay { artifact } => artifacts::replay(&artifact, format),
         Command::Shrink { artifact, out, budget } => artifacts::shrink(&artifact, out.as_deref(), budget, format),
         Command::Explain(args) => artifacts::explain(&args, format),
-        Command::Why { artifact, node, time } => artifacts::why(&artifact, node, time, format),
+        Command::Why(args) => match (args.node, args.time) {
+            (Some(node), Some(time)) => artifacts::why(Path::new(&args.what), node, time, format),
+            _ => view::why(&args, format),
+        },
         Command::Corpus(action) => corpus::corpus(&action, format),
         Command::List { table: Some(path), .. } => lists::fault_table(&path),
         Command::List { what, .. } => Ok(lists::list(what, format)),
@@ -136,6 +142,11 @@ fn act(cli: Cli) -> u8 {
         Command::Bench(what) => bench::bench(&what, format),
         Command::Mutants(args) => mutants::mutants(&args, format),
         Command::Node(what) => node::node(&what, format),
+        Command::Status(args) => view::status(&args, format),
+        Command::Top(args) => top::top(&args, format),
+        Command::Events(args) => view::events(&args, format),
+        Command::Move(args) => view::hand_over(&args, format),
+        Command::Man { dir } => man::pages(&dir, format),
         Command::Vip(args) => node::vip(&args, format),
         Command::Service(args) => service::service(&args, format),
         Command::Hbeat { thread, timeout } => service::hbeat(thread, timeout),

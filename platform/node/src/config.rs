@@ -12,6 +12,7 @@ use apus_engine::{Micros, NodeId};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::http::{self, Http};
 use crate::service::{self, Service};
 
 /// A node's configuration.
@@ -37,6 +38,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The reboot hook: a command.
     pub reboot: Option<Vec<String>>,
+    /// Where the node shows how it is, if anywhere.
+    pub http: Option<Http>,
 }
 
 /// One node.
@@ -186,7 +189,9 @@ fn mac(value: &Value<'_>) -> Result<Mac, Wrong> {
 }
 
 fn config(file: &Section<'_>) -> Result<Config, Wrong> {
-    file.known(&["cluster", "node", "port", "folder", "control", "nodes", "vip", "lease", "services", "reboot"])?;
+    file.known(&[
+        "cluster", "node", "port", "folder", "control", "nodes", "vip", "lease", "services", "reboot", "http",
+    ])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
     let me = NodeId(me.into());
@@ -234,6 +239,7 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         lease: file.get("lease").map(lease).transpose()?,
         services,
         reboot,
+        http: file.get("http").map(http::http).transpose()?,
     })
 }
 

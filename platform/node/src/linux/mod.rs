@@ -2,10 +2,13 @@
 
 mod address;
 mod control;
+mod http;
 mod machine;
+mod peers;
 mod programs;
 mod services;
 mod trace;
+mod view;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,28 +25,32 @@ use apus_host::transport::{self, Identity, Tokio, Transport};
 use apus_os::linux::{Guard, Vip, clock};
 use tokio::sync::{Notify, mpsc};
 
+use crate::view::{Entry, Journal};
 use crate::{Config, Error, Service};
 use address::Address;
 use machine::{Live, LiveMachine};
 use programs::Programs;
+use view::View;
 
 /// Whoever owns it answers for the cluster's address.
 pub(crate) const DISPATCHER: ResourceId = ResourceId(1);
 
 /// Tells the operator.
 pub(crate) type Say = Arc<dyn Fn(&str) + Send + Sync>;
+/// Is given every new entry of the journal.
+pub(crate) type Each = Box<dyn Fn(&Entry) + Send + Sync>;
 
 fn now() -> Time {
     Time(clock::boot() / 1_000)
 }
 
 /// Runs a node until a signal ends it.
-pub(crate) fn run(config: &Config, say: Say) -> Result<(), Error> {
+pub(crate) fn run(config: &Config, say: Say, each: Option<Each>) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Failed(format!("starting: {error}")))?;
-    tokio::task::LocalSet::new().block_on(&runtime, node(config, say))
+    tokio::task::LocalSet::new().block_on(&runtime, node(config, say, each))
 }
 
 /// Undoes what a killed node has left.
@@ -80,8 +87,12 @@ fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
     Ok(engine)
 }
 
-async fn node(config: &Config, say: Say) -> Result<(), Error> {
+async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<(), Error> {
     let listener = control::listen(&config.control).await?;
+    let web = match &config.http {
+        Some(http) => Some((http, http::listen(http).await?)),
+        None => None,
+    };
     let place = config.folder.display();
     let failed = |error: std::io::Error| Error::Failed(format!("{place}: {error}"));
     let (store, durable) = match Store::open(Folder::new(&config.folder).map_err(failed)?, Settings::default()).await {
@@ -91,6 +102,15 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
             let mend = "remove the folder: the node's peers take it in again";
             return Err(Error::Failed(format!("{place}: {error}; {mend}")));
         }
+    };
+    let journal = Arc::new(Journal::open(config.me.0, &view::folder(config), each).map_err(failed)?);
+    let told = Arc::<view::Place>::default();
+    let say: Say = {
+        let (journal, told, print) = (journal.clone(), told.clone(), print.clone());
+        Arc::new(move |line| {
+            view::said(&journal, &told, line);
+            print(line);
+        })
     };
     if !durable.formatted {
         say(&format!(
@@ -117,20 +137,26 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
     let programs = Rc::new(Programs::start(config, &act, &say));
     let engine = Rc::new(RefCell::new(engine));
     let nudge = Rc::new(Notify::new());
+    let view = Rc::new(View::new(config, journal, told, nudge.clone()));
+    view.watch(transport.watch());
     let serving = control::Serving {
         engine: engine.clone(),
-        nudge: nudge.clone(),
+        nudge,
         address: orders.clone(),
         nodes: config.nodes.clone(),
         me: config.me,
         services: config.services.iter().map(|service| service.engine.clone()).collect(),
         programs: programs.clone(),
         first: config.vip.as_ref().map(crate::Setup::from),
+        cluster: config.cluster,
+        lease: config.lease.unwrap_or(apus_engine::ViewsConfig::default().lease),
+        view,
     };
     let apart = tokio::task::spawn_local(apart(serving.clone()));
     let unclaimed = tokio::task::spawn_local(services::unclaimed(serving.clone()));
-    let control = tokio::task::spawn_local(control::serve(listener, serving));
-    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), config.reboot.clone(), nudge, say.clone())
+    let control = tokio::task::spawn_local(control::serve(listener, serving.clone()));
+    let web = web.map(|(http, listener)| http::Web::start(http, listener, serving.clone(), &say));
+    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), config.reboot.clone(), print, serving)
         .map_err(|error| Error::Failed(format!("signals: {error}")))?;
     say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());
@@ -139,6 +165,7 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
     control.abort();
     apart.abort();
     unclaimed.abort();
+    drop(web);
     drop(address);
     let _ = std::fs::remove_file(&config.control);
     say("ended");

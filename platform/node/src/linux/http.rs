@@ -128,6 +128,7 @@ fn routes(app: App) -> Router {
     Router::new()
         .route("/", get(|| async { text("text/html; charset=utf-8", PAGE) }))
         .route("/app.js", get(|| async { text("text/javascript; charset=utf-8", SCRIPT) }))
+        .route("/first.js", get(first))
         .route("/app.css", get(|| async { text("text/css; charset=utf-8", STYLE) }))
         .route("/api/status", get(status))
         .route("/api/events", get(events))
@@ -170,6 +171,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
             "content-security-policy",
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         ),
+        ("cross-origin-resource-policy", "same-origin"),
         ("referrer-policy", "no-referrer"),
         ("x-content-type-options", "nosniff"),
     ] {
@@ -257,6 +259,13 @@ impl App {
 
 async fn status(State(app): State<Arc<App>>) -> Result<Response, Refused> {
     app.ask(Ask::Cluster).await.map(|status| document(&status))
+}
+
+/// What a page begins with, so that it is whole once it is loaded.
+async fn first(State(app): State<Arc<App>>) -> Result<Response, Refused> {
+    let (status, events) = (app.ask(Ask::Cluster).await?, app.ask(Ask::Events { since: 0, most: FIRST }).await?);
+    let first = json!({ "status": status, "events": events["events"] });
+    Ok(text("text/javascript; charset=utf-8", format!("const FIRST = {first};\n")))
 }
 
 async fn events(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Refused> {

@@ -223,6 +223,7 @@ const asks = /why=([^&]+)/.exec(location.hash)?.[1];
 if (asks) why(decodeURIComponent(asks), true);
 
 let began = false;
+if (typeof FIRST === "object") { status(FIRST.status); journal(FIRST.events); began = true }
 const live = new EventSource("live");
 live.onopen = () => { $("live").textContent = "live"; $("live").className = "pill on"; if (began) { events = []; byId.clear() } began = true };
 live.onerror = () => { $("live").textContent = "no connection"; $("live").className = "pill off" };

@@ -228,10 +228,20 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         let span = file.get("folder").map_or(0..0, Spanned::span);
         return Err((span, format!("`folder` is too long for the sockets of `{}`: shorten either", service.spec.name)));
     }
+    let http = file.get("http").map(http::http).transpose()?;
+    let port = file.get("port").map_or(Ok(7_400), |value| number(value, "port", "1 to 65535"))?;
+    let own = nodes.iter().find(|node| node.id == me).map(|node| node.address);
+    if let Some(http) = &http
+        && http.listen.port() == port
+        && own.is_some_and(|own| own == http.listen.ip() || http.listen.ip().is_unspecified())
+    {
+        let what = "`listen` is where this node speaks with the others: give it another port";
+        return Err((listen_span(file), what.into()));
+    }
     Ok(Config {
         cluster: number(file.need("cluster", "1")?, "cluster", "a number up to 4294967295")?,
         me,
-        port: file.get("port").map_or(Ok(7_400), |value| number(value, "port", "1 to 65535"))?,
+        port,
         folder,
         control: path("control", "/run/apus/control")?,
         nodes,
@@ -239,8 +249,14 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         lease: file.get("lease").map(lease).transpose()?,
         services,
         reboot,
-        http: file.get("http").map(http::http).transpose()?,
+        http,
     })
+}
+
+/// Where `listen` of `[http]` stands.
+fn listen_span(file: &Section<'_>) -> Range<usize> {
+    let table = file.get("http").and_then(|http| http.get_ref().as_table());
+    table.and_then(|table| table.get("listen")).map_or(0..0, Spanned::span)
 }
 
 fn lease(value: &Value<'_>) -> Result<Micros, Wrong> {

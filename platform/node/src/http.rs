@@ -85,14 +85,15 @@ mod tests {
         for (http, said) in [
             (
                 "listen = \"10.0.0.1:7480\"",
-                "x:9: `listen` is `10.0.0.1:7480`, which others can reach: write `token_file`",
+                "x:10: `listen` is `10.0.0.1:7480`, which others can reach: write `token_file`",
             ),
             ("listen = \"0.0.0.0:7480\"", "which others can reach"),
-            ("listen = \"localhost\"", "x:9: `listen` is `localhost`, and must be address and port"),
+            ("listen = \"127.0.0.1:7400\"", "x:10: `listen` is where this node speaks with the others"),
+            ("listen = \"localhost\"", "x:10: `listen` is `localhost`, and must be address and port"),
             ("port = 5", "`port` is not known in `http`; known are listen, token, token_file"),
             ("", "`http` lacks `listen`; write such as"),
-            ("listen = \"10.0.0.1:1\"\ntoken = \"short\"", "x:10: a token must have 16"),
-            ("listen = \"10.0.0.1:1\"\ntoken = \"with space in it, long\"", "x:10: a token must have 16"),
+            ("listen = \"10.0.0.1:1\"\ntoken = \"short\"", "x:11: a token must have 16"),
+            ("listen = \"10.0.0.1:1\"\ntoken = \"with space in it, long\"", "x:11: a token must have 16"),
             ("listen = \"10.0.0.1:1\"\ntoken_file = \"/no/such\"", "`token_file`: /no/such: "),
         ] {
             let error = read(http).expect_err(http);

@@ -136,13 +136,24 @@ impl<'a> Known<'a> {
             .collect();
         let (epoch, holder) = grants.last_key_value().map(|(epoch, holder)| (*epoch, *holder))?;
         let before = grants.range(..epoch).next_back().map(|(epoch, holder)| (*epoch, *holder));
-        let tells = |entry: &&Entry| match &*entry.kind {
-            "granted" | "proposed" => entry.epoch == Some(epoch),
-            "waiting" => entry.index >= epoch,
-            "refused" | "committed" => false,
-            _ => entry.node == holder && entry.index >= epoch && entry.part != "operator" && entry.id.is_some(),
+        // What the holder says last, by its own numbers; before it says anything, the grant.
+        let says = |entry: &&Entry| {
+            let other = matches!(&*entry.kind, "granted" | "proposed" | "refused" | "waiting");
+            of(entry) && entry.node == holder && entry.index >= epoch && entry.id.is_some() && !other
         };
-        let entry = self.entries.iter().filter(|entry| of(entry) && tells(entry)).max_by_key(|e| self.order(e))?;
+        let grant = |entry: &&Entry| of(entry) && entry.kind == "granted" && entry.epoch == Some(epoch);
+        let said = self.entries.iter().filter(says).max_by_key(|entry| entry.seq);
+        let entry = said.or_else(|| self.entries.iter().filter(grant).max_by_key(|entry| self.order(entry)))?;
+        // A coordinator that waits for the holder's lease, and has not thought better of it.
+        let waits = |entry: &&Entry| {
+            let well = |later: &Entry| {
+                let up = matches!(&*later.kind, "up" | "cleared") && later.about == Some(holder);
+                up && later.node == entry.node && later.seq > entry.seq
+            };
+            of(entry) && entry.kind == "waiting" && entry.index >= epoch && !self.entries.iter().any(well)
+        };
+        let waiting = self.entries.iter().filter(waits).max_by_key(|entry| self.order(entry));
+        let entry = waiting.filter(|waiting| self.at(waiting) > self.at(entry)).unwrap_or(entry);
         Some(End { entry, holder, epoch, before })
     }
 

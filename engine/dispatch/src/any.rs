@@ -213,35 +213,40 @@ where
     }
     // It is for this node, unless it belongs to a connection that another server has.
     let first = tag.unwrap_or(here.tag());
-    if (first.hop < LAST_HOP || planted(Mutant::ThirdChance))
-        && let Some((flow, begins)) = packet::connection(frame, packet)
-        && let Some(other) = elsewhere(here, slot, first.hop, begins)
+    if let Some((flow, begins)) = packet::connection(frame, packet)
+        && let Some(other) = elsewhere(here, slot, first, begins)
         && !hooks.has_socket(&flow)
     {
         let hop = first.hop.wrapping_add(u8::from(!planted(Mutant::HopKept)));
-        return send(table, frame, other, Tag { sender: here.id, hop, ..first });
+        // A first segment on its way back says who asked.
+        let sender = if begins && first.hop > 0 { first.sender } else { here.id };
+        return send(table, frame, other?, Tag { sender, hop, ..first });
     }
     Ok(Verdict::Local)
 }
 
-/// From here a frame goes nowhere: it was with the slot's server, the former one, and the one before or the slot's again.
-const LAST_HOP: u8 = 2;
-
-/// The other server that a connection of this slot may be with. A first segment is asked about where it could have been before,
-/// for as long as it could, and comes back to the slot's server.
+/// The other server that a connection of this slot may be with. A frame was with the slot's server, the former one, and the one
+/// before or the slot's again; from there it goes nowhere.
+///
+/// A first segment is asked about where its connection could have been before, for as long as it could, and comes back to the
+/// slot's server that asked, which alone may begin one. Where the two do not agree whose the slot is, a table is on its way: a
+/// connection that began now could be with a server that no table names, so the segment ends here and its client sends it again.
 #[inline]
-fn elsewhere(here: &Here, slot: Slot, hop: u8, begins: bool) -> Option<u16> {
+fn elsewhere(here: &Here, slot: Slot, Tag { sender, hop, .. }: Tag, begins: bool) -> Option<Result<u16, Reason>> {
+    let own = slot.server == here.server;
     let former = if slot.former == here.server { NOBODY } else { slot.former };
-    let other = if begins && slot.server == here.server {
-        if hop < LAST_HOP && (here.fresh || planted(Mutant::SynMoved)) { former } else { NOBODY }
-    } else if begins {
-        if hop == 1 { slot.server } else { NOBODY }
-    } else if former == NOBODY {
-        slot.server
-    } else {
-        former
+    let other = match (begins, hop) {
+        (true, 0) if own && (here.fresh || planted(Mutant::SynMoved)) => former,
+        (true, 0) => NOBODY,
+        (true, 1) if !own && slot.server != NOBODY => slot.server,
+        (true, 1) if own && planted(Mutant::SynKept) => NOBODY,
+        (true, 2) if own && (sender == here.id || planted(Mutant::SynThird)) => NOBODY,
+        (true, _) => return Some(Err(Reason::Unsettled)),
+        (false, hop) if hop > 1 && !planted(Mutant::ThirdChance) => NOBODY,
+        (false, _) if former == NOBODY => slot.server,
+        (false, _) => former,
     };
-    if other == here.server || other == NOBODY { None } else { Some(other) }
+    if other == here.server || other == NOBODY { None } else { Some(Ok(other)) }
 }
 
 #[inline]

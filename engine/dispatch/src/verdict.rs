@@ -60,4 +60,6 @@ reasons! {
     BadNeighbour "bad-neighbour",
     /// Another machine claims the cluster's address.
     ForeignClaim "foreign-claim",
+    /// The first segment of a connection, about which two servers do not agree whose it is: its client sends it again.
+    Unsettled "unsettled",
 }

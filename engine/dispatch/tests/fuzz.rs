@@ -507,32 +507,35 @@ impl Modelling<'_> {
             let slot = block.slot(slot_of(hash, head.log2_slots));
             (slot.server, slot.former)
         };
-        let send = |to: u16, epoch: u16, hop: u8| {
-            let tag = Tag { sender: here.id, epoch, hop }.mac();
+        let send_for = |sender: u8, to: u16, epoch: u16, hop: u8| {
+            let tag = Tag { sender, epoch, hop }.mac();
             let mac = block.server(to).ok_or(Reason::NoServer)?;
             Ok((Verdict::Transmit, Some([mac, tag].concat())))
         };
+        let send = |to, epoch, hop| send_for(here.id, to, epoch, hop);
         if !tagged && (server != here.server || server == NOBODY) {
             return send(server, here.epoch as u16, 0);
         }
         let hop = if tagged { addresses[11] } else { 0 };
         let flags = self.l4.and_then(|l4| l4.get(13)).copied();
         let begins = !self.reverse && flags.is_some_and(|flags| flags & 0x12 == 2);
-        let others = match (begins, server == here.server, hop) {
-            (false, ..) => [former, server],
-            (true, true, 0 | 1) if here.fresh => [former, NOBODY],
-            (true, false, 1) => [server, NOBODY],
-            _ => [NOBODY; 2],
+        let one_of = |servers: [u16; 2]| servers.into_iter().find(|server| ![here.server, NOBODY].contains(server));
+        let other = match (begins, server == here.server, hop) {
+            (false, _, 0 | 1) => one_of([former, server]).map(Ok),
+            (true, true, 0) if here.fresh => one_of([former, NOBODY]).map(Ok),
+            (true, false, 1) if server != NOBODY => Some(Ok(server)),
+            (true, true, 2) if addresses[8] == here.id => None,
+            (false, ..) | (true, _, 0) => None,
+            (true, ..) => Some(Err(Reason::Unsettled)),
         };
-        let other = others.iter().find(|other| **other != here.server && **other != NOBODY);
         if let Some(other) = other
-            && hop < 2
             && self.protocol == 6
             && let Ok(Some((port, _))) = self.ports()
             && port % 2 == 0
             && (self.reverse || flags.is_some())
         {
-            return send(*other, if tagged { epoch } else { here.epoch as u16 }, hop + 1);
+            let asks = if begins && hop > 0 { addresses[8] } else { here.id };
+            return send_for(asks, other?, if tagged { epoch } else { here.epoch as u16 }, hop + 1);
         }
         Ok((Verdict::Local, None))
     }

@@ -168,11 +168,23 @@ struct Holding {
 
 /// The address, held: as long as the value lives.
 struct Held {
-    /// Goes first: a system that has the address would answer clients by itself once nothing stands before it.
-    _vip: Vip,
+    /// Comes last, when the plane has a table, and goes first: a system that has the address answers by itself where nothing stands
+    /// before it, also what another server only asks about.
+    vip: Option<Vip>,
+    /// What was before is in this file, also if it was a killed process that changed it.
+    state: PathBuf,
     choice: Choice,
     lease: Lease,
     rules: Rules,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Without a table the address was not taken; what a killed process left is undone all the same.
+        if self.vip.is_none() {
+            let _ = Vip::restore(&self.state);
+        }
+    }
 }
 
 impl Holding {
@@ -180,14 +192,17 @@ impl Holding {
         let Setup { v4, v6, log2_slots, .. } = *setup;
         let port = Port { name: self.name.clone(), mac: self.mac, v4, v6, log2_slots };
         let guard = Guard::new(&self.name, setup.v4, setup.v6)?;
-        let vip = Vip::hold(&self.name, setup.v4, setup.v6, &self.state)?;
         let choice = choose(&port, self.plane.as_deref())?;
         for (name, why) in &choice.tried {
             (self.say)(&format!("plane {name}: {why}"));
         }
         let lease = guard.lease()?;
         let rules = Rules::start(guard, self.say.clone())?;
-        Ok(Held { _vip: vip, choice, lease, rules })
+        Ok(Held { vip: None, state: self.state.clone(), choice, lease, rules })
+    }
+
+    fn serve(&self, setup: &Setup) -> io::Result<Vip> {
+        Vip::hold(&self.name, setup.v4, setup.v6, &self.state)
     }
 }
 
@@ -397,7 +412,9 @@ impl Keeper {
                 Act::Publish(block) => {
                     let published = held.choice.plane.publish(&block, &self.station.here());
                     let kept = self.kept_until != 0 || shared(&block, self.station.here().server);
-                    self.told("the table", published);
+                    if self.told("the table", published) {
+                        self.take();
+                    }
                     self.keep_back(kept);
                 }
                 Act::Stand(here) => {
@@ -407,6 +424,21 @@ impl Keeper {
                 Act::Announce { frame } => {
                     let sent = held.choice.plane.send(&frame);
                     self.told("an announcement", sent);
+                }
+            }
+        }
+    }
+
+    /// The plane has a table: the system may have the address.
+    fn take(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        if held.vip.is_none() {
+            match self.port.serve(&self.setup) {
+                Ok(vip) => held.vip = Some(vip),
+                Err(error) => {
+                    (self.say)(&format!(
+                        "the address: {error}; this node serves nothing until its next table, or until it is restarted"
+                    ));
                 }
             }
         }

@@ -171,7 +171,12 @@ pub(crate) fn crash(cluster: &mut Cluster) -> Result<(), String> {
     if before["address"] == true || before["rules"] == true || before["arp_ignore"] != own {
         return Err(format!("an end in order left something: {before}"));
     }
-    let begun = |cluster: &Cluster| until(10, "the node", || cluster.ask(node, &json!({"do": "status"})));
+    let begun = |cluster: &Cluster| {
+        until(10, "the node", || match holds(cluster, node, VIP) {
+            Ok(true) => cluster.ask(node, &json!({"do": "status"})),
+            other => Err(format!("it has the address: {other:?}")),
+        })
+    };
     for clear in [false, true] {
         cluster.start(node)?;
         begun(cluster)?;

@@ -66,6 +66,7 @@ impl Row {
     pub(crate) fn lose(&mut self, lost: Lost) {
         self.lost.others += lost.others;
         self.lost.struck += lost.struck;
+        self.lost.had += lost.had;
     }
 
     #[allow(clippy::cast_precision_loss, reason = "for people")]
@@ -84,12 +85,12 @@ impl Row {
     }
 
     pub(crate) const HEAD: &str = "\
-| event | trials | invalid | blackout p50 ms | p99 | max | slowest request p50 ms | max | others' connections lost | of the one struck | owners | s a trial |
+| event | trials | invalid | blackout p50 ms | p99 | max | slowest request p50 ms | max | others' connections lost | of the one struck, which had | owners | s a trial |
 |---|---|---|---|---|---|---|---|---|---|---|---|";
 
     pub(crate) fn text(&self) -> String {
         format!(
-            "| {} | {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} | {} | {} | {:.1} |",
+            "| {} | {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} | {} of {} | {} | {:.1} |",
             self.name,
             self.trials,
             self.invalid,
@@ -100,6 +101,7 @@ impl Row {
             self.worst_ms(1.0),
             self.lost.others,
             self.lost.struck,
+            self.lost.had,
             self.owners,
             self.seconds
         )
@@ -112,7 +114,7 @@ impl Row {
             "invalid": self.invalid,
             "blackout_ms": {"p50": self.ms(0.5), "p99": self.ms(0.99), "max": self.ms(1.0)},
             "slowest_request_ms": {"p50": self.worst_ms(0.5), "max": self.worst_ms(1.0)},
-            "lost": {"others": self.lost.others, "struck": self.lost.struck},
+            "lost": {"others": self.lost.others, "struck": self.lost.struck, "struck_had": self.lost.had},
             "owners": self.owners,
             "seconds_a_trial": self.seconds,
         })
@@ -189,10 +191,12 @@ pub(crate) fn strike(
         if stays { Ok(placed) } else { Err(format!("{placed:?}, then {:?}", cluster.dispatcher())) }
     })?;
     let struck = placed.0;
+    let had = clients.report()?["servers"][struck.to_string()].as_u64().unwrap_or_default();
     clients.say("mark")?;
     let began = Instant::now();
     what.act(cluster, struck)?;
     if what != Strike::Move {
+        row.lose(Lost { had, ..Lost::default() });
         (cluster.away, clients.struck) = (Some(struck), Some(struck));
     }
     let report = until(20, "nobody took over", || {

@@ -225,6 +225,19 @@ impl Diagnosis {
         Some((entry.status(), entry.inc))
     }
 
+    /// Who tests whom now, by this node's verdicts: pairs of tester and tested, each once.
+    #[must_use]
+    pub fn tests(&self) -> BTreeSet<(NodeId, NodeId)> {
+        let live = |rank: &usize| !self.table.entry(*rank).down;
+        let ranks = 0..self.rings.len;
+        let pairs = ranks.flat_map(|rank| (0..self.rings.offsets.len()).map(move |ring| (rank, ring)));
+        let pairs = pairs.filter_map(|(rank, ring)| {
+            let tester = (1..self.rings.len).map(|steps| self.rings.behind(rank, ring, steps)).find(live)?;
+            Some((self.table.node(tester), self.table.node(rank)))
+        });
+        pairs.collect()
+    }
+
     /// How many members are judged down here.
     #[must_use]
     pub fn down(&self) -> usize {

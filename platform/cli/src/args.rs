@@ -67,18 +67,9 @@ pub(crate) enum Command {
     },
     /// Tell the story of an artifact or of incidents, and write pictures of it
     Explain(ExplainArgs),
-    /// What led to the last act of a node before a time
-    #[command(after_help = "Exit codes: 0 told; 3 the node did nothing before that time.")]
-    Why {
-        /// The artifact
-        artifact: PathBuf,
-        /// Such as n2
-        #[arg(value_parser = node)]
-        node: u16,
-        /// Such as 7.5s or 812ms
-        #[arg(value_parser = time)]
-        time: Duration,
-    },
+    /// Why something in the cluster is as it is, over all nodes; or what led to an act in an artifact
+    #[command(after_help = WHY)]
+    Why(WhyArgs),
     /// Past failures that are run again
     #[command(subcommand)]
     Corpus(CorpusCommand),
@@ -101,6 +92,12 @@ pub(crate) enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+    /// Manual pages, one for each command
+    #[command(after_help = "Example: apus man /usr/local/share/man/man1")]
+    Man {
+        /// The folder they are written to
+        dir: PathBuf,
+    },
     /// Measure
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -113,6 +110,18 @@ pub(crate) enum Command {
     /// What live nodes recorded of themselves
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// The whole cluster, as the node that runs here sees it: nodes, leases, services, what is amiss
+    #[command(after_help = STATUS)]
+    Status(StatusArgs),
+    /// The same, live on a terminal, with rates and what nodes tell
+    #[command(after_help = TOP)]
+    Top(TopArgs),
+    /// What nodes told, by the journals of all that can be asked
+    #[command(after_help = EVENTS)]
+    Events(EventArgs),
+    /// Hand the address, or a slot of a service, over to a node
+    #[command(after_help = MOVE)]
+    Move(MoveArgs),
     /// The cluster's address, as the node that runs here sees it
     Vip(VipArgs),
     /// A cluster of real nodes in namespaces of this machine, and faults for it; Linux, as root
@@ -222,6 +231,96 @@ pub(crate) enum Rotation {
     Use,
     /// Third step: the old authority is believed no more
     Remove,
+}
+
+const WHY: &str = "\
+Examples:
+  apus why vip                    the address of the cluster
+  apus why web                    a service, or one slot of it: web.1
+  apus why n2                     a node
+  apus why ARTIFACT n2 7.5s       the last act of a node before a time, in an artifact
+
+Exit codes: 0 told; 3 nothing is told of it; 64 there is no such thing; 70 no node answers here.";
+
+const STATUS: &str = "\
+Exit codes: 0 nothing is amiss; 1 something is; 2 there is no quorum; 64 the node refuses; 70 no node answers here.";
+
+const TOP: &str = "\
+Keys: up, down select; enter or w tells why; p pauses; q ends.
+Exit codes: as `status` with --once; otherwise 0, and 70 where no node answers here.";
+
+const EVENTS: &str = "\
+A line each: time on this node's clock, node, what happened; the oldest first. With --format json a line of JSON each.
+This node's journal goes back further than those of others, of which the last 4,096 entries are asked for.
+Exit codes: 0 told; 1 told, but some journals are missing; 64 there is no such node; 70 no node answers here.";
+
+const MOVE: &str = "\
+Examples: apus move vip --to 2; apus move web.1 --to 0
+
+Exit codes: 0 ordered, and in the log; 64 refused, with the reason; 70 no node answers here.";
+
+#[derive(Debug, Args)]
+pub(crate) struct MoveArgs {
+    /// The address (vip), a service with one slot, or a slot such as web.1
+    pub what: String,
+    /// Number of the node
+    #[arg(long, value_name = "NODE", value_parser = node)]
+    pub to: u16,
+    /// The control socket of the node that runs here
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// The address (vip), a service, a slot or a node; or an artifact
+    #[arg(value_name = "WHAT")]
+    pub what: String,
+    /// In an artifact: such as n2
+    #[arg(value_parser = node, requires = "time")]
+    pub node: Option<u16>,
+    /// In an artifact: such as 7.5s or 812ms
+    #[arg(value_parser = time, requires = "node")]
+    pub time: Option<Duration>,
+    /// The control socket of the node that runs here
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The control socket of the node that runs here
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Print one picture and end
+    #[arg(long)]
+    pub once: bool,
+    /// Between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
+    pub every: Duration,
+    /// The control socket of the node that runs here
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventArgs {
+    /// Go on with what comes, until it is interrupted
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only what is not older, such as 10m; without it, everything
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<Duration>,
+    /// Only what this node told, such as n2
+    #[arg(long, value_parser = node)]
+    pub node: Option<u16>,
+    /// The control socket of the node that runs here
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
 }
 
 const HBEAT: &str = "\

@@ -49,7 +49,7 @@ pub(crate) fn cluster(what: &ClusterCommand, format: Format) -> Result<u8, Troub
             }
         }
         ClusterCommand::Status { control } => {
-            let status = ask(control, &json!({ "do": "cluster" }))?;
+            let status = ask(control, &json!({ "do": "certificates" }))?;
             if format == Format::Json {
                 print::json(&status);
             } else {

@@ -13,6 +13,7 @@ mod judge;
 mod junit;
 mod lab;
 mod lists;
+mod man;
 mod mutants;
 mod node;
 mod plots;
@@ -23,7 +24,9 @@ mod run;
 mod service;
 mod suite;
 mod tap;
+mod top;
 mod trace;
+mod view;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -121,7 +124,10 @@ fn act(cli: Cli) -> u8 {
         Command::Replay { artifact } => artifacts::replay(&artifact, format),
         Command::Shrink { artifact, out, budget } => artifacts::shrink(&artifact, out.as_deref(), budget, format),
         Command::Explain(args) => artifacts::explain(&args, format),
-        Command::Why { artifact, node, time } => artifacts::why(&artifact, node, time, format),
+        Command::Why(args) => match (args.node, args.time) {
+            (Some(node), Some(time)) => artifacts::why(Path::new(&args.what), node, time, format),
+            _ => view::why(&args, format),
+        },
         Command::Corpus(action) => corpus::corpus(&action, format),
         Command::List { table: Some(path), .. } => lists::fault_table(&path),
         Command::List { what, .. } => Ok(lists::list(what, format)),
@@ -140,6 +146,11 @@ fn act(cli: Cli) -> u8 {
         Command::Mutants(args) => mutants::mutants(&args, format),
         Command::Node(what) => node::node(&what, format),
         Command::Incident(what) => incident::incident(&what, format),
+        Command::Status(args) => view::status(&args, format),
+        Command::Top(args) => top::top(&args, format),
+        Command::Events(args) => view::events(&args, format),
+        Command::Move(args) => view::hand_over(&args, format),
+        Command::Man { dir } => man::pages(&dir, format),
         Command::Vip(args) => node::vip(&args, format),
         Command::Lab(what) => lab::lab(&what, format),
         Command::Service(args) => service::service(&args, format),

@@ -37,11 +37,15 @@ pub(crate) fn node(what: &NodeCommand, format: Format) -> Result<u8, Trouble> {
             }
         }
         NodeCommand::Run { config: file } => {
-            let tell = move |line: &str| match format {
-                Format::Text | Format::Csv => say!("{line}"),
-                Format::Json => print::line(json!({ "said": line })),
-            };
-            apus_node::run(&config(file)?, tell)?;
+            let config = config(file)?;
+            match format {
+                Format::Json => apus_node::run_logged(&config, |entry| print::line(entry.json()))?,
+                // Under systemd, lines are its journal's.
+                Format::Text | Format::Csv if std::env::var_os("JOURNAL_STREAM").is_some() => {
+                    apus_node::run_logged(&config, |entry| print::line(crate::view::journal_line(entry)))?;
+                }
+                Format::Text | Format::Csv => apus_node::run(&config, |line| say!("{line}"))?,
+            }
         }
         NodeCommand::Drain { of, wait, within } => {
             let drain = json!({ "do": "drain", "node": of.node });

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::{apus, apus_with, corpus, root, snapshot, temp};
 use serde_json::Value;
 
-const HELP: [&[&str]; 26] = [
+const HELP: [&[&str]; 31] = [
     &[],
     &["run"],
     &["replay"],
@@ -34,6 +34,11 @@ const HELP: [&[&str]; 26] = [
     &["cluster", "status"],
     &["cluster", "leave"],
     &["cluster", "rotate"],
+    &["status"],
+    &["top"],
+    &["events"],
+    &["man"],
+    &["move"],
 ];
 
 #[test]
@@ -50,7 +55,7 @@ fn every_command_has_a_help_text() {
 
 #[test]
 fn wrong_usage_is_told_with_a_mend() {
-    let wrong: [&[&str]; 31] = [
+    let wrong: [&[&str]; 34] = [
         &["rnu"],
         &["run", "helthy"],
         &["run", "--seeds", "5"],
@@ -70,6 +75,9 @@ fn wrong_usage_is_told_with_a_mend() {
         &["replay", "README.md"],
         &["why", "no-such.json", "n1", "5"],
         &["why", "scenarios/corpus/lease-from-receive-time--dispatcher-power-off.json", "n9", "5s"],
+        &["why", "scenarios/corpus/lease-from-receive-time--dispatcher-power-off.json"],
+        &["why", "web", "n1"],
+        &["events", "--node", "web"],
         &["explain"],
         &["corpus", "run", "no-such-folder"],
         &["bench", "dispatch", "--servers", "0"],

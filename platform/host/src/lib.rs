@@ -21,7 +21,9 @@ mod run;
 mod shell;
 pub mod store;
 pub mod transport;
+mod words;
 
 pub use crc::crc32c;
 pub use run::{Backend, Hold, run};
 pub use shell::{Machine, Shell};
+pub use words::{Names, Numbers, exit, words};

@@ -39,6 +39,11 @@ pub trait Machine {
     fn outbound(&mut self, _to: NodeId, _lane: Lane, packet: Vec<u8>) -> Option<Vec<u8>> {
         Some(packet)
     }
+    /// A packet of the machine's own, which engines never see: asked for before each wait. Its peer takes it out by
+    /// [`inbound`](Self::inbound). Losing it is allowed.
+    fn own_packet(&mut self) -> Option<(NodeId, Lane, Vec<u8>)> {
+        None
+    }
     /// Looks at what store and transport bring before the engine does, and may hold it back.
     fn inbound(&mut self, input: Input) -> Option<Input> {
         Some(input)
@@ -88,6 +93,9 @@ impl<M: Machine, S: Sockets> Backend for Shell<M, S> {
     async fn next(&mut self, deadline: Option<Deadline>) -> Result<Option<Input>, M::Error> {
         loop {
             let Self { machine, transport, store } = self;
+            while let Some((to, lane, packet)) = machine.own_packet() {
+                let _ = transport.send(to, lane, packet);
+            }
             let input = tokio::select! {
                 biased;
                 input = machine.next(deadline) => return Ok(input),

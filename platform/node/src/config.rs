@@ -12,6 +12,7 @@ use apus_engine::{Micros, NodeId};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::http::{self, Http};
 use crate::knobs::{Knobs, Part};
 use crate::service::{self, Service};
 
@@ -48,6 +49,8 @@ pub struct Config {
     pub knobs: Knobs,
     /// Where everything that this node tells of itself is written, if somebody looks at it.
     pub told: Option<PathBuf>,
+    /// Where the node shows how it is, if anywhere.
+    pub http: Option<Http>,
     /// What all nodes have alike, as lines of a file.
     pub(crate) alike: String,
 }
@@ -266,6 +269,7 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         "record",
         "knobs",
         "told",
+        "http",
     ])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
@@ -318,13 +322,23 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
             }
         }),
     };
+    let http = file.get("http").map(http::http).transpose()?;
+    let port = file.get("port").map_or(Ok(7_400), |value| number(value, "port", "1 to 65535"))?;
+    let own = nodes.iter().find(|node| node.id == me).map(|node| node.address);
+    if let Some(http) = &http
+        && http.listen.port() == port
+        && own.is_some_and(|own| own == http.listen.ip() || http.listen.ip().is_unspecified())
+    {
+        let what = "`listen` is where this node speaks with the others: give it another port";
+        return Err((listen_span(file), what.into()));
+    }
     Ok(Config {
         transport,
         keys: keys.unwrap_or_else(|| folder.join("keys")),
         alike: ALIKE.iter().filter_map(|key| Some(format!("{key} = {}\n", inline(file.get(key)?.get_ref())))).collect(),
         cluster: number(file.need("cluster", "1")?, "cluster", "a number up to 4294967295")?,
         me,
-        port: file.get("port").map_or(Ok(7_400), |value| number(value, "port", "1 to 65535"))?,
+        port,
         folder,
         control: path("control", "/run/apus/control")?,
         nodes,
@@ -335,7 +349,14 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         record: file.get("record").map_or(Ok(32 << 20), record)?,
         knobs: file.get("knobs").map_or_else(|| Ok(Knobs::default()), Knobs::read)?,
         told: file.get("told").map(|value| text(value, "told").map(PathBuf::from)).transpose()?,
+        http,
     })
+}
+
+/// Where `listen` of `[http]` stands.
+fn listen_span(file: &Section<'_>) -> Range<usize> {
+    let table = file.get("http").and_then(|http| http.get_ref().as_table());
+    table.and_then(|table| table.get("listen")).map_or(0..0, Spanned::span)
 }
 
 /// What a new node takes over as it stands.

@@ -11,6 +11,7 @@ pub mod cluster;
 mod config;
 mod control;
 mod copy;
+mod http;
 mod knobs;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -19,12 +20,14 @@ mod roster;
 mod service;
 mod setup;
 mod told;
+pub mod view;
 
 use std::fmt;
 
 pub use config::{Config, ConfigError, Member, Vip, Wire};
 pub use control::{ask, trace, wait_drained};
 pub use copy::{hbeat, keep};
+pub use http::Http;
 pub use knobs::{Knobs, Part};
 pub use service::{Service, slot_resource};
 pub use setup::Setup;
@@ -61,7 +64,25 @@ impl From<ConfigError> for Error {
 /// If it cannot start or go on.
 #[cfg(target_os = "linux")]
 pub fn run(config: &Config, say: impl Fn(&str) + Send + Sync + 'static) -> Result<(), Error> {
-    linux::run(config, std::sync::Arc::new(say))
+    linux::run(config, std::sync::Arc::new(say), None)
+}
+
+/// Runs a node until a signal ends it; `each` is given every new entry of its journal, also those of lines that [`run`] says.
+///
+/// # Errors
+/// If it cannot start or go on.
+#[cfg(target_os = "linux")]
+pub fn run_logged(config: &Config, each: impl Fn(&view::Entry) + Send + Sync + 'static) -> Result<(), Error> {
+    linux::run(config, std::sync::Arc::new(|_: &str| {}), Some(Box::new(each)))
+}
+
+/// Runs a node until a signal ends it.
+///
+/// # Errors
+/// Always: only Linux has the data planes.
+#[cfg(not(target_os = "linux"))]
+pub fn run_logged(config: &Config, _: impl Fn(&view::Entry) + Send + Sync + 'static) -> Result<(), Error> {
+    run(config, |_| {})
 }
 
 /// Runs a node until a signal ends it.

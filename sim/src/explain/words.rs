@@ -1,6 +1,7 @@
 //! What nodes tell, in a few words.
 
-use apus_engine::{Copy, EngineFact, Event, ExitCause, Fact, NodeId, consensus, diagnosis, supervision, views};
+use apus_engine::{Copy, Event, NodeId};
+use apus_host::{Names as _, Numbers, exit};
 
 use super::ms;
 use crate::trace::{Line, What};
@@ -8,121 +9,11 @@ use crate::trace::{Line, What};
 /// A fact in a few words.
 #[must_use]
 pub fn words(event: &Event) -> String {
-    match &event.fact {
-        Fact::Engine(fact) => engine(fact),
-        Fact::Diagnosis(fact) => diagnosis(fact, event.id.node),
-        Fact::Consensus(fact) => consensus(fact),
-        Fact::Views(fact) => views(fact),
-        Fact::Supervision(fact) => supervision(fact),
-    }
-}
-
-fn engine(fact: &EngineFact) -> String {
-    match fact {
-        EngineFact::Started { formatted: true } => "starts from its disk".into(),
-        EngineFact::Started { formatted: false } => "starts with an empty disk".into(),
-        EngineFact::Stalled { late } => format!("notices that it stood still for {} ms", late.0 / 1_000),
-        EngineFact::Superseded { inc, silent: true } => format!("hears of its later life {inc} and falls silent"),
-        EngineFact::Superseded { inc, .. } => format!("hears of its later life {inc} and begins another"),
-        EngineFact::DiskFailed => "cannot write its disk and decides nothing more".into(),
-        EngineFact::DiskFull => "finds its disk full".into(),
-    }
-}
-
-fn diagnosis(fact: &diagnosis::Fact, me: NodeId) -> String {
-    match fact {
-        diagnosis::Fact::Suspected { node, by, .. } if *by == me => format!("suspects {node}"),
-        diagnosis::Fact::Missed { node, deadline } => format!("no answer from {node} within {} ms", deadline.0 / 1_000),
-        diagnosis::Fact::Suspected { node, by, .. } => format!("hears that {by} suspects {node}"),
-        diagnosis::Fact::Cleared { node, .. } => format!("clears {node}"),
-        diagnosis::Fact::Down { node, .. } => format!("judges {node} down"),
-        diagnosis::Fact::Up { node, .. } => format!("judges {node} up"),
-        diagnosis::Fact::SelfDegraded { lhm } => format!("finds itself slow (degree {lhm})"),
-    }
-}
-
-fn consensus(fact: &consensus::Fact) -> String {
-    match fact {
-        consensus::Fact::Campaign { term, pre: true } => format!("asks whether it could win {term}"),
-        consensus::Fact::Campaign { term, .. } => format!("stands for {term}"),
-        consensus::Fact::Voted { term, candidate } => format!("votes for {candidate} in {term}"),
-        consensus::Fact::Elected { term } => format!("leads {term}"),
-        consensus::Fact::SteppedDown { term, no_quorum: true } => format!("hears no quorum and leads {term} no longer"),
-        consensus::Fact::SteppedDown { term, .. } => format!("leads {term} no longer"),
-        consensus::Fact::Follows { leader, term } => format!("follows {leader} in {term}"),
-        consensus::Fact::Committed { index, .. } => format!("commits {index}"),
-        consensus::Fact::Installed { index } => format!("catches up by a snapshot to {index}"),
-        consensus::Fact::Members { index, voters, joint: true } => {
-            format!("works with old and new members from {index}, {voters} new voters")
-        }
-        consensus::Fact::Members { index, voters, .. } => format!("works with {voters} voters from {index}"),
-        consensus::Fact::Blank { node } => format!("learns that {node} has an empty disk"),
-    }
-}
-
-fn views(fact: &views::Fact) -> String {
-    match fact {
-        views::Fact::Waiting { resource, holder, left } => {
-            format!("waits {} ms for {holder}'s lease of {resource}", left.0 / 1_000)
-        }
-        views::Fact::Proposed { resource, holder, .. } => format!("proposes {resource} for {holder}"),
-        views::Fact::Granted { resource, epoch, holder } => {
-            format!("applies the grant: {resource} to {holder} by {epoch}")
-        }
-        views::Fact::Armed { resource, epoch, .. } => format!("holds {resource} by {epoch}"),
-        views::Fact::Expired { resource, epoch } => format!("its lease of {resource} by {epoch} has run out"),
-        views::Fact::Released { resource, epoch } => format!("lets go of {resource} by {epoch}"),
-        views::Fact::Refused { resource, epoch, newest } => format!("refuses {epoch} of {resource}: {newest} is newer"),
-        views::Fact::Seized { resource } => format!("takes {resource} by the 1998 rule, asking nobody"),
-        views::Fact::Yielded { resource, to } => format!("yields {resource} to {to} by the 1998 rule"),
-        views::Fact::Noted { index, .. } => format!("applies the note {index}"),
-    }
+    apus_host::words(event, &Numbers)
 }
 
 fn copy(copy: Copy) -> String {
-    format!("copy {} of {}", copy.slot, copy.service)
-}
-
-fn supervision(fact: &supervision::Fact) -> String {
-    use supervision::{Fact, FailureCause, Rung};
-    match fact {
-        Fact::Starting { copy: one, active: true, epoch } => format!("starts {} by {epoch}", copy(*one)),
-        Fact::Starting { copy: one, .. } => format!("starts {} as a standby", copy(*one)),
-        Fact::Ready { copy: one } => format!("{} is ready", copy(*one)),
-        Fact::Promoted { copy: one, epoch } => format!("makes the standby {} active by {epoch}", copy(*one)),
-        Fact::Failed { copy: one, cause } => {
-            let why = match cause {
-                FailureCause::Crash(cause) => exit(*cause),
-                FailureCause::Hang(thread) => format!("its thread {thread} did not beat"),
-                FailureCause::NotReady => "it was not ready in time".into(),
-                FailureCause::NotStarted => "it could not be started".into(),
-                FailureCause::Machine => "its machine failed".into(),
-            };
-            format!("{} fails: {why}", copy(*one))
-        }
-        Fact::BackingOff { copy: one, wait, failures } => {
-            format!("starts {} again in {} ms, after {failures} failures", copy(*one), wait.0 / 1_000)
-        }
-        Fact::Escalated { copy: one, rung } => {
-            let to = match rung {
-                Rung::Restart => "a restart",
-                Rung::FailOver => "another node",
-                Rung::Reboot => "a reboot",
-            };
-            format!("{} failed too often: {to}", copy(*one))
-        }
-        Fact::Stopping { copy: one } => format!("stops {}", copy(*one)),
-        Fact::Stopped { copy: one } => format!("{} is gone, as ordered", copy(*one)),
-    }
-}
-
-fn exit(cause: ExitCause) -> String {
-    match cause {
-        ExitCause::Code(code) => format!("it ended with code {code}"),
-        ExitCause::Signal(signal) => format!("signal {signal} ended it"),
-        ExitCause::OutOfMemory => "the system was out of memory".into(),
-        ExitCause::Guard => "its guard ended it".into(),
-    }
+    Numbers.copy(copy)
 }
 
 fn nodes(nodes: &[NodeId]) -> String {

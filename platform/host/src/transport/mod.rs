@@ -248,6 +248,12 @@ impl<S: Sockets> Transport<S> {
     pub fn counters(&self) -> Counters {
         self.shared.counters.get()
     }
+
+    /// What happened so far, for who looks at it while the transport is the loop's.
+    pub fn watch(&self) -> impl Fn() -> Counters + use<S> {
+        let shared = self.shared.clone();
+        move || shared.counters.get()
+    }
 }
 
 /// A panic in a task is a panic of the node.

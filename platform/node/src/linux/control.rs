@@ -12,7 +12,7 @@ use std::time::Duration;
 use apus_engine::consensus::{Grant, ViewState};
 use apus_engine::diagnosis::Status;
 use apus_engine::views::Order as Wish;
-use apus_engine::{Command, NodeId, ResourceId, ServiceConfig, SubmitError};
+use apus_engine::{Command, Micros, NodeId, ResourceId, ServiceConfig, SubmitError};
 use apus_os::Trace;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -25,7 +25,9 @@ use super::cluster::Nodes;
 use super::held::Held;
 use super::programs::Programs;
 use super::trace::Bounds;
+use super::view::View;
 use super::{DISPATCHER, now};
+use crate::view::Entry;
 use crate::{Error, Setup};
 
 /// A question is at most so long, in bytes.
@@ -51,6 +53,11 @@ pub(super) struct Serving {
     /// How the address is set up where the log does not say.
     pub(super) first: Option<Setup>,
     pub(super) members: super::cluster::Members,
+    /// The cluster's number, and how long leases are.
+    pub(super) cluster: u32,
+    pub(super) lease: Micros,
+    /// Journal and peers.
+    pub(super) view: Rc<View>,
 }
 
 /// Listens, unless a node does already.
@@ -85,9 +92,10 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
             continue;
         };
         // The file's rights are set after it is there.
-        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
+        let Some(user) = stream.peer_cred().ok().map(|peer| peer.uid()).filter(|user| *user == own || *user == 0)
+        else {
             continue;
-        }
+        };
         let serving = serving.clone();
         tokio::task::spawn_local(async move {
             let _place = place;
@@ -99,10 +107,18 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
                     return super::trace::tell(trace, bounds, &mut to).await;
                 }
                 let refused = trace.and_then(Result::err).map(Err);
+                let question: Value = serde_json::from_str(&line).unwrap_or_default();
+                if question["do"] == "events" {
+                    return serving.tell_events(&question, &mut to).await;
+                }
+                serving.ordered(&question, user);
                 let answer = match refused {
                     Some(refused) => refused,
                     None => serving.answer(&line).await,
                 };
+                if let Err(why) = &answer {
+                    serving.refused(&question, why);
+                }
                 let answer = answer.unwrap_or_else(|what| json!({"error": what}));
                 let _ = to.write_all(format!("{answer}\n").as_bytes()).await;
             }
@@ -112,7 +128,7 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
 
 fn refusal(error: SubmitError) -> String {
     match error {
-        SubmitError::Unknown => "nobody has the address yet, or there is no such node".into(),
+        SubmitError::Unknown => "nobody has it yet, or there is no such node".into(),
         SubmitError::NotEligible(node) => {
             format!("node {} may not have it: it is down, drained, or no candidate", node.0)
         }
@@ -177,14 +193,14 @@ impl Serving {
                 }
                 Ok(status)
             }
-            "cluster" => {
+            "certificates" => {
                 let mut status = self.status();
                 status["cluster"] = self.members.status();
                 Ok(status)
             }
             "table" => self.of_address(|to| Order::Table { to }).await,
             "set" => self.set(&question).await,
-            "move" => self.hand_over(node()?).await,
+            "move" => self.hand_over(self.meant(&question)?, node()?).await,
             "drain" => self.drain(node()?, true).await,
             "undrain" => self.drain(node()?, false).await,
             "rest" => self.rest(node()?).await,
@@ -193,6 +209,8 @@ impl Serving {
             "leave" => self.leave(node()?).await,
             "rotate" => self.rotate(question["what"].as_str().unwrap_or_default()).await,
             "note" => self.note(&question),
+            "cluster" => Ok(self.cluster().await),
+            "why" => self.why(question["of"].as_str().unwrap_or_default()).await,
             other => Err(format!("`{other}` is not known")),
         }
     }
@@ -208,7 +226,7 @@ impl Serving {
         Some(asked.and_then(|trace| trace.map_err(|error| error.to_string())).map(|trace| (trace, bounds)))
     }
 
-    async fn of_address<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, String> {
+    pub(super) async fn of_address<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, String> {
         let (to, answer) = oneshot::channel();
         let address = self.address.as_ref().ok_or_else(|| NO_ADDRESS.to_owned())?;
         address.send(order(to)).map_err(|_| "the node is ending".to_owned())?;
@@ -233,8 +251,19 @@ impl Serving {
         .await
     }
 
-    async fn hand_over(&self, to: NodeId) -> Result<Value, String> {
+    /// What is to be moved: the address, if nothing is named.
+    fn meant(&self, question: &Value) -> Result<ResourceId, String> {
+        let Some(what) = question["what"].as_str() else { return Ok(DISPATCHER) };
+        match self.view.resources(what)[..] {
+            [resource] => Ok(ResourceId(resource)),
+            [] => Err(format!("`{what}` is not known here; `apus status` names what can be moved")),
+            _ => Err(format!("`{what}` has several slots: name one, such as {what}.0")),
+        }
+    }
+
+    async fn hand_over(&self, resource: ResourceId, to: NodeId) -> Result<Value, String> {
         self.is_member(to)?;
+        let what = self.view.name(resource);
         {
             let engine = self.engine.borrow();
             let drained = engine.look().is_some_and(|(_, log, ..)| log.state().drained.contains(&to));
@@ -243,11 +272,11 @@ impl Serving {
             });
             if drained || down {
                 let (why, mend) = if drained { ("drained", "undrain it first") } else { ("down", "start it first") };
-                return Err(format!("node {} may not have the address: it is {why}; {mend}", to.0));
+                return Err(format!("node {} may not have {what}: it is {why}; {mend}", to.0));
             }
         }
-        self.order(Wish::Move { resource: DISPATCHER, to }, move |state| {
-            let grant = state.grants.get(&DISPATCHER);
+        self.order(Wish::Move { resource, to }, move |state| {
+            let grant = state.grants.get(&resource);
             grant.is_some_and(|grant| grant.moving == Some(Some(to)) || grant.holder == to && !grant.released)
         })
         .await
@@ -370,6 +399,14 @@ impl Serving {
             self.nodes.borrow().iter().map(|node| node.id).find(|node| can(*node))
         };
         if let Some(to) = to {
+            let text = format!("coordinator and dispatcher are one node: the address is to go to node {}", to.0);
+            let entry = Entry {
+                about: Some(to.0),
+                resource: Some(DISPATCHER.0),
+                name: Some("the address".into()),
+                ..Entry::new("host", "step-aside", text)
+            };
+            self.view.note(&self.engine.borrow(), entry);
             let _ = self.engine.borrow_mut().submit(now(), Command::Move { resource: DISPATCHER, to });
             self.nudge.notify_one();
         }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use apus_dispatch::{self as dispatch, Members};
 use apus_engine::diagnosis::Status;
 use apus_engine::{
-    Causes, Copy, Deadline, Engine, Event, Fact, GuardOrder, Input, Micros, NodeId, OpId, Outcome, ProcessOrder, Time,
-    views,
+    Causes, Copy, Deadline, Engine, Event, Fact, GuardOrder, Input, Lane, Micros, NodeId, OpId, Outcome, ProcessOrder,
+    Time, views,
 };
 use apus_host::{Hold, Machine};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,7 +19,9 @@ use tokio::sync::{Notify, mpsc};
 
 use super::address::Order;
 use super::cluster::Nodes;
+use super::control::Serving;
 use super::held::Held;
+use super::peers;
 use super::programs::Programs;
 use super::telling::Telling;
 use super::{DISPATCHER, Say, now};
@@ -135,6 +137,8 @@ pub(super) struct LiveMachine {
     interrupt: Signal,
     say: Say,
     telling: Option<Telling>,
+    /// Puts events down, and answers peers.
+    serving: Serving,
 }
 
 impl LiveMachine {
@@ -143,12 +147,25 @@ impl LiveMachine {
         done: mpsc::UnboundedReceiver<OpId>,
         (programs, inputs): (Rc<Programs>, mpsc::UnboundedReceiver<Input>),
         reboot: Option<Vec<String>>,
-        nudge: Rc<Notify>,
         say: Say,
+        serving: Serving,
     ) -> std::io::Result<Self> {
         let (term, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let waiting = VecDeque::new();
-        Ok(Self { address, programs, inputs, reboot, done, waiting, nudge, term, interrupt, say, telling: None })
+        let (nudge, waiting) = (serving.nudge.clone(), VecDeque::new());
+        Ok(Self {
+            address,
+            programs,
+            inputs,
+            reboot,
+            done,
+            waiting,
+            nudge,
+            term,
+            interrupt,
+            say,
+            telling: None,
+            serving,
+        })
     }
 
     /// Tells everything in a file.
@@ -220,10 +237,25 @@ impl Machine for LiveMachine {
 
     fn event(&mut self, event: Event) {
         self.tell(|telling| telling.event(&event));
+        self.serving.view.event(&self.serving.engine.borrow(), &event);
         let quiet =
             matches!(event.fact, Fact::Diagnosis(_) | Fact::Consensus(_) | Fact::Views(views::Fact::Noted { .. }));
         if !quiet {
             (self.say)(&format!("{:?}", event.fact));
+        }
+    }
+
+    fn own_packet(&mut self) -> Option<(NodeId, Lane, Vec<u8>)> {
+        self.serving.view.peers.poll().map(|(to, packet)| (to, Lane::Log, packet))
+    }
+
+    fn inbound(&mut self, input: Input) -> Option<Input> {
+        match input {
+            Input::Packet { from, datagram } if peers::is_ours(&datagram) => {
+                self.serving.view.peers.take(from, &datagram, |question| self.serving.answer_peer(question));
+                None
+            }
+            input => Some(input),
         }
     }
 

@@ -4,12 +4,15 @@ mod address;
 mod cluster;
 mod control;
 mod held;
+mod http;
 mod machine;
 mod notes;
+mod peers;
 mod programs;
 mod services;
 mod telling;
 mod trace;
+mod view;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,30 +29,34 @@ use apus_host::transport::{self, Book, Identity, Sockets, Tokio, Transport};
 use apus_os::linux::{Guard, Vip, clock};
 use tokio::sync::{Notify, mpsc};
 
+use crate::view::{Entry, Journal};
 use crate::{Config, Error, Part, Service};
 use address::Address;
 use held::Held;
 use machine::{Live, LiveMachine};
 use programs::Programs;
 use telling::Telling;
+use view::View;
 
 /// Whoever owns it answers for the cluster's address.
 pub(crate) const DISPATCHER: ResourceId = ResourceId(1);
 
 /// Tells the operator.
 pub(crate) type Say = Arc<dyn Fn(&str) + Send + Sync>;
+/// Is given every new entry of the journal.
+pub(crate) type Each = Box<dyn Fn(&Entry) + Send + Sync>;
 
 fn now() -> Time {
     Time(clock::boot() / 1_000)
 }
 
 /// Runs a node until a signal ends it.
-pub(crate) fn run(config: &Config, say: Say) -> Result<(), Error> {
+pub(crate) fn run(config: &Config, say: Say, each: Option<Each>) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Failed(format!("starting: {error}")))?;
-    tokio::task::LocalSet::new().block_on(&runtime, node(config, say))
+    tokio::task::LocalSet::new().block_on(&runtime, node(config, say, each))
 }
 
 /// Undoes what a killed node has left.
@@ -94,8 +101,12 @@ fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
     Ok(engine)
 }
 
-async fn node(config: &Config, say: Say) -> Result<(), Error> {
+async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<(), Error> {
     let listener = control::listen(&config.control).await?;
+    let web = match &config.http {
+        Some(http) => Some((http, http::listen(http).await?)),
+        None => None,
+    };
     let place = config.folder.display();
     let failed = |error: std::io::Error| Error::Failed(format!("{place}: {error}"));
     let (store, durable) = match Store::open(Folder::new(&config.folder).map_err(failed)?, Settings::default()).await {
@@ -105,6 +116,15 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
             let mend = "remove its files but `keys`: the node's peers take it in again";
             return Err(Error::Failed(format!("{place}: {error}; {mend}")));
         }
+    };
+    let journal = Arc::new(Journal::open(config.me.0, &view::folder(config), each).map_err(failed)?);
+    let told = Arc::<view::Place>::default();
+    let say: Say = {
+        let (journal, told, print) = (journal.clone(), told.clone(), print.clone());
+        Arc::new(move |line| {
+            view::said(&journal, &told, line);
+            print(line);
+        })
     };
     if !durable.formatted {
         say(&format!(
@@ -118,23 +138,35 @@ async fn node(config: &Config, say: Say) -> Result<(), Error> {
     let book = Book::from(book);
     let at = config.reach(config.own());
     let members = cluster::Members::new(config, book.clone(), &say)?;
+    let nudge = Rc::new(Notify::new());
+    let view = Rc::new(View::new(config, journal, told, nudge.clone()));
+    let outside = Outside { listener, web, print, view, nudge };
     match members.quic() {
         Some(quic) => {
             let transport = Transport::start(quic, identity, at, book, apus_quic::transport_settings()).await;
-            live(config, say, listener, store, engine, transport, members).await
+            live(config, say, outside, store, engine, transport, members).await
         }
         None => {
             let transport = Transport::start(Tokio, identity, at, book, transport::Settings::default()).await;
-            live(config, say, listener, store, engine, transport, members).await
+            live(config, say, outside, store, engine, transport, members).await
         }
     }
+}
+
+/// What a node shows, and where it is asked.
+struct Outside<'c> {
+    listener: tokio::net::UnixListener,
+    web: Option<(&'c crate::Http, tokio::net::TcpListener)>,
+    print: Say,
+    view: Rc<View>,
+    nudge: Rc<Notify>,
 }
 
 /// Runs a node over a transport.
 async fn live<S: Sockets>(
     config: &Config,
     say: Say,
-    listener: tokio::net::UnixListener,
+    outside: Outside<'_>,
     store: Store<Folder>,
     engine: Held,
     transport: std::io::Result<Transport<S>>,
@@ -156,10 +188,10 @@ async fn live<S: Sockets>(
     let (act, inputs) = mpsc::unbounded_channel();
     let programs = Rc::new(Programs::start(config, &act, &say));
     let engine = Rc::new(RefCell::new(engine));
-    let nudge = Rc::new(Notify::new());
+    outside.view.watch(transport.watch());
     let serving = control::Serving {
         engine: engine.clone(),
-        nudge: nudge.clone(),
+        nudge: outside.nudge,
         address: orders.clone(),
         nodes: members.nodes.clone(),
         me: config.me,
@@ -167,14 +199,19 @@ async fn live<S: Sockets>(
         programs: programs.clone(),
         first: config.vip.as_ref().map(crate::Setup::from),
         members,
+        cluster: config.cluster,
+        lease: config.lease.unwrap_or(apus_engine::ViewsConfig::default().lease),
+        view: outside.view,
     };
     let nodes = serving.nodes.clone();
     let apart = tokio::task::spawn_local(apart(serving.clone()));
     let unclaimed = tokio::task::spawn_local(services::unclaimed(serving.clone()));
     let follow = tokio::task::spawn_local(cluster::follow(serving.clone()));
     let door = tokio::task::spawn_local(cluster::door(serving.clone()));
-    let control = tokio::task::spawn_local(control::serve(listener, serving));
-    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), config.reboot.clone(), nudge, say.clone())
+    let control = tokio::task::spawn_local(control::serve(outside.listener, serving.clone()));
+    let web = outside.web.map(|(http, listener)| http::Web::start(http, listener, serving.clone(), &say));
+    let reboot = config.reboot.clone();
+    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), reboot, outside.print, serving)
         .map_err(|error| Error::Failed(format!("signals: {error}")))?
         .telling(telling);
     say(&format!("node {} runs on {at}", config.me.0));
@@ -184,6 +221,7 @@ async fn live<S: Sockets>(
     for task in [control, apart, unclaimed, follow, door] {
         task.abort();
     }
+    drop(web);
     drop(address);
     let _ = std::fs::remove_file(&config.control);
     say("ended");

@@ -96,7 +96,7 @@ impl Nodes {
     }
 
     fn status(&self, node: usize) -> Result<Value, String> {
-        self.ask(node, &json!({"do": "cluster"}))
+        self.ask(node, &json!({"do": "certificates"}))
     }
 
     /// Waits until each of these is connected to all the others, and all see one coordinator. Gives what they say.

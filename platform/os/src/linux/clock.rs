@@ -17,3 +17,15 @@ pub fn boot() -> u64 {
 pub fn left(until: u64) -> Duration {
     Duration::from_nanos(until.saturating_sub(boot()))
 }
+
+/// Hour, minute and second of a time since 1970 in this machine's zone.
+#[must_use]
+pub fn local_time(seconds: u64) -> (u64, u64, u64) {
+    let seconds = libc::time_t::try_from(seconds).unwrap_or_default();
+    // SAFETY: a structure of integers and a pointer that may be null: zeroes are a value of it.
+    let mut day: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both outlive the call, which writes into the second and keeps neither.
+    unsafe { libc::localtime_r(&raw const seconds, &raw mut day) };
+    let number = |part: i32| u64::try_from(part).unwrap_or_default();
+    (number(day.tm_hour), number(day.tm_min), number(day.tm_sec))
+}

@@ -1,0 +1,105 @@
+//! `[http]`: where a node shows how it is.
+
+use std::net::SocketAddr;
+
+use crate::config::{Section, Value, Wrong, text};
+
+/// A token has at least so many characters.
+const TOKEN: usize = 16;
+
+/// Where a node shows how it is, and to whom.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Http {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What who asks must know; none where only this machine can ask.
+    pub token: Option<String>,
+}
+
+/// The token is nobody's to see.
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http").field("listen", &self.listen).field("token", &self.token.is_some()).finish()
+    }
+}
+
+/// Reads `[http]`.
+pub(crate) fn http(value: &Value<'_>) -> Result<Http, Wrong> {
+    let table = value.get_ref().as_table();
+    let table = table.ok_or_else(|| (value.span(), "`http` must be a table: write `[http]`".to_owned()))?;
+    let section = Section { table, span: value.span(), name: "`http`" };
+    section.known(&["listen", "token", "token_file"])?;
+    let place = section.need("listen", "\"127.0.0.1:7480\"")?;
+    let word = text(place, "listen")?;
+    let listen: SocketAddr = word.parse().map_err(|_| {
+        (place.span(), format!("`listen` is `{word}`, and must be address and port, such as `127.0.0.1:7480`"))
+    })?;
+    let token = match (section.get("token"), section.get("token_file")) {
+        (Some(_), Some(file)) => return Err((file.span(), "give `token` or `token_file`, not both".into())),
+        (Some(token), None) => Some((token.span(), text(token, "token")?.to_owned())),
+        (None, Some(file)) => {
+            let path = text(file, "token_file")?;
+            let read = std::fs::read_to_string(path);
+            let token = read.map_err(|error| (file.span(), format!("`token_file`: {path}: {error}")))?;
+            Some((file.span(), token.trim().to_owned()))
+        }
+        (None, None) => None,
+    };
+    if let Some((span, token)) = &token {
+        let plain = token.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~+/=".contains(c));
+        if token.len() < TOKEN || !plain {
+            let what = format!(
+                "a token must have {TOKEN} letters, digits or -_.~+/= at least, such as what `openssl rand -hex 16` prints"
+            );
+            return Err((span.clone(), what));
+        }
+    }
+    if token.is_none() && !listen.ip().is_loopback() {
+        let what = format!(
+            "`listen` is `{word}`, which others can reach: write `token_file` too, or listen on 127.0.0.1. There is no TLS: who \
+             listens on the way reads the token"
+        );
+        return Err((place.span(), what));
+    }
+    Ok(Http { listen, token: token.map(|(_, token)| token) })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Config;
+
+    fn read(http: &str) -> Result<Option<super::Http>, String> {
+        let text = format!(
+            "cluster = 7\nnode = 0\n[[nodes]]\nid = 0\naddress = \"127.0.0.1\"\n[[services]]\nname = \"web\"\n\
+             command = [\"/bin/true\"]\n[http]\n{http}\n"
+        );
+        Config::read("x", &text).map(|config| config.http).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_loopback_needs_no_token_and_all_else_does() {
+        assert!(read("listen = \"127.0.0.1:7480\"").is_ok_and(|http| http.is_some_and(|http| http.token.is_none())));
+        assert!(read("listen = \"[::1]:7480\"").is_ok());
+        let token = "token = \"0123456789abcdef\"";
+        assert!(read(&format!("listen = \"10.0.0.1:7480\"\n{token}")).is_ok());
+        for (http, said) in [
+            (
+                "listen = \"10.0.0.1:7480\"",
+                "x:10: `listen` is `10.0.0.1:7480`, which others can reach: write `token_file`",
+            ),
+            ("listen = \"0.0.0.0:7480\"", "which others can reach"),
+            ("listen = \"127.0.0.1:7400\"", "x:10: `listen` is where this node speaks with the others"),
+            ("listen = \"localhost\"", "x:10: `listen` is `localhost`, and must be address and port"),
+            ("port = 5", "`port` is not known in `http`; known are listen, token, token_file"),
+            ("", "`http` lacks `listen`; write such as"),
+            ("listen = \"10.0.0.1:1\"\ntoken = \"short\"", "x:11: a token must have 16"),
+            ("listen = \"10.0.0.1:1\"\ntoken = \"with space in it, long\"", "x:11: a token must have 16"),
+            ("listen = \"10.0.0.1:1\"\ntoken_file = \"/no/such\"", "`token_file`: /no/such: "),
+        ] {
+            let error = read(http).expect_err(http);
+            assert!(error.contains(said), "{http}: {error}");
+        }
+        let shown = format!("{:?}", read(&format!("listen = \"10.0.0.1:7480\"\n{token}")));
+        assert!(!shown.contains("0123456789abcdef"), "{shown}");
+    }
+}

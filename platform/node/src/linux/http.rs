@@ -1,0 +1,453 @@
+//! The page, the metrics and their like, over HTTP: read only, local unless a token says otherwise, bounded in connections, time and
+//! memory. It runs beside the engine's loop, and asks it by a bounded channel.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::Listener;
+use futures_core::Stream;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::Say;
+use super::control::Serving;
+use crate::view::{MEDIA, metrics};
+use crate::{Error, Http};
+
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS: usize = 64;
+/// Pages that are kept up to date at once.
+const LIVE: usize = 16;
+/// Questions to the engine's loop at once.
+const ASKS: usize = 32;
+/// A connection on which nothing moves for so long is closed.
+const QUIET: Duration = Duration::from_secs(30);
+/// A question that the loop does not answer for so long fails.
+const ANSWER: Duration = Duration::from_secs(5);
+/// A page is brought up to date this often.
+const LOOK: Duration = Duration::from_secs(1);
+/// Entries that a page begins with.
+const FIRST: usize = 1_500;
+
+const PAGE: &str = include_str!("../view/page/index.html");
+const SCRIPT: &str = include_str!("../view/page/app.js");
+const STYLE: &str = include_str!("../view/page/app.css");
+
+/// What the loop is asked.
+enum Ask {
+    Cluster,
+    Why(String),
+    Events { since: u64, most: usize },
+    After(BTreeMap<u16, u64>),
+}
+
+type Question = (Ask, oneshot::Sender<Result<Value, String>>);
+
+/// What every request sees.
+struct App {
+    asks: mpsc::Sender<Question>,
+    token: Option<String>,
+    live: Arc<Semaphore>,
+}
+
+/// The listener's tasks; they end with the value.
+pub(super) struct Web {
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Takes the port.
+pub(super) async fn listen(http: &Http) -> Result<TcpListener, Error> {
+    let place = http.listen;
+    TcpListener::bind(place).await.map_err(|error| {
+        Error::Usage(format!("`listen` of `[http]`: {place}: {error}; give it another address or port"))
+    })
+}
+
+impl Web {
+    pub(super) fn start(http: &Http, listener: TcpListener, serving: Serving, say: &Say) -> Self {
+        let at = listener.local_addr().map_or_else(|_| http.listen.to_string(), |at| at.to_string());
+        say(&format!("the page is at http://{at}/{}", if http.token.is_some() { "?token=…" } else { "" }));
+        let (asks, questions) = mpsc::channel(ASKS);
+        let app = App { asks, token: http.token.clone(), live: Arc::new(Semaphore::new(LIVE)) };
+        let listener = Bounded { inner: listener, permits: Arc::new(Semaphore::new(CONNECTIONS)) };
+        let answers = tokio::task::spawn_local(answer(questions, serving));
+        let served = tokio::spawn(async move {
+            let _ = axum::serve(listener, routes(app)).await;
+        });
+        Self { tasks: [answers, served] }
+    }
+}
+
+/// Answers questions where the engine can be seen.
+async fn answer(mut questions: mpsc::Receiver<Question>, serving: Serving) {
+    let at_once = Arc::new(Semaphore::new(ASKS));
+    while let Some((ask, to)) = questions.recv().await {
+        let Ok(permit) = at_once.clone().acquire_owned().await else { return };
+        let serving = serving.clone();
+        tokio::task::spawn_local(async move {
+            let answer = match ask {
+                Ask::Cluster => Ok(serving.cluster().await),
+                Ask::Why(of) => serving.why(&of).await,
+                Ask::Events { since, most } => Ok(serving.events(since, most).await),
+                Ask::After(upto) => {
+                    let (events, upto) = serving.events_after(&upto).await;
+                    Ok(json!({ "events": events, "upto": upto }))
+                }
+            };
+            let _ = to.send(answer);
+            drop(permit);
+        });
+    }
+}
+
+fn routes(app: App) -> Router {
+    let app = Arc::new(app);
+    Router::new()
+        .route("/", get(|| async { text("text/html; charset=utf-8", PAGE) }))
+        .route("/app.js", get(|| async { text("text/javascript; charset=utf-8", SCRIPT) }))
+        .route("/first.js", get(first))
+        .route("/app.css", get(|| async { text("text/css; charset=utf-8", STYLE) }))
+        .route("/api/status", get(status))
+        .route("/api/events", get(events))
+        .route("/api/why", get(why))
+        .route("/live", get(live))
+        .route("/metrics", get(scrape))
+        .route("/health", get(health))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "there is no such page; / is one\n") })
+        .layer(middleware::from_fn_with_state(app.clone(), guard))
+        .with_state(app)
+}
+
+fn text(media: &'static str, body: impl Into<axum::body::Body>) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(media))], body.into()).into_response()
+}
+
+fn document(value: &Value) -> Response {
+    text("application/json", value.to_string())
+}
+
+/// Lets in whom it may concern, and has no page of another place use or frame these.
+async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let refusal = match &app.token {
+        None => {
+            let local = is_local(request.headers());
+            (!local).then(|| {
+                (StatusCode::FORBIDDEN, "ask for a loopback address or localhost by its name\n").into_response()
+            })
+        }
+        Some(token) => admit(token, &request),
+    };
+    let mut response = match refusal {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("cache-control", "no-store"),
+        (
+            "content-security-policy",
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("referrer-policy", "no-referrer"),
+        ("x-content-type-options", "nosniff"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Whether a request names this machine: a page of another place that has its name point here does not.
+fn is_local(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// `None` for who knows the token. A browser brings it once, and has it as a cookie from then on.
+fn admit(token: &str, request: &Request) -> Option<Response> {
+    let headers = request.headers();
+    let word = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
+    let bearer = word(header::AUTHORIZATION).strip_prefix("Bearer ").unwrap_or_default();
+    let mut cookies = word(header::COOKIE).split(';').filter_map(|cookie| cookie.trim().strip_prefix("apus="));
+    if same(bearer, token) || cookies.any(|cookie| same(cookie, token)) {
+        return None;
+    }
+    if query(request.uri(), "token").is_some_and(|given| same(&given, token)) {
+        let cookie = format!("apus={token}; HttpOnly; SameSite=Strict; Path=/");
+        let headers = [(header::SET_COOKIE, cookie), (header::LOCATION, "/".to_owned())];
+        return Some((StatusCode::SEE_OTHER, headers).into_response());
+    }
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+    let mend = "give the token of `[http]`: /?token=… in a browser, `Authorization: Bearer …` elsewhere\n";
+    Some((StatusCode::UNAUTHORIZED, challenge, mend).into_response())
+}
+
+/// Compared in the same time wherever they differ.
+fn same(given: &str, token: &str) -> bool {
+    given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+}
+
+/// A word of a question, with `%20` and its like undone.
+fn query(uri: &Uri, name: &str) -> Option<String> {
+    let mut pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    let mut out = Vec::new();
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+                let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
+                u8::try_from(16 * high + low).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Why there is no answer.
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, self.1 + "\n").into_response()
+    }
+}
+
+impl App {
+    async fn ask(&self, ask: Ask) -> Result<Value, Refused> {
+        let busy = |what: &str| Refused(StatusCode::SERVICE_UNAVAILABLE, what.into());
+        let (to, answer) = oneshot::channel();
+        self.asks.try_send((ask, to)).map_err(|_| busy("too many ask at once: try again"))?;
+        match timeout(ANSWER, answer).await {
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(what))) => Err(Refused(StatusCode::NOT_FOUND, what)),
+            Ok(Err(_)) | Err(_) => Err(busy("the node does not answer")),
+        }
+    }
+}
+
+async fn status(State(app): State<Arc<App>>) -> Result<Response, Refused> {
+    app.ask(Ask::Cluster).await.map(|status| document(&status))
+}
+
+/// What a page begins with, so that it is whole once it is loaded.
+async fn first(State(app): State<Arc<App>>) -> Result<Response, Refused> {
+    let (status, events) = (app.ask(Ask::Cluster).await?, app.ask(Ask::Events { since: 0, most: FIRST }).await?);
+    let first = json!({ "status": status, "events": events["events"] });
+    Ok(text("text/javascript; charset=utf-8", format!("const FIRST = {first};\n")))
+}
+
+async fn events(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Refused> {
+    let number = |name| query(&uri, name).and_then(|word| word.parse::<u64>().ok());
+    let most = number("most").and_then(|most| usize::try_from(most).ok()).unwrap_or(FIRST);
+    let ask = Ask::Events { since: number("since_us").unwrap_or_default(), most };
+    app.ask(ask).await.map(|events| document(&events))
+}
+
+async fn why(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Refused> {
+    let of = query(&uri, "of").unwrap_or_default();
+    app.ask(Ask::Why(of)).await.map(|story| document(&story))
+}
+
+async fn scrape(State(app): State<Arc<App>>) -> Result<Response, Refused> {
+    app.ask(Ask::Cluster).await.map(|status| text(MEDIA, metrics(&status)))
+}
+
+/// 200 while the cluster can decide, 503 while it cannot.
+async fn health(State(app): State<Arc<App>>) -> Result<Response, Refused> {
+    let status = app.ask(Ask::Cluster).await?;
+    let code = if status["health"] == "no quorum" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = json!({ "health": status["health"], "node": status["node"], "alarms": status["alarms"] });
+    Ok((code, document(&body)).into_response())
+}
+
+/// Status and journal as they come.
+async fn live(State(app): State<Arc<App>>) -> Result<Response, Refused> {
+    let Ok(permit) = app.live.clone().try_acquire_owned() else {
+        return Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "too many pages are open: close one".into()));
+    };
+    let (to, from) = mpsc::channel(4);
+    tokio::spawn(async move {
+        follow(&app, &to).await;
+        drop(permit);
+    });
+    let keep = KeepAlive::new().interval(Duration::from_secs(5));
+    Ok(Sse::new(Lines(from)).keep_alive(keep).into_response())
+}
+
+async fn follow(app: &App, to: &mpsc::Sender<Event>) {
+    let mut upto: Option<BTreeMap<u16, u64>> = None;
+    loop {
+        let ask = match &upto {
+            None => Ask::Events { since: 0, most: FIRST },
+            Some(upto) => Ask::After(upto.clone()),
+        };
+        let (status, journal) = (app.ask(Ask::Cluster).await, app.ask(ask).await);
+        if let Ok(status) = status
+            && to.send(Event::default().event("status").data(status.to_string())).await.is_err()
+        {
+            return;
+        }
+        if let Ok(journal) = journal {
+            let known = journal["upto"].as_object().into_iter().flatten();
+            let known = known.filter_map(|(node, seq)| Some((node.parse().ok()?, seq.as_u64()?)));
+            let first = upto.replace(known.collect()).is_none();
+            let events = &journal["events"];
+            let some = first || events.as_array().is_some_and(|events| !events.is_empty());
+            if some && to.send(Event::default().event("journal").data(events.to_string())).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = to.closed() => return,
+            () = sleep(LOOK) => {}
+        }
+    }
+}
+
+/// What a page is sent.
+struct Lines(mpsc::Receiver<Event>);
+
+impl Stream for Lines {
+    type Item = Result<Event, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx).map(|event| event.map(Ok))
+    }
+}
+
+/// So many connections and no more.
+struct Bounded {
+    inner: TcpListener,
+    permits: Arc<Semaphore>,
+}
+
+impl Listener for Bounded {
+    type Io = Guarded;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Guarded, SocketAddr) {
+        loop {
+            let permit = self.permits.clone().acquire_owned().await.ok();
+            match self.inner.accept().await {
+                Ok((stream, from)) => {
+                    return (Guarded { stream, quiet: Box::pin(sleep(QUIET)), _permit: permit }, from);
+                }
+                // Out of handles, as a rule: they come back.
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+}
+
+/// A connection that ends when nothing moves on it.
+struct Guarded {
+    stream: TcpStream,
+    quiet: Pin<Box<Sleep>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Guarded {
+    fn moved<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.quiet.as_mut().reset(Instant::now() + QUIET);
+            return poll;
+        }
+        match self.quiet.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_read(cx, into);
+        self.moved(cx, poll)
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.moved(cx, poll)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.moved(cx, poll)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_name_of_this_machine_is_local() {
+        let local = |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().expect("a header"));
+            is_local(&headers)
+        };
+        for host in ["localhost", "localhost:7480", "127.0.0.1:7480", "127.9.9.9", "[::1]:80", "[::1]"] {
+            assert!(local(host), "{host}");
+        }
+        for host in
+            ["evil.example", "evil.example:7480", "10.0.0.1:7480", "localhost.evil.example", "", "127.0.0.1.evil"]
+        {
+            assert!(!local(host), "{host}");
+        }
+        assert!(!is_local(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_question_is_read_and_an_odd_one_is_none() {
+        let of = |uri: &str| query(&uri.parse().expect("a place"), "of");
+        assert_eq!(of("/api/why?x=1&of=web%2E0").as_deref(), Some("web.0"));
+        assert_eq!(of("/api/why?of=the+address").as_deref(), Some("the address"));
+        for odd in ["/api/why", "/api/why?of", "/api/why?of=%2", "/api/why?of=%zz", "/api/why?of=%ff"] {
+            assert_eq!(of(odd), None, "{odd}");
+        }
+        assert!(same("abc", "abc") && !same("abc", "abd") && !same("", "abc") && !same("abcd", "abc"));
+    }
+}

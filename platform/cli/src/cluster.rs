@@ -51,9 +51,9 @@ pub(crate) fn cluster(what: &ClusterCommand, format: Format) -> Result<u8, Troub
         ClusterCommand::Status { control } => {
             let status = ask(control, &json!({ "do": "cluster" }))?;
             if format == Format::Json {
-                print::json(&status)
+                print::json(&status);
             } else {
-                tell(&status)
+                tell(&status);
             }
             return Ok(if status["cluster"]["warning"].is_null() { 0 } else { DEGRADED });
         }

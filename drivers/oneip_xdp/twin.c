@@ -228,7 +228,7 @@ apart int has_socket(struct node *node, const struct packet *packet, u16 client,
 }
 
 /* Sends a segment, or an error about a connection, on if the connection is not here and another server may have it. */
-apart int elsewhere(struct node *node, const struct packet *packet, u32 slot, u16 epoch, u8 hop)
+apart int elsewhere(struct node *node, const struct packet *packet, u32 slot, u16 epoch, u8 sender, u8 hop)
 {
     u16 client = 0, cluster = 0, server = slot >> 16, former = slot, other;
     u8 flags = 0;
@@ -245,13 +245,13 @@ apart int elsewhere(struct node *node, const struct packet *packet, u32 slot, u1
         other = own && node->fresh ? former : NOBODY;
     else if (hop == 1 && !own && server != NOBODY)
         other = server;
-    else if (hop == 2 && own)
+    else if (hop == 2 && own && sender == node->id)
         other = NOBODY;
     else
         return has_socket(node, packet, client, cluster) ? 0 : UNSETTLED;
     if (other == node->server || other == NOBODY || has_socket(node, packet, client, cluster))
         return 0;
-    return send(node, other, node->id, epoch, hop + 1);
+    return send(node, other, begins && hop ? sender : node->id, epoch, hop + 1);
 }
 
 /* The server that a connection id names; NOBODY for none. */
@@ -308,7 +308,7 @@ apart int route(struct node *node, const struct ethernet *ethernet, const struct
     if (!tagged && (server != node->server || server == NOBODY))
         return send(node, server, node->id, (u16)node->epoch, 0);
     u8 hop = tagged ? ethernet->from[5] : 0;
-    int sent = elsewhere(node, packet, (u32)server << 16 | former, tagged ? epoch : (u16)node->epoch, hop);
+    int sent = elsewhere(node, packet, (u32)server << 16 | former, tagged ? epoch : (u16)node->epoch, ethernet->from[2], hop);
     if (sent)
         return sent;
     if (!tagged) {

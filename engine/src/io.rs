@@ -305,7 +305,7 @@ pub enum SubmitError {
         /// How much may be.
         limit: u16,
     },
-    /// A membership change is running; retry when it is done.
+    /// A change of the membership, or of this resource, is running; retry when it is done.
     ChangeInProgress,
     /// No such node or resource.
     Unknown,

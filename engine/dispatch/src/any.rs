@@ -214,11 +214,13 @@ where
     // It is for this node, unless it belongs to a connection that another server has.
     let first = tag.unwrap_or(here.tag());
     if let Some((flow, begins)) = packet::connection(frame, packet)
-        && let Some(other) = elsewhere(here, slot, first.hop, begins)
+        && let Some(other) = elsewhere(here, slot, first, begins)
         && !hooks.has_socket(&flow)
     {
         let hop = first.hop.wrapping_add(u8::from(!planted(Mutant::HopKept)));
-        return send(table, frame, other?, Tag { sender: here.id, hop, ..first });
+        // A first segment on its way back says who asked.
+        let sender = if begins && first.hop > 0 { first.sender } else { here.id };
+        return send(table, frame, other?, Tag { sender, hop, ..first });
     }
     Ok(Verdict::Local)
 }
@@ -227,10 +229,10 @@ where
 /// before or the slot's again; from there it goes nowhere.
 ///
 /// A first segment is asked about where its connection could have been before, for as long as it could, and comes back to the
-/// slot's server, which alone may begin one. Where the two do not agree whose the slot is, a table is on its way: a connection that
-/// began now could be with a server that no table names, so the segment ends here and its client sends it again.
+/// slot's server that asked, which alone may begin one. Where the two do not agree whose the slot is, a table is on its way: a
+/// connection that began now could be with a server that no table names, so the segment ends here and its client sends it again.
 #[inline]
-fn elsewhere(here: &Here, slot: Slot, hop: u8, begins: bool) -> Option<Result<u16, Reason>> {
+fn elsewhere(here: &Here, slot: Slot, Tag { sender, hop, .. }: Tag, begins: bool) -> Option<Result<u16, Reason>> {
     let own = slot.server == here.server;
     let former = if slot.former == here.server { NOBODY } else { slot.former };
     let other = match (begins, hop) {
@@ -238,7 +240,7 @@ fn elsewhere(here: &Here, slot: Slot, hop: u8, begins: bool) -> Option<Result<u1
         (true, 0) => NOBODY,
         (true, 1) if !own && slot.server != NOBODY => slot.server,
         (true, 1) if own && planted(Mutant::SynKept) => NOBODY,
-        (true, 2) if own => NOBODY,
+        (true, 2) if own && (sender == here.id || planted(Mutant::SynThird)) => NOBODY,
         (true, _) => return Some(Err(Reason::Unsettled)),
         (false, hop) if hop > 1 && !planted(Mutant::ThirdChance) => NOBODY,
         (false, _) if former == NOBODY => slot.server,

@@ -42,6 +42,7 @@ mutants! {
     ThirdChance "core-third-chance" "a frame that was with all who could have its connection is sent on again",
     HopKept "core-hop-kept" "a frame on its second chance is not marked as such",
     SynKept "core-syn-kept" "who is asked about a first segment keeps it, if its own table says so",
+    SynThird "core-syn-third" "a first segment that another server asked about begins its connection where it is sent on to",
     SynMoved "core-syn-moved" "the first segment of a connection is asked about elsewhere, however long ago slots moved",
     TagTurned "core-tag-turned" "the epoch in a tag has its bytes turned round",
     ThreeTags "core-three-tags" "three VLAN tags are followed",

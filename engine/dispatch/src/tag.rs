@@ -9,7 +9,7 @@ use crate::Mac;
 /// no maker assigns such an address (IEEE 802, clause 8.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag {
-    /// Number of the node that sent it on.
+    /// Number of the node that sent it on; of a first segment on its way back, of the server that asked about it.
     pub sender: u8,
     /// Low bits of the epoch in which it holds the address.
     pub epoch: u16,

@@ -219,10 +219,17 @@ pub(crate) fn a_segment_without_a_socket_gets_a_second_chance_once() {
 
     // The first segment, soon after slots have moved: sent a second time it may be the former server's.
     let first = |node: u16, fresh: bool, port, hop| {
-        let frame = sent_on(node, 7, hop, &ipv4(client, V4, 6, 0, &[], &tcp(port, 80, SYN)));
+        let packet = ipv4(client, V4, 6, 0, &[], &tcp(port, 80, SYN));
+        let frame = ethernet(mac(node), Tag { sender: 1, epoch: 7, hop }.mac(), 0x0800, &packet);
         let (verdict, after) = run(Key::Source, &Here { fresh, ..here(node) }, &sockets, &frame);
         (verdict, after[5], after[11])
     };
+    let back = |node: u16| {
+        let packet = ipv4(client, V4, 6, 0, &[], &tcp(2000, 80, SYN));
+        let frame = ethernet(mac(node), Tag { sender: 3, epoch: 7, hop: 1 }.mac(), 0x0800, &packet);
+        run(Key::Source, &here(node), &sockets, &frame).1[8]
+    };
+    assert_eq!(back(2), 3, "it says who asked");
     let sent_to = |node: u16, hop| (Verdict::Transmit, mac(node)[5], hop);
     assert_eq!(first(1, true, 2000, 0), sent_to(2, 1));
     assert_eq!(first(2, true, 2000, 1), sent_to(1, 2), "who does not have it sends it back");
@@ -231,6 +238,13 @@ pub(crate) fn a_segment_without_a_socket_gets_a_second_chance_once() {
     assert_eq!(first(1, true, 2000, 1).0, unsettled, "who asks has another table");
     assert_eq!(first(1, true, 1000, 1).0, Verdict::Local, "it is here, whatever the tables say");
     assert_eq!(first(1, true, 2000, 2).0, Verdict::Local, "the former server sent it back");
+    let other = ethernet(
+        mac(1),
+        Tag { sender: 3, epoch: 7, hop: 2 }.mac(),
+        0x0800,
+        &ipv4(client, V4, 6, 0, &[], &tcp(2000, 80, SYN)),
+    );
+    assert_eq!(run(Key::Source, &here(1), &sockets, &other).0, unsettled, "another server asked");
     assert_eq!(first(2, true, 2000, 2).0, unsettled, "the former server sent it to whom it takes for its owner");
     assert_eq!(first(1, true, 2000, 3).0, unsettled, "nobody sends this");
     assert_eq!(first(2, true, 1000, 1).0, Verdict::Local, "it is the former server's");

@@ -507,11 +507,12 @@ impl Modelling<'_> {
             let slot = block.slot(slot_of(hash, head.log2_slots));
             (slot.server, slot.former)
         };
-        let send = |to: u16, epoch: u16, hop: u8| {
-            let tag = Tag { sender: here.id, epoch, hop }.mac();
+        let send_for = |sender: u8, to: u16, epoch: u16, hop: u8| {
+            let tag = Tag { sender, epoch, hop }.mac();
             let mac = block.server(to).ok_or(Reason::NoServer)?;
             Ok((Verdict::Transmit, Some([mac, tag].concat())))
         };
+        let send = |to, epoch, hop| send_for(here.id, to, epoch, hop);
         if !tagged && (server != here.server || server == NOBODY) {
             return send(server, here.epoch as u16, 0);
         }
@@ -523,7 +524,8 @@ impl Modelling<'_> {
             (false, _, 0 | 1) => one_of([former, server]).map(Ok),
             (true, true, 0) if here.fresh => one_of([former, NOBODY]).map(Ok),
             (true, false, 1) if server != NOBODY => Some(Ok(server)),
-            (false, ..) | (true, _, 0) | (true, true, 2) => None,
+            (true, true, 2) if addresses[8] == here.id => None,
+            (false, ..) | (true, _, 0) => None,
             (true, ..) => Some(Err(Reason::Unsettled)),
         };
         if let Some(other) = other
@@ -532,7 +534,8 @@ impl Modelling<'_> {
             && port % 2 == 0
             && (self.reverse || flags.is_some())
         {
-            return send(other?, if tagged { epoch } else { here.epoch as u16 }, hop + 1);
+            let asks = if begins && hop > 0 { addresses[8] } else { here.id };
+            return send_for(asks, other?, if tagged { epoch } else { here.epoch as u16 }, hop + 1);
         }
         Ok((Verdict::Local, None))
     }

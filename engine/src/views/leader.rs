@@ -144,11 +144,15 @@ impl Views {
         if !self.may_hold(ctx, log, resource, to) || self.down.contains_key(&to) {
             return Err(SubmitError::NotEligible(to));
         }
-        if grant.holder != to && !log.in_flight(resource) && grant.moving.is_none() {
-            let evidence = self.leads.unwrap_or_default();
-            let because = [evidence, EvidenceId::NONE, EvidenceId::NONE];
-            ctx.signal(Signal::Propose(Payload::Move { resource, to: Some(to), because }));
+        if grant.holder == to && grant.moving.is_none() || grant.moving == Some(Some(to)) {
+            return Ok(());
         }
+        if log.in_flight(resource) || grant.moving.is_some() {
+            return Err(SubmitError::ChangeInProgress);
+        }
+        let evidence = self.leads.unwrap_or_default();
+        let because = [evidence, EvidenceId::NONE, EvidenceId::NONE];
+        ctx.signal(Signal::Propose(Payload::Move { resource, to: Some(to), because }));
         Ok(())
     }
 }

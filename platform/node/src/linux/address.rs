@@ -171,9 +171,20 @@ struct Held {
     /// Comes last, when the plane has a table, and goes first: a system that has the address answers by itself where nothing stands
     /// before it, also what another server only asks about.
     vip: Option<Vip>,
+    /// What was before is in this file, also if it was a killed process that changed it.
+    state: PathBuf,
     choice: Choice,
     lease: Lease,
     rules: Rules,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Without a table the address was not taken; what a killed process left is undone all the same.
+        if self.vip.is_none() {
+            let _ = Vip::restore(&self.state);
+        }
+    }
 }
 
 impl Holding {
@@ -187,7 +198,7 @@ impl Holding {
         }
         let lease = guard.lease()?;
         let rules = Rules::start(guard, self.say.clone())?;
-        Ok(Held { vip: None, choice, lease, rules })
+        Ok(Held { vip: None, state: self.state.clone(), choice, lease, rules })
     }
 
     fn serve(&self, setup: &Setup) -> io::Result<Vip> {

@@ -280,6 +280,7 @@ impl Serving {
                     Ok(()) => "the coordinator did not do it; does it know of a majority of the nodes?".into(),
                     Err(SubmitError::NotCoordinator { .. }) => "no node coordinates: is a majority of them up?".into(),
                     Err(SubmitError::WindowFull { limit }) => format!("{limit} changes are under way"),
+                    Err(SubmitError::ChangeInProgress) => "another change of it is under way".into(),
                     Err(error) => return Err(refusal(error)),
                 };
             }

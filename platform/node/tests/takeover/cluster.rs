@@ -171,6 +171,8 @@ pub(crate) struct Clients {
     from: BufReader<ChildStdout>,
     /// Whose connections may break.
     pub(crate) struck: Option<usize>,
+    /// Does not tell of each connection that is lost.
+    pub(crate) quiet: bool,
 }
 
 impl Drop for Clients {
@@ -194,7 +196,7 @@ impl Clients {
         let mut child = net.start(&net.client(), &command, "load.log").map_err(|error| error.to_string())?;
         let to = child.stdin.take().ok_or("no standard input")?;
         let from = BufReader::new(child.stdout.take().ok_or("no standard output")?);
-        Ok(Self { child, to, from, struck: None })
+        Ok(Self { child, to, from, struck: None, quiet: false })
     }
 
     pub(crate) fn say(&mut self, word: &str) -> Result<(), String> {
@@ -216,7 +218,9 @@ impl Clients {
             if self.struck.is_some() && broken["server"].as_u64() == self.struck.map(|struck| struck as u64) {
                 lost.struck += 1;
             } else {
-                eprintln!("{name}: lost {broken}");
+                if !self.quiet {
+                    eprintln!("{name}: lost {broken}");
+                }
                 lost.others += 1;
             }
         }

@@ -107,7 +107,7 @@ fn end(watch: Watch) -> Seen {
 }
 
 /// So many trials of each kind, and keepalived.
-pub(crate) fn table(trials: u64, as_json: bool) -> Result<(), String> {
+pub(crate) fn table(trials: u64, only: &str, as_json: bool) -> Result<(), String> {
     const CONNECTIONS: usize = 1_000;
     if let Some(why) = skipped() {
         println!("takeover: SKIPPED: {why}");
@@ -126,6 +126,9 @@ pub(crate) fn table(trials: u64, as_json: bool) -> Result<(), String> {
     }
     for (what, together) in ALL {
         let mut row = row(what, together);
+        if !row.name.contains(only) {
+            continue;
+        }
         for _ in 0..trials {
             strike(&mut cluster, &mut clients, what, together, &mut row)?;
         }
@@ -134,17 +137,19 @@ pub(crate) fn table(trials: u64, as_json: bool) -> Result<(), String> {
         rows.push(row);
     }
     let mut rolled = Row::new("five servers rolled");
-    for _ in 0..trials.div_ceil(10) {
-        operate::roll_into(&mut cluster, &mut clients, &mut rolled)?;
+    if rolled.name.contains(only) {
+        for _ in 0..trials.div_ceil(10) {
+            operate::roll_into(&mut cluster, &mut clients, &mut rolled)?;
+        }
+        rolled.done();
+        print(&rolled);
+        rows.push(rolled);
     }
-    rolled.done();
-    print(&rolled);
-    rows.push(rolled);
     drop(clients);
     let seen = end(watch);
     drop(cluster);
     let mut vrrp = Vec::new();
-    match vrrp::keepalived(trials.div_ceil(3), CONNECTIONS, print) {
+    match vrrp::keepalived(trials.div_ceil(3), only, CONNECTIONS, print) {
         Ok(rows) => vrrp = rows,
         Err(why) => eprintln!("keepalived: SKIPPED: {why}"),
     }
@@ -164,7 +169,7 @@ pub(crate) fn table(trials: u64, as_json: bool) -> Result<(), String> {
     } else {
         println!("{CONNECTIONS} connections; at the nodes' ports: {seen:?}");
     }
-    judge(&rows, &seen, 5_000.0)
+    if only.is_empty() { judge(&rows, &seen, 5_000.0) } else { losses(&rows).map_or(Ok(()), Err) }
 }
 
 fn judge(rows: &[Row], seen: &Seen, bound_ms: f64) -> Result<(), String> {
@@ -175,11 +180,15 @@ fn judge(rows: &[Row], seen: &Seen, bound_ms: f64) -> Result<(), String> {
     if seen.frames < 1_000 || seen.reigns < 5 {
         wrong.push(format!("the nodes' ports saw too little: {seen:?}"));
     }
-    for row in rows.iter().filter(|row| row.lost.others > 0) {
-        wrong.push(format!("{}: {} connections of surviving servers lost", row.name, row.lost.others));
-    }
+    wrong.extend(losses(rows));
     for row in rows.iter().filter(|row| row.invalid < row.trials && row.ms(0.99) > bound_ms) {
         wrong.push(format!("{}: nobody answered for {:.0} ms", row.name, row.ms(0.99)));
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+fn losses(rows: &[Row]) -> Option<String> {
+    let lost = |row: &Row| format!("{}: {} connections of surviving servers lost", row.name, row.lost.others);
+    let all: Vec<String> = rows.iter().filter(|row| row.lost.others > 0).map(lost).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }

@@ -1,7 +1,7 @@
 //! ONE-IP on real packets: five nodes and servers in namespaces, a thousand connections, and what happens to them when the
 //! dispatcher dies, freezes, loses its net, hands over, and when all servers are rolled in turn.
 //!
-//! Without arguments it is the test: some faults, each once. With `--table [TRIALS] [--format json]` it prints a table, with
+//! Without arguments it is the test: some faults, each once. With `--table [TRIALS] [--only WORDS] [--format json]` it prints a table, with
 //! keepalived beside it.
 
 #[cfg(target_os = "linux")]
@@ -52,7 +52,8 @@ fn main() -> std::process::ExitCode {
         }
         ["--table", ref more @ ..] => {
             let trials = more.first().and_then(|trials| trials.parse().ok()).unwrap_or(30);
-            experiment::table(trials, more.ends_with(&["--format", "json"]))
+            let only = more.windows(2).find(|pair| pair[0] == "--only").map_or("", |pair| pair[1]);
+            experiment::table(trials, only, more.ends_with(&["--format", "json"]))
         }
         _ => experiment::test(),
     };

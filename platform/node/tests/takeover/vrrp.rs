@@ -101,7 +101,7 @@ impl Pair {
     }
 
     fn trial(&mut self, clients: &mut Clients, what: Strike, row: &mut Row) -> Result<(), String> {
-        row.lose(clients.settle(&row.name)?);
+        clients.settle(&row.name)?;
         sleep(Duration::from_millis(300));
         let had = clients.report()?["servers"]["0"].as_u64().unwrap_or_default();
         clients.say("mark")?;
@@ -138,7 +138,8 @@ impl Pair {
             Strike::Partition => self.net.mend()?,
         }
         row.add(&report?);
-        row.lose(clients.count(&row.name)?);
+        let lost = clients.count(&row.name)?;
+        row.lose(Lost { struck: lost.struck + lost.others, ..Lost::default() });
         // The first has the higher priority: it takes the address back, and the connections go once more.
         until(
             15,
@@ -148,20 +149,36 @@ impl Pair {
         // It was master all the time, and does not claim the address anew: clients would ask the other for as long as they remember.
         let _ = sh(&format!("ip -n {} neigh del {VIP} dev eth0", self.net.client()));
         clients.struck = Some(1);
-        clients.settle(&row.name)?;
+        let had = clients.report()?["servers"]["1"].as_u64().unwrap_or_default();
+        let lost = clients.settle(&row.name)?;
+        row.lose(Lost { struck: lost.struck + lost.others, others: 0, had });
         Ok(())
     }
 }
 
 /// VRRP with its default timer, and as fast as it was set in the comparison of clusters.
-pub(crate) fn keepalived(trials: u64, connections: usize, mut print: impl FnMut(&Row)) -> Result<Vec<Row>, String> {
+pub(crate) fn keepalived(
+    trials: u64,
+    only: &str,
+    connections: usize,
+    mut print: impl FnMut(&Row),
+) -> Result<Vec<Row>, String> {
     sh("keepalived --version")?;
     let mut rows = Vec::new();
+    let called = |advert: &str, name: &str| format!("keepalived, advert_int {advert}: {name}");
     for advert in ["1", "0.1"] {
+        if !STRIKES.iter().any(|(_, name)| called(advert, name).contains(only)) {
+            continue;
+        }
         let mut pair = Pair::new(advert)?;
         let mut clients = Clients::start(&pair.net, &pair.exe, connections)?;
+        // All connections go with the address.
+        clients.quiet = true;
         for (what, name) in STRIKES {
-            let mut row = Row::new(&format!("keepalived, advert_int {advert}: {name}"));
+            let mut row = Row::new(&called(advert, name));
+            if !row.name.contains(only) {
+                continue;
+            }
             for _ in 0..trials {
                 pair.trial(&mut clients, what, &mut row)?;
             }

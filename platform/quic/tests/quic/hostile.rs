@@ -83,7 +83,7 @@ fn stranger(
     life: Duration,
 ) -> Arc<Trust> {
     let (certificate, key) = issue(by, who, from, life);
-    Trust::new(who, &[believes.clone()], certificate, key.pkcs8(), |_| {}).expect("a pair")
+    Trust::new(who, std::slice::from_ref(believes), certificate, key.pkcs8(), |_| {}).expect("a pair")
 }
 
 /// Dials with somebody's certificate, and reports by how much each reason grew.

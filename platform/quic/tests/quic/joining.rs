@@ -36,7 +36,7 @@ fn door(tag: &str) -> Door {
     let mut authority = authority();
     let known = authority.certificate().clone();
     let (certificate, key) = issue(&mut authority, name(0), SystemTime::now(), DAY);
-    let trust = Trust::new(name(0), &[known.clone()], certificate, key.pkcs8(), |_| {}).expect("a pair");
+    let trust = Trust::new(name(0), std::slice::from_ref(&known), certificate, key.pkcs8(), |_| {}).expect("a pair");
     let at = addresses(1)[&NodeId(0)];
     let token = Token::make(CLUSTER, at, pin(&known).expect("an authority"), seconds() + 60).expect("randomness");
     let folder = std::env::temp_dir().join(format!("apus-door-{tag}-{}", std::process::id()));

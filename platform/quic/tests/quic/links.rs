@@ -120,7 +120,7 @@ fn authorities_change_without_a_stop() {
         }
         reaches(&mut one, &mut two, b"2").await;
         for (end, (certificate, key)) in [&one, &two].into_iter().zip(&keys) {
-            end.trust.renew(&[second.clone()], certificate.clone(), key.pkcs8()).expect("a pair");
+            end.trust.renew(std::slice::from_ref(&second), certificate.clone(), key.pkcs8()).expect("a pair");
         }
         // Connections of old certificates end now, new ones are made.
         sleep(Duration::from_millis(50)).await;

@@ -107,7 +107,8 @@ impl Siege {
     fn knock(&self, by: &RefCell<Authority>, who: Name, at: SocketAddr, from: SystemTime) {
         let (certificate, key) = issue(&mut by.borrow_mut(), who, from, DAY);
         // It believes the nodes, whatever they think of it.
-        let trust = Trust::new(who, &[self.known.clone()], certificate, key.pkcs8(), |_| {}).expect("a pair");
+        let trust =
+            Trust::new(who, std::slice::from_ref(&self.known), certificate, key.pkcs8(), |_| {}).expect("a pair");
         if who.node == REVOKED {
             let serial = serial(&trust.own()).expect("a number");
             self.cluster.nodes.values().for_each(|node| node.trust.revoke(REVOKED, serial));
@@ -119,7 +120,8 @@ impl Siege {
     fn half_open(&self, from: impl Fn(u16) -> SocketAddr) {
         for number in 0..40 {
             let (certificate, key) = issue(&mut self.good.borrow_mut(), name(0), SystemTime::now(), DAY);
-            let trust = Trust::new(name(0), &[self.known.clone()], certificate, key.pkcs8(), |_| {}).expect("a pair");
+            let trust = Trust::new(name(0), std::slice::from_ref(&self.known), certificate, key.pkcs8(), |_| {})
+                .expect("a pair");
             let (net, at) = (self.net.clone(), from(number));
             self.attack(async move {
                 loop {
@@ -173,7 +175,8 @@ impl Siege {
     /// A member with a good certificate that speaks below the transport: what it does with its streams is its own affair.
     fn mole(&self, talk: impl AsyncFn(&Quic, &Datagrams, NodeId, &dyn Fn(&'static str)) + 'static) {
         let (certificate, key) = issue(&mut self.good.borrow_mut(), name(MOLE.0), SystemTime::now(), DAY);
-        let trust = Trust::new(name(MOLE.0), &[self.known.clone()], certificate, key.pkcs8(), |_| {}).expect("a pair");
+        let trust = Trust::new(name(MOLE.0), std::slice::from_ref(&self.known), certificate, key.pkcs8(), |_| {})
+            .expect("a pair");
         let (net, seen) = (self.net.clone(), self.seen.clone());
         let book: BTreeMap<_, _> = (0..=MOLE.0).map(|node| (NodeId(node), place(node))).collect();
         self.attack(async move {

@@ -196,7 +196,8 @@ fn picture(state: &State, (width, height): (u16, u16)) -> Result<String, Trouble
 
 fn lines(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width).max(1);
-    let rows = buffer.content.chunks(width).map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>());
+    let rows =
+        buffer.content.chunks(width).map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>());
     rows.map(|row| row.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 

@@ -227,11 +227,11 @@ apart int has_socket(struct node *node, const struct packet *packet, u16 client,
     return state != 10;
 }
 
-/* Sends a segment, or an error about a connection, on if the connection is not here and another server may have it. */
-apart int elsewhere(struct node *node, const struct packet *packet, u32 slot, u16 epoch, u8 sender, u8 hop)
+/* `asked` is who sent it and how often. Sends a segment, or an error about a connection, on if the connection is not here and another server may have it. */
+apart int elsewhere(struct node *node, const struct packet *packet, u32 slot, u16 epoch, u16 asked)
 {
     u16 client = 0, cluster = 0, server = slot >> 16, former = slot, other;
-    u8 flags = 0;
+    u8 flags = 0, sender = asked >> 8, hop = asked;
     if (packet->protocol != TCP || packet->fragment || !ports(node->context, packet, &client, &cluster))
         return 0;
     if (!packet->reverse && load(node->context, packet->l4 + 13, &flags, 1))
@@ -308,7 +308,8 @@ apart int route(struct node *node, const struct ethernet *ethernet, const struct
     if (!tagged && (server != node->server || server == NOBODY))
         return send(node, server, node->id, (u16)node->epoch, 0);
     u8 hop = tagged ? ethernet->from[5] : 0;
-    int sent = elsewhere(node, packet, (u32)server << 16 | former, tagged ? epoch : (u16)node->epoch, ethernet->from[2], hop);
+    int sent = elsewhere(node, packet, (u32)server << 16 | former, tagged ? epoch : (u16)node->epoch,
+                         (u16)(ethernet->from[2] << 8 | hop));
     if (sent)
         return sent;
     if (!tagged) {

@@ -227,7 +227,10 @@ apart int has_socket(struct node *node, const struct packet *packet, u16 client,
     return state != 10;
 }
 
-/* `asked` is who sent it and how often. Sends a segment, or an error about a connection, on if the connection is not here and another server may have it. */
+/*
+ * Sends a segment, or an error about a connection, on if the connection is not here and another server may have it. `asked` is
+ * who sent it and how often.
+ */
 apart int elsewhere(struct node *node, const struct packet *packet, u32 slot, u16 epoch, u16 asked)
 {
     u16 client = 0, cluster = 0, server = slot >> 16, former = slot, other;

@@ -32,7 +32,7 @@ use crate::gate::{Gate, Paces};
 use crate::name::Name;
 use crate::quic::{endpoint_config, server_config};
 use crate::token::Token;
-use crate::trust::{Trust, Why};
+use crate::trust::{SCHEMES, Trust, Why};
 use crate::udp::{self, Counting};
 
 const ALPN: &[u8] = b"apus-join/1";
@@ -307,7 +307,7 @@ impl ServerCertVerifier for Pinned {
         rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
+        SCHEMES.into()
     }
 }
 

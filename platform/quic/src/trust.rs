@@ -376,7 +376,7 @@ impl Trust {
 pub(crate) struct Verifier(pub(crate) Arc<Trust>);
 
 /// The one scheme that certificates of the cluster use.
-const SCHEMES: [SignatureScheme; 1] = [SignatureScheme::ED25519];
+pub(crate) const SCHEMES: [SignatureScheme; 1] = [SignatureScheme::ED25519];
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(

@@ -334,10 +334,11 @@ fn strike(cluster: &mut Cluster, clients: &mut Program, what: Strike) -> Result<
                 return Err(format!("a frozen node dispatches: {fresh:?}"));
             }
             cluster.away = None;
-            let after = until(10, "a thawed node", || cluster.refused(struck))?;
-            if after <= before {
-                return Err(format!("a frozen node refused nothing: {before} frames before, {after} after"));
-            }
+            // What waited for the daemon in user space is looked at once it runs again.
+            until(10, "a frozen node refused nothing", || match cluster.refused(struck)? {
+                after if after > before => Ok(()),
+                after => Err(format!("{before} frames before, {after} after")),
+            })?;
         }
     }
     cluster.away = None;

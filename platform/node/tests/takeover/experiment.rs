@@ -30,6 +30,16 @@ fn prefer() {
     }
 }
 
+/// Programs of this one go first, if it can run here; else it says why not.
+pub(crate) fn ready(what: &str) -> Option<()> {
+    if let Some(why) = skipped() {
+        println!("{what}: SKIPPED: {why}");
+        return None;
+    }
+    prefer();
+    Some(())
+}
+
 /// What strikes, and whether the dispatcher coordinates too.
 const ALL: [(Strike, bool); 12] = [
     (Strike::Kill, false),
@@ -58,6 +68,7 @@ pub(crate) fn test(plane: Option<&str>) -> Result<(), String> {
     }
     prefer();
     watch::self_test();
+    crate::beside::self_test();
     let began = Instant::now();
     let step = |name: &str| println!("{:5.1} s  {name}", began.elapsed().as_secs_f64());
     let mut cluster = Cluster::new(plane)?;

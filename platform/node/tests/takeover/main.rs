@@ -2,8 +2,11 @@
 //! dispatcher dies, freezes, loses its net, hands over, and when all servers are rolled in turn.
 //!
 //! Without arguments it is the test: some faults, each once; with `--plane NAME`, on that data plane. With
-//! `--table [TRIALS] [--only WORDS] [--format json]` it prints a table, with keepalived beside it.
+//! `--table [TRIALS] [--only WORDS] [--format json]` it prints a table, with keepalived beside it; with `--beside`, another of faults
+//! that strike peers alike ([`beside`]).
 
+#[cfg(target_os = "linux")]
+mod beside;
 #[cfg(target_os = "linux")]
 mod cluster;
 #[cfg(target_os = "linux")]
@@ -46,6 +49,13 @@ fn main() -> std::process::ExitCode {
             load::load(target.parse().expect("an address"), sources, connections.parse().expect("a number"))
                 .map_err(|error| error.to_string())
         }
+        ["keep", folder] => apus_node::keep(std::path::Path::new(folder)).map_err(|error| error.to_string()),
+        ["copy", folder] => beside::live(std::path::Path::new(folder)).map_err(|error| error.to_string()),
+        ["ask", node] => beside::ask(node.parse().unwrap_or_default()).map_err(|error| error.to_string()),
+        ["probe", target, sources] => {
+            let sources = sources.split(',').filter_map(|source| source.parse().ok()).collect();
+            beside::probe(target.parse().expect("an address"), sources).map_err(|error| error.to_string())
+        }
         ["--list"] | ["--list", ..] => {
             println!("takeover: test");
             Ok(())
@@ -55,6 +65,9 @@ fn main() -> std::process::ExitCode {
             let only = more.windows(2).find(|pair| pair[0] == "--only").map_or("", |pair| pair[1]);
             experiment::table(trials, only, more.ends_with(&["--format", "json"]))
         }
+        ["--beside", ref more @ ..] => beside::Asked::read(more).and_then(|asked| {
+            experiment::ready("compare-failover").map_or(Ok(()), |()| beside::compare(&asked))
+        }),
         ["--plane", plane] => experiment::test(Some(plane)),
         _ => experiment::test(None),
     };

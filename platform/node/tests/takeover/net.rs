@@ -9,7 +9,7 @@ pub(crate) const VIP: &str = "10.97.0.100";
 pub(crate) fn node_address(node: usize) -> String {
     format!("10.97.0.{}", node + 1)
 }
-fn node_mac(node: usize) -> String {
+pub(crate) fn node_mac(node: usize) -> String {
     format!("02:97:00:00:00:{:02x}", node + 1)
 }
 const CLIENT_MAC: &str = "02:97:00:00:00:c8";
@@ -81,6 +81,18 @@ impl Net {
         sh(&format!("ip -n {to} link set eth0 address {mac} up"))
     }
 
+    /// Makes one more namespace, for who looks on.
+    pub(crate) fn aside(&mut self, who: &str) -> Result<String, String> {
+        let name = format!("apus-{who}-{}", std::process::id());
+        sh(&format!("ip netns add {name}"))?;
+        self.names.push(name.clone());
+        sh(&format!("ip -n {name} link set lo up"))?;
+        Ok(name)
+    }
+    /// All namespaces.
+    pub(crate) fn all(&self) -> &[String] {
+        &self.names
+    }
     pub(crate) fn node(&self, node: usize) -> String {
         self.names[node].clone()
     }

@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, NODES, end};
 use crate::net::{VIP, sh};
 use crate::wait::until;
 
-const PORT: u16 = 8_081;
+pub(crate) const PORT: u16 = 8_081;
 
 struct Programs(Vec<Child>);
 
@@ -18,20 +18,26 @@ impl Drop for Programs {
     }
 }
 
+/// The configuration of a node's nginx, in a file.
+pub(crate) fn conf(folder: &str, node: usize) -> Result<String, String> {
+    std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+    let text = format!(
+        "daemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log {folder}/errors;\nevents {{ worker_connections 1024; }}\n\
+         http {{\naccess_log off;\nclient_body_temp_path {folder}/body;\nproxy_temp_path {folder}/proxy;\n\
+         fastcgi_temp_path {folder}/fastcgi;\nuwsgi_temp_path {folder}/uwsgi;\nscgi_temp_path {folder}/scgi;\n\
+         server {{ listen {VIP}:{PORT}; location / {{ return 200 \"server {node}\\n\"; }} }}\n}}\n"
+    );
+    let file = format!("{folder}/nginx.conf");
+    std::fs::write(&file, text).map_err(|error| error.to_string())?;
+    Ok(file)
+}
+
 /// One nginx in each namespace, in the foreground and with one process, answering its node's name.
 fn servers(cluster: &Cluster) -> Result<Programs, String> {
     let mut programs = Programs(Vec::new());
     for node in 0..NODES {
         let folder = cluster.file(&format!("nginx{node}"));
-        std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-        let text = format!(
-            "daemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log {folder}/errors;\nevents {{ worker_connections 256; }}\n\
-             http {{\naccess_log off;\nclient_body_temp_path {folder}/body;\nproxy_temp_path {folder}/proxy;\n\
-             fastcgi_temp_path {folder}/fastcgi;\nuwsgi_temp_path {folder}/uwsgi;\nscgi_temp_path {folder}/scgi;\n\
-             server {{ listen {VIP}:{PORT}; location / {{ return 200 \"server {node}\\n\"; }} }}\n}}\n"
-        );
-        let file = format!("{folder}/nginx.conf");
-        std::fs::write(&file, text).map_err(|error| error.to_string())?;
+        let file = conf(&folder, node)?;
         let log = format!("nginx{node}.log");
         let child = cluster.net.start(&cluster.net.node(node), &["nginx", "-c", &file, "-p", &folder], &log);
         programs.0.push(child.map_err(|error| error.to_string())?);

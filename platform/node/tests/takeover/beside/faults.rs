@@ -94,6 +94,8 @@ const HOLD: Duration = Duration::from_secs(1);
 const BEHIND: u64 = 25_000;
 /// Answers of the owner in the second before the fault, of five hundred: with fewer the askers are blind.
 const SEEN: usize = 250;
+/// A stack that is not well again after so long is made anew.
+const WELL: Duration = Duration::from_secs(60);
 /// A copy lives if it said so within this, in microseconds.
 const ALIVE: u64 = 60_000;
 
@@ -193,10 +195,22 @@ fn wait(stack: &mut dyn Stack, fault: Fault, struck: usize, boot: u64) -> Result
     }
 }
 
+/// Waits until all is well for everybody. A daemon that has just been woken may say for a moment what was so before: then it is asked again.
+fn well(stack: &mut dyn Stack, limit: Duration) -> Result<usize, String> {
+    let began = Instant::now();
+    loop {
+        let owner = stack.settle()?;
+        match stack.field().calm(owner, 5) {
+            Ok(()) => return Ok(owner),
+            Err(error) if stop::asked() || began.elapsed() > limit => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
 /// One trial. All is well again at its end, unless it says otherwise: then the stack must be made anew.
 pub(crate) fn trial(stack: &mut dyn Stack, fault: Fault) -> Result<(Value, bool), String> {
-    let struck = stack.settle()?;
-    stack.field().calm(struck, 45)?;
+    let struck = well(stack, WELL)?;
     sleep(phase());
     stack.dispatchers();
     stack.field().say("mark")?;
@@ -213,10 +227,7 @@ pub(crate) fn trial(stack: &mut dyn Stack, fault: Fault) -> Result<(Value, bool)
     stack.field().say("mark")?;
     undo(stack, fault, struck, &pids)?;
     let during = during?;
-    let whole = stack.settle().and_then(|owner| {
-        stack.field().calm(owner, 45)?;
-        Ok(owner)
-    });
+    let whole = well(stack, WELL);
     let healed = stack.field().report()?;
     // What was captured is read within this time.
     sleep(Duration::from_millis(100));
@@ -270,8 +281,7 @@ pub(crate) fn trial(stack: &mut dyn Stack, fault: Fault) -> Result<(Value, bool)
 
 /// What a stack costs a node at rest: for so long nobody asks, and nothing happens.
 pub(crate) fn rest(stack: &mut dyn Stack, seconds: u64) -> Result<Value, String> {
-    let owner = stack.settle()?;
-    stack.field().calm(owner, 45)?;
+    let owner = well(stack, WELL)?;
     stack.field().ask(false)?;
     sleep(Duration::from_secs(2));
     let own = |pid: &u32| {

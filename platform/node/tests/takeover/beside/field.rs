@@ -58,6 +58,21 @@ impl Field {
     pub(crate) fn new() -> Result<Self, String> {
         let mut net = Net::new(NODES)?;
         let exe = std::env::current_exe().map_err(|error| error.to_string())?.display().to_string();
+        match Self::fill(&mut net, &exe) {
+            Ok((answers, askers, programs, mut probe)) => {
+                let to = probe.stdin.take().ok_or("no standard input")?;
+                let from = BufReader::new(probe.stdout.take().ok_or("no standard output")?);
+                Ok(Self { net, exe, answers, askers, programs, probe, to, from })
+            }
+            Err(error) => {
+                net.all().iter().for_each(|space| drop(processes::end_all(space)));
+                Err(error)
+            }
+        }
+    }
+
+    /// Who asks, who answers, and the client.
+    fn fill(net: &mut Net, exe: &str) -> Result<(Answers, Vec<Child>, Vec<Child>, Child), String> {
         let bridge = net.bridge();
         let mut askers = Vec::new();
         for node in 0..NODES {
@@ -83,26 +98,25 @@ impl Field {
             sh(&format!("ip netns exec {place} sysctl -qw net.ipv4.ip_nonlocal_bind=1"))?;
             askers.push(beside);
         }
-        let answers = Answers::start(&net, ASKERS)?;
+        let net = &*net;
+        let answers = Answers::start(net, ASKERS)?;
         let mut programs = Vec::new();
         for node in 0..NODES {
             let place = net.node(node);
             let folder = net.folder.join(format!("nginx{node}")).display().to_string();
             let file = peers::conf(&folder, node)?;
-            programs.push(launch(&net, &place, &["nginx", "-c", &file, "-p", &folder], &format!("nginx{node}.log"))?);
-            let serve = [&exe[..], "serve", VIP, &node.to_string()];
-            programs.push(launch(&net, &place, &serve, "servers.log")?);
+            programs.push(launch(net, &place, &["nginx", "-c", &file, "-p", &folder], &format!("nginx{node}.log"))?);
+            let serve = [exe, "serve", VIP, &node.to_string()];
+            programs.push(launch(net, &place, &serve, "servers.log")?);
         }
         let asking = (0..).zip(&askers).map(|(node, place): (usize, _)| {
-            launch(&net, place, &[&exe, "ask", &node.to_string()], "askers.log")
+            launch(net, place, &[exe, "ask", &node.to_string()], "askers.log")
         });
         let askers = asking.collect::<Result<Vec<_>, _>>()?;
         let target = format!("{VIP}:{}", peers::PORT);
-        let command = [&exe[..], "probe", &target, &clients().join(",")];
-        let mut probe = net.start(&net.client(), &command, "probe.log").map_err(|error| error.to_string())?;
-        let to = probe.stdin.take().ok_or("no standard input")?;
-        let from = BufReader::new(probe.stdout.take().ok_or("no standard output")?);
-        Ok(Self { net, exe, answers, askers, programs, probe, to, from })
+        let command = [exe, "probe", &target, &clients().join(",")];
+        let probe = net.start(&net.client(), &command, "probe.log").map_err(|error| error.to_string())?;
+        Ok((answers, askers, programs, probe))
     }
 
     /// Starts a program in a namespace; what it says goes to a file.

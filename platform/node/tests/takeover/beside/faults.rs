@@ -211,7 +211,8 @@ fn well(stack: &mut dyn Stack, limit: Duration) -> Result<usize, String> {
 /// One trial. All is well again at its end, unless it says otherwise: then the stack must be made anew.
 pub(crate) fn trial(stack: &mut dyn Stack, fault: Fault) -> Result<(Value, bool), String> {
     let struck = well(stack, WELL)?;
-    sleep(phase());
+    // The askers' second before the fault is one of calm.
+    sleep(Duration::from_millis(700) + phase());
     stack.dispatchers();
     stack.field().say("mark")?;
     let (wall, boot) = (wall_us(), boot_us());

@@ -65,9 +65,8 @@ fn main() -> std::process::ExitCode {
             let only = more.windows(2).find(|pair| pair[0] == "--only").map_or("", |pair| pair[1]);
             experiment::table(trials, only, more.ends_with(&["--format", "json"]))
         }
-        ["--beside", ref more @ ..] => beside::Asked::read(more).and_then(|asked| {
-            experiment::ready("compare-failover").map_or(Ok(()), |()| beside::compare(&asked))
-        }),
+        ["--beside", ref more @ ..] => beside::Asked::read(more)
+            .and_then(|asked| experiment::ready("compare-failover").map_or(Ok(()), |()| beside::compare(&asked))),
         ["--plane", plane] => experiment::test(Some(plane)),
         _ => experiment::test(None),
     };

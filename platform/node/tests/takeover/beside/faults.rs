@@ -37,16 +37,8 @@ pub(crate) enum Fault {
 pub(crate) const PLANNED: &str = "planned move";
 
 impl Fault {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Kill,
-        Self::Stop,
-        Self::Partition,
-        Self::OneWay,
-        Self::Starve,
-        Self::Link,
-        Self::Move,
-        Self::Program,
-    ];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Kill, Self::Stop, Self::Partition, Self::OneWay, Self::Starve, Self::Link, Self::Move, Self::Program];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -292,9 +284,8 @@ pub(crate) fn rest(stack: &mut dyn Stack, seconds: u64) -> Result<Value, String>
         !others.contains(&processes::name(*pid).as_str())
             && !words.get(1).is_some_and(|word| ours.contains(&word.as_str()))
     };
-    let pids: Vec<Vec<u32>> = (0..NODES)
-        .map(|node| processes::all(&stack.see().net.node(node)).into_iter().filter(own).collect())
-        .collect();
+    let pids: Vec<Vec<u32>> =
+        (0..NODES).map(|node| processes::all(&stack.see().net.node(node)).into_iter().filter(own).collect()).collect();
     let look = |stack: &dyn Stack| -> Vec<(u64, u64, u64)> {
         (0..NODES)
             .map(|node| {

@@ -10,11 +10,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::asker::Answers;
+use super::stop::until;
 use super::{cgroup, processes};
 use crate::cluster::end;
 use crate::net::{Net, VIP, clients, node_mac, sh};
 use crate::peers;
-use super::stop::until;
 
 pub(crate) const NODES: usize = 3;
 /// Those who ask, and a network of just them.
@@ -109,9 +109,9 @@ impl Field {
             let serve = [exe, "serve", VIP, &node.to_string()];
             programs.push(launch(net, &place, &serve, "servers.log")?);
         }
-        let asking = (0..).zip(&askers).map(|(node, place): (usize, _)| {
-            launch(net, place, &[exe, "ask", &node.to_string()], "askers.log")
-        });
+        let asking = (0..)
+            .zip(&askers)
+            .map(|(node, place): (usize, _)| launch(net, place, &[exe, "ask", &node.to_string()], "askers.log"));
         let askers = asking.collect::<Result<Vec<_>, _>>()?;
         let target = format!("{VIP}:{}", peers::PORT);
         let command = [exe, "probe", &target, &clients().join(",")];

@@ -47,13 +47,17 @@ impl Serf {
     }
 
     fn start(&mut self, node: usize) -> Result<(), String> {
-        let log = std::fs::File::options().create(true).append(true).open(self.net.folder.join(format!("serf{node}.log")));
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.net.folder.join(format!("serf{node}.log")));
         let log = log.map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
         let name = format!("-node=n{node}");
         let bind = format!("-bind={}", node_address(node));
         let mut words = vec!["serf", "agent", &name, &bind, "-profile=lan", "-rpc-addr=127.0.0.1:7373"];
-        let others: Vec<String> = (0..NODES).filter(|other| *other != node).map(|other| format!("-retry-join={}", node_address(other))).collect();
+        let others: Vec<String> = (0..NODES)
+            .filter(|other| *other != node)
+            .map(|other| format!("-retry-join={}", node_address(other)))
+            .collect();
         words.extend(others.iter().map(String::as_str));
         words.push("-retry-interval=1s");
         let child = Command::new("ip")
@@ -150,7 +154,9 @@ impl Supervisord {
     pub(crate) fn trial(&mut self) -> Result<Value, String> {
         let copies = self.folder.join("copies");
         let alive = |since: u64| copy::lives(&copies, since);
-        until(30, "no copy", || if alive(boot_us().saturating_sub(60_000)).len() == 1 { Ok(()) } else { Err("none".into()) })?;
+        until(30, "no copy", || {
+            if alive(boot_us().saturating_sub(60_000)).len() == 1 { Ok(()) } else { Err("none".into()) }
+        })?;
         // Longer than its `startsecs`, or the program counts as one that does not start.
         sleep(Duration::from_millis(1_200));
         sleep(Duration::from_micros(wall_us().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44));

@@ -97,7 +97,11 @@ impl Pacemaker {
         let more = ["--propagation", "private", "bash", "-c", MACHINE, "machine", &node.to_string(), &folder];
         let machine = self.field.start(&place, &[&own[..], &more].concat(), &format!("machine{node}.log"))?;
         self.programs[node].push(machine);
-        until(10, "a machine", || if up.exists() { Ok(()) } else { Err(format!("node {node}: see machine{node}.log")) })?;
+        until(
+            10,
+            "a machine",
+            || if up.exists() { Ok(()) } else { Err(format!("node {node}: see machine{node}.log")) },
+        )?;
         let corosync = self.enter(node, &["corosync", "-f"], &format!("corosync{node}.log"))?;
         self.programs[node].push(corosync);
         until(10, "corosync", || self.within(node, &["corosync-quorumtool", "-i"]).map(drop).or_else(joined))?;

@@ -70,9 +70,17 @@ fn draw<B: DrawingBackend>(
         area.draw(&Text::new(text.to_owned(), (x, y), font(size).color(&colour)))
     };
     write("How long clients are not answered, and two owners of one address", 20, 18, 21.0, INK)?;
-    write("bar: median, line: to the longest (logarithmic); red: two nodes answered for the address, at most", 20, 48, TEXT, INK)?;
+    write(
+        "bar: median, line: to the longest (logarithmic); red: two nodes answered for the address, at most",
+        20,
+        48,
+        TEXT,
+        INK,
+    )?;
     let bottom = TOP + STEP * i32::try_from(rows.len() + faults.len()).unwrap_or(0);
-    for (ms, name) in [(1.0, "1 ms"), (10.0, "10 ms"), (100.0, "0.1 s"), (1_000.0, "1 s"), (10_000.0, "10 s"), (TO, "100 s")] {
+    for (ms, name) in
+        [(1.0, "1 ms"), (10.0, "10 ms"), (100.0, "0.1 s"), (1_000.0, "1 s"), (10_000.0, "10 s"), (TO, "100 s")]
+    {
         let x = at(ms);
         area.draw(&PathElement::new(vec![(x, TOP - 6), (x, bottom)], PALE))?;
         write(name, x - 14, TOP - 24, 13.0, INK)?;
@@ -88,7 +96,10 @@ fn draw<B: DrawingBackend>(
             let colour = COLOURS[number % COLOURS.len()];
             write(&row.stack, 40, y + 5, TEXT, colour)?;
             let middle = y + STEP / 2;
-            area.draw(&Rectangle::new([(LEFT, y + 5), (at(outage.ms(0.5)).max(LEFT + 2), y + STEP - 5)], colour.filled()))?;
+            area.draw(&Rectangle::new(
+                [(LEFT, y + 5), (at(outage.ms(0.5)).max(LEFT + 2), y + STEP - 5)],
+                colour.filled(),
+            ))?;
             area.draw(&PathElement::new(vec![(LEFT, middle), (at(outage.ms(1.0)), middle)], INK))?;
             let label = format!("{:.0} / {:.0} ms", outage.ms(0.5), outage.ms(1.0));
             write(&label, RIGHT + 8, y + 5, 13.0, INK)?;

@@ -169,7 +169,8 @@ fn wait(stack: &mut dyn Stack, fault: Fault, struck: usize, boot: u64) -> Result
         let newest = stack.copies().map(|folder| copy::lives(folder, boot_us().saturating_sub(ALIVE)));
         let begun = newest.as_ref().is_none_or(|lives| lives.iter().any(|(first, _)| *first > boot));
         let alive = newest.is_none_or(|lives| !lives.is_empty());
-        let kept = began.elapsed() >= stack.keeps();
+        // The address may come before the program.
+        let kept = began.elapsed() >= if moved { stack.keeps() * 2 } else { stack.keeps() };
         let over = if fault == Fault::Program { begun } else { moved && begun };
         if over {
             since.get_or_insert_with(Instant::now);

@@ -260,6 +260,15 @@ pub(crate) fn trial(stack: &mut dyn Stack, fault: Fault) -> Result<(Value, bool)
         "frames_overlap_us": stack.dispatchers(),
         "window_ms": (wall_mended - wall) / 1_000,
     });
+    if value["overlap_us"] != 0 {
+        // Who, from when to when after the fault, in milliseconds: to look into.
+        #[allow(clippy::cast_precision_loss, reason = "for people")]
+        let ms = |at: u64| (at as f64 - wall as f64) / 1_000.0;
+        let all: Vec<Vec<[f64; 2]>> =
+            spans.iter().map(|spans| spans.iter().map(|(from, to)| [ms(*from), ms(*to)]).collect()).collect();
+        value["owned_ms"] = json!(all);
+        value["struck"] = struck.into();
+    }
     if matches!(fault, Fault::Move | Fault::Program | Fault::Starve) {
         value["detect_us"] = Value::Null;
     }

@@ -41,7 +41,7 @@ pub(crate) fn owned(answers: &[Answer], node: u8) -> Vec<Span> {
     spans
 }
 
-/// How long two or more owned it at once, and whether they did at the end of `until`, in microseconds. One answer within another's
+/// How long two or more owned it at once, in microseconds. One answer within another's
 /// stretch is one microsecond.
 pub(crate) fn overlap(owners: &[Vec<Span>]) -> u64 {
     let mut edges: Vec<(u64, i32)> = Vec::new();
@@ -222,6 +222,13 @@ pub(crate) fn missed(rows: &[Row], ours: &str, planned: &str) -> Vec<String> {
         if outage.some() && outage.ms(0.99) > bound {
             wrong.push(format!("{}: outage p99 {:.0} ms, goal {bound} ms", row.fault, outage.ms(0.99)));
         }
+        // It is in no quantile, but it is the worst of all.
+        let lasting =
+            |trial: &&Value| trial["invalid"].as_str().is_some_and(|why| why.starts_with("not recovered in time"));
+        let lasting = row.trials.iter().filter(lasting).count();
+        if lasting > 0 {
+            wrong.push(format!("{}: {lasting} of {} not recovered in time", row.fault, row.trials.len()));
+        }
         if !outage.some() && row.trials.iter().any(|trial| !trial["outage_us"].is_null()) {
             wrong.push(format!("{}: no valid trial", row.fault));
         }
@@ -256,4 +263,6 @@ pub(crate) fn self_test() {
     assert!(row.spread("outage_us").ms(1.0) < 501.0, "an invalid outage is counted");
     assert_eq!(missed(&made, "a", "planned"), ["b: two owners for 0.007 ms"]);
     assert_eq!(missed(&rows(&[trial(21_000, None, 0)]), "a", "b"), ["b: outage p99 21 ms, goal 20 ms"]);
+    let lasting = rows(&[trial(9_000, None, 0), trial(9_000_000, Some("not recovered in time: silent"), 0)]);
+    assert_eq!(missed(&lasting, "a", "planned"), ["b: 1 of 2 not recovered in time"]);
 }

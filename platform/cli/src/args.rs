@@ -280,9 +280,11 @@ pub(crate) struct MoveArgs {
 const EXEC: &str = "\
 Example: apus exec 1 2 -- /usr/bin/systemctl status apus
 
-What may be run stands in `[remote]` of each node's own file; nothing, without. Both nodes put down who asked what, and what came of it.
-Exit codes: the command's own, of several nodes the highest; 128 and the signal that ended it; 124 ended because it took too long or
-said too much; 64 refused, with the reason; 70 no node answers here, or the connection broke off.";
+What may be run stands in `[remote]` of each node's own file; nothing, without.
+Both nodes put down who asked what, and what came of it: `apus events`.
+Exit codes: the command's own, of several nodes the highest; 128 and the signal that ended it;
+124 ended because it took too long or said too much; 64 refused, with the reason;
+70 no node answers here, or the connection broke off.";
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
@@ -305,8 +307,10 @@ Examples:
   apus cp site.conf 2:/srv/files/site.conf
   apus cp 2:/srv/files/core.7 .
 
-From where to where stands in `[remote]` of the node's own file; nowhere, without. A copy that broke off is gone on with by the same command.
-Exit codes: 0 copied, whole; 64 refused, with the reason; 70 disk or connection failed, or no node answers here.";
+From where to where stands in `[remote]` of the node's own file; nowhere, without.
+A copy that broke off is gone on with by the same command.
+Exit codes: 0 copied, whole; 64 refused, with the reason; 70 disk or connection failed, or no
+node answers here.";
 
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {

@@ -349,6 +349,10 @@ impl Serving {
                 };
                 why = match taken {
                     Ok(()) => "the coordinator did not do it; does it know of a majority of the nodes?".into(),
+                    // Its version is known once it was heard.
+                    Err(SubmitError::TooOld(node)) if !matches!(wish, Wish::Set { .. }) => {
+                        format!("node {}, which coordinates, runs an earlier program: give the order there", node.0)
+                    }
                     Err(SubmitError::NotCoordinator { .. }) => "no node coordinates: is a majority of them up?".into(),
                     Err(SubmitError::WindowFull { limit }) => format!("{limit} changes are under way"),
                     Err(SubmitError::ChangeInProgress) => "another change of it is under way".into(),

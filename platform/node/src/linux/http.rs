@@ -421,7 +421,7 @@ impl Listener for Bounded {
                     let place = self.places.take().await;
                     let stream = Shaken::new(stream, self.tls.as_ref());
                     let slow = self.slow.clone();
-                    return (Guarded { stream, quiet: Box::pin(sleep(QUIET)), place, slow }, from);
+                    return (Guarded { stream, quiet: Box::pin(sleep(QUIET)), place, asked: true, slow }, from);
                 }
                 // Out of handles, as a rule: they come back.
                 Err(_) => sleep(Duration::from_millis(100)).await,
@@ -439,6 +439,8 @@ struct Guarded {
     stream: Shaken<TcpStream>,
     quiet: Pin<Box<Sleep>>,
     place: Place,
+    /// Something is asked, or nothing was yet: who has been answered may be idle.
+    asked: bool,
     slow: Arc<Slow>,
 }
 
@@ -449,7 +451,7 @@ impl Guarded {
             return poll;
         }
         let late = self.quiet.as_mut().poll(cx).is_ready();
-        if late {
+        if late && self.asked {
             self.slow.quiet.fetch_add(1, Ordering::Relaxed);
         }
         let wanted = self.place.give_up.as_mut().is_some_and(|wanted| Pin::new(wanted).poll(cx).is_ready());
@@ -461,6 +463,7 @@ impl Guarded {
         if matches!(poll, Poll::Ready(Ok(_))) {
             self.quiet.as_mut().reset(Instant::now() + QUIET);
             self.place.give_up = None;
+            self.asked = false;
         }
         self.judged(cx, poll)
     }
@@ -468,7 +471,9 @@ impl Guarded {
 
 impl AsyncRead for Guarded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(cx, into);
+        self.asked |= into.filled().len() > before;
         self.judged(cx, poll)
     }
 }

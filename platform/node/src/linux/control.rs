@@ -344,15 +344,18 @@ impl Serving {
             {
                 let mut engine = self.engine.borrow_mut();
                 let taken = match engine.submit(now(), wish.clone().into()) {
-                    Err(SubmitError::NotCoordinator { .. }) => engine.pass_on(now(), wish.clone()),
+                    Err(SubmitError::NotCoordinator { .. }) => match engine.pass_on(now(), wish.clone()) {
+                        // Who leads was heard, and said what it speaks.
+                        Err(SubmitError::TooOld(node)) => {
+                            let mend = "runs an earlier program: give the order there";
+                            return Err(format!("node {}, which coordinates, {mend}", node.0));
+                        }
+                        other => other,
+                    },
                     other => other,
                 };
                 why = match taken {
                     Ok(()) => "the coordinator did not do it; does it know of a majority of the nodes?".into(),
-                    // Its version is known once it was heard.
-                    Err(SubmitError::TooOld(node)) if !matches!(wish, Wish::Set { .. }) => {
-                        format!("node {}, which coordinates, runs an earlier program: give the order there", node.0)
-                    }
                     Err(SubmitError::NotCoordinator { .. }) => "no node coordinates: is a majority of them up?".into(),
                     Err(SubmitError::WindowFull { limit }) => format!("{limit} changes are under way"),
                     Err(SubmitError::ChangeInProgress) => "another change of it is under way".into(),

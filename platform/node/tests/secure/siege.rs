@@ -152,14 +152,14 @@ fn knock(trust: &std::sync::Arc<Trust>, to: SocketAddr) -> bool {
     })
 }
 
-fn foreign() -> Option<std::sync::Arc<Trust>> {
+fn foreign(keys: &Keys) -> Option<std::sync::Arc<Trust>> {
     let now = SystemTime::now();
     let mut authority = Authority::make(ClusterId(98), now).ok()?;
     let key = NewKey::make().ok()?;
     let name = Name { cluster: ClusterId(98), node: NodeId(2) };
     let issued = authority.issue(name, key.public(), now, Duration::from_secs(86_400)).ok()?;
     // It believes node 0, whatever that thinks of it.
-    Trust::new(name, &[authority.certificate().clone()], issued.der, key.pkcs8(), |_| {}).ok()
+    Trust::new(name, &keys.authorities().ok()?, issued.der, key.pkcs8(), |_| {}).ok()
 }
 
 type Attack = fn(&Stage, &AtomicBool) -> u64;
@@ -275,7 +275,7 @@ const CASES: [(u8, &str, Attack); 21] = [
         again(stop, 300, || knock(&trust, stage.bulk))
     }),
     (47, "a stream by a foreign authority", |stage, stop| {
-        let Some(trust) = foreign() else { return 0 };
+        let Some(trust) = foreign(&Keys::new(&stage.keys)) else { return 0 };
         again(stop, 300, || knock(&trust, stage.bulk))
     }),
 ];

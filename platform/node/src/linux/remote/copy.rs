@@ -126,7 +126,11 @@ pub(crate) fn take(place: Place, most: u64, stream: &mut (impl Read + Write)) ->
     frame::put(stream, Kind::From, &[&from.to_le_bytes()])?;
     let mut at = from;
     loop {
-        match frame::get(stream, &mut body)? {
+        let next = match frame::get(stream, &mut body) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+            next => next?,
+        };
+        match next {
             Some(Kind::Block) if body.len() > 40 => {
                 let (head, bytes) = body.split_at(40);
                 let mut own = Sum::new();
@@ -230,6 +234,7 @@ mod tests {
         });
         std::thread::spawn(move || {
             let _ = io::copy(&mut back, &mut front);
+            let _ = front.shutdown(std::net::Shutdown::Both);
         });
         let mut file = File::open(folder.join("from")).expect("a file");
         let gives = std::thread::spawn(move || give(&mut file, 1 << 30, &mut giver));

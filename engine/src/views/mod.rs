@@ -205,7 +205,11 @@ impl Views {
     pub(crate) fn pass_on(&self, ctx: &mut Ctx<'_>, log: &Consensus, order: Order) -> Result<(), SubmitError> {
         match log.leader() {
             Some(leader) if leader != self.me => {
-                self.send(ctx, leader, Message::Order(order));
+                let message = Message::Order(order);
+                if ctx.speaks(leader) < crate::wire::since(message.kind()) {
+                    return Err(SubmitError::TooOld(leader));
+                }
+                self.send(ctx, leader, message);
                 Ok(())
             }
             hint => Err(SubmitError::NotCoordinator { hint }),

@@ -121,6 +121,16 @@ pub fn repair_check(datagram: &mut [u8]) {
     }
 }
 
+/// The version that brought a kind: who speaks an older one does not know it.
+#[must_use]
+pub const fn since(kind: u8) -> u8 {
+    match kind {
+        // Orders to who coordinates.
+        0x34 => 3,
+        _ => 1,
+    }
+}
+
 /// Lays a packet.
 #[must_use]
 pub fn encode(header: &Header, body: &Body) -> Vec<u8> {
@@ -176,6 +186,9 @@ pub fn decode(config: &Config, datagram: &[u8]) -> Result<(Header, Body), Decode
     };
     if header.cluster != config.cluster && !config.has(Mutant::ClusterIgnored) {
         return Err(DecodeError::Cluster);
+    }
+    if version < since(kind) {
+        return Err(DecodeError::Kind);
     }
     let body = match kind >> 4 {
         1 => Body::Diagnosis(diagnosis::Message::get_body(kind, &mut r)?),

@@ -122,6 +122,12 @@ pub(crate) enum Command {
     /// Hand the address, or a slot of a service, over to a node
     #[command(after_help = MOVE)]
     Move(MoveArgs),
+    /// Run a command at nodes whose files allow it
+    #[command(after_help = EXEC)]
+    Exec(ExecArgs),
+    /// Copy a file to a node or from one, where its file allows it
+    #[command(after_help = CP)]
+    Cp(CpArgs),
     /// The cluster's address, as the node that runs here sees it
     Vip(VipArgs),
     /// A cluster of real nodes in namespaces of this machine, and faults for it; Linux, as root
@@ -266,6 +272,54 @@ pub(crate) struct MoveArgs {
     /// Number of the node
     #[arg(long, value_name = "NODE", value_parser = node)]
     pub to: u16,
+    /// The control socket of the node that runs here
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
+}
+
+const EXEC: &str = "\
+Example: apus exec 1 2 -- /usr/bin/systemctl status apus
+
+What may be run stands in `[remote]` of each node's own file; nothing, without.
+Both nodes put down who asked what, and what came of it: `apus events`.
+Exit codes: the command's own, of several nodes the highest; 128 and the signal that ended it;
+124 ended because it took too long or said too much; 64 refused, with the reason;
+70 no node answers here, or the connection broke off.";
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Numbers of the nodes
+    #[arg(value_name = "NODE", required = true, value_parser = node)]
+    pub nodes: Vec<u16>,
+    /// The command's absolute path, and its arguments
+    #[arg(value_name = "CMD", last = true, required = true)]
+    pub command: Vec<String>,
+    /// Give it what is typed here, or comes by a pipe; for one node
+    #[arg(long, short)]
+    pub input: bool,
+    /// The control socket of the node that runs here
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    pub control: PathBuf,
+}
+
+const CP: &str = "\
+Examples:
+  apus cp site.conf 2:/srv/files/site.conf
+  apus cp 2:/srv/files/core.7 .
+
+From where to where stands in `[remote]` of the node's own file; nowhere, without.
+A copy that broke off is gone on with by the same command.
+Exit codes: 0 copied, whole; 64 refused, with the reason; 70 disk or connection failed, or no
+node answers here.";
+
+#[derive(Debug, Args)]
+pub(crate) struct CpArgs {
+    /// A file here, or NODE:PATH
+    #[arg(value_name = "SRC")]
+    pub from: String,
+    /// Where to, likewise
+    #[arg(value_name = "DST")]
+    pub to: String,
     /// The control socket of the node that runs here
     #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
     pub control: PathBuf,
@@ -813,7 +867,7 @@ fn jobs(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 /// `n3` or `3`.
-fn node(text: &str) -> Result<u16, String> {
+pub(crate) fn node(text: &str) -> Result<u16, String> {
     text.strip_prefix('n').unwrap_or(text).parse().map_err(|_| "want a node such as n2".to_owned())
 }
 

@@ -19,6 +19,7 @@ mod node;
 mod plots;
 mod print;
 mod progress;
+mod remote;
 mod report;
 mod run;
 mod service;
@@ -150,6 +151,8 @@ fn act(cli: Cli) -> u8 {
         Command::Top(args) => top::top(&args, format),
         Command::Events(args) => view::events(&args, format),
         Command::Move(args) => view::hand_over(&args, format),
+        Command::Exec(args) => remote::exec(&args, format),
+        Command::Cp(args) => remote::cp(&args, format),
         Command::Man { dir } => man::pages(&dir, format),
         Command::Vip(args) => node::vip(&args, format),
         Command::Lab(what) => lab::lab(&what, format),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::{apus, apus_with, corpus, root, snapshot, temp};
 use serde_json::Value;
 
-const HELP: [&[&str]; 31] = [
+const HELP: [&[&str]; 33] = [
     &[],
     &["run"],
     &["replay"],
@@ -39,6 +39,8 @@ const HELP: [&[&str]; 31] = [
     &["events"],
     &["man"],
     &["move"],
+    &["exec"],
+    &["cp"],
 ];
 
 #[test]

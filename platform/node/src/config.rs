@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::http::{self, Http};
 use crate::knobs::{Knobs, Part};
+use crate::remote::{self, Remote};
 use crate::service::{self, Service};
 
 /// A node's configuration.
@@ -51,6 +52,8 @@ pub struct Config {
     pub told: Option<PathBuf>,
     /// Where the node shows how it is, if anywhere.
     pub http: Option<Http>,
+    /// What operators at other nodes may have done here; `None`: nothing.
+    pub remote: Option<Remote>,
     /// What all nodes have alike, as lines of a file.
     pub(crate) alike: String,
 }
@@ -270,6 +273,7 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         "knobs",
         "told",
         "http",
+        "remote",
     ])?;
     let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
     let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
@@ -350,6 +354,7 @@ fn config(file: &Section<'_>) -> Result<Config, Wrong> {
         knobs: file.get("knobs").map_or_else(|| Ok(Knobs::default()), Knobs::read)?,
         told: file.get("told").map(|value| text(value, "told").map(PathBuf::from)).transpose()?,
         http,
+        remote: file.get("remote").map(|value| remote::remote(value, &ids)).transpose()?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! `[http]`: where a node shows how it is.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::config::{Section, Value, Wrong, text};
 
@@ -14,12 +15,32 @@ pub struct Http {
     pub listen: SocketAddr,
     /// What who asks must know; none where only this machine can ask.
     pub token: Option<String>,
+    /// How it shows who it is, if it does.
+    pub tls: Option<Tls>,
+}
+
+/// How a page shows who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// By the node's certificate of the cluster.
+    Cluster,
+    /// By a certificate, with those between it and its authority, and its key: files of PEM.
+    Files {
+        /// The certificates.
+        cert: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
 }
 
 /// The token is nobody's to see.
 impl std::fmt::Debug for Http {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Http").field("listen", &self.listen).field("token", &self.token.is_some()).finish()
+        f.debug_struct("Http")
+            .field("listen", &self.listen)
+            .field("token", &self.token.is_some())
+            .field("tls", &self.tls)
+            .finish()
     }
 }
 
@@ -28,7 +49,7 @@ pub(crate) fn http(value: &Value<'_>) -> Result<Http, Wrong> {
     let table = value.get_ref().as_table();
     let table = table.ok_or_else(|| (value.span(), "`http` must be a table: write `[http]`".to_owned()))?;
     let section = Section { table, span: value.span(), name: "`http`" };
-    section.known(&["listen", "token", "token_file"])?;
+    section.known(&["listen", "token", "token_file", "tls", "cert", "key"])?;
     let place = section.need("listen", "\"127.0.0.1:7480\"")?;
     let word = text(place, "listen")?;
     let listen: SocketAddr = word.parse().map_err(|_| {
@@ -56,12 +77,29 @@ pub(crate) fn http(value: &Value<'_>) -> Result<Http, Wrong> {
     }
     if token.is_none() && !listen.ip().is_loopback() {
         let what = format!(
-            "`listen` is `{word}`, which others can reach: write `token_file` too, or listen on 127.0.0.1. There is no TLS: who \
-             listens on the way reads the token"
+            "`listen` is `{word}`, which others can reach: write `token_file` too, or listen on 127.0.0.1. Without `tls`, or \
+             `cert` and `key`, who listens on the way reads the token"
         );
         return Err((place.span(), what));
     }
-    Ok(Http { listen, token: token.map(|(_, token)| token) })
+    Ok(Http { listen, token: token.map(|(_, token)| token), tls: tls(&section)? })
+}
+
+fn tls(section: &Section<'_>) -> Result<Option<Tls>, Wrong> {
+    let file = |key| section.get(key).map(|value| Ok((value.span(), text(value, key)?.into()))).transpose();
+    let both = "`cert` and `key` go together: the certificate's file and the key's, both PEM";
+    match (section.get("tls"), file("cert")?, file("key")?) {
+        (None, None, None) => Ok(None),
+        (None, Some((_, cert)), Some((_, key))) => Ok(Some(Tls::Files { cert, key })),
+        (None, Some((span, _)), None) | (None, None, Some((span, _))) => Err((span, both.into())),
+        (Some(value), None, None) if value.get_ref().as_str() == Some("cluster") => Ok(Some(Tls::Cluster)),
+        (Some(value), None, None) => {
+            let what =
+                "`tls` must be \"cluster\", for the node's own certificate; for another one write `cert` and `key`";
+            Err((value.span(), what.into()))
+        }
+        (Some(value), ..) => Err((value.span(), "give `tls`, or `cert` and `key`, not both".into())),
+    }
 }
 
 #[cfg(test)]
@@ -90,7 +128,12 @@ mod tests {
             ("listen = \"0.0.0.0:7480\"", "which others can reach"),
             ("listen = \"127.0.0.1:7400\"", "x:10: `listen` is where this node speaks with the others"),
             ("listen = \"localhost\"", "x:10: `listen` is `localhost`, and must be address and port"),
-            ("port = 5", "`port` is not known in `http`; known are listen, token, token_file"),
+            ("port = 5", "`port` is not known in `http`; known are listen, token, token_file, tls, cert, key"),
+            ("listen = \"127.0.0.1:1\"\ntls = true", "x:11: `tls` must be \"cluster\""),
+            ("listen = \"127.0.0.1:1\"\ncert = \"/a\"", "x:11: `cert` and `key` go together"),
+            ("listen = \"127.0.0.1:1\"\nkey = \"/a\"", "x:11: `cert` and `key` go together"),
+            ("listen = \"127.0.0.1:1\"\ntls = \"cluster\"\ncert = \"/a\"\nkey = \"/a\"", "x:11: give `tls`, or `cert`"),
+            ("listen = \"10.0.0.1:1\"\ntls = \"cluster\"", "which others can reach: write `token_file`"),
             ("", "`http` lacks `listen`; write such as"),
             ("listen = \"10.0.0.1:1\"\ntoken = \"short\"", "x:11: a token must have 16"),
             ("listen = \"10.0.0.1:1\"\ntoken = \"with space in it, long\"", "x:11: a token must have 16"),

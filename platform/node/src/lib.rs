@@ -16,6 +16,8 @@ mod knobs;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
+pub mod remote;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 mod roster;
 mod service;
 mod setup;
@@ -27,8 +29,9 @@ use std::fmt;
 pub use config::{Config, ConfigError, Member, Vip, Wire};
 pub use control::{ask, trace, wait_drained};
 pub use copy::{hbeat, keep};
-pub use http::Http;
+pub use http::{Http, Tls};
 pub use knobs::{Knobs, Part};
+pub use remote::Remote;
 pub use service::{Service, slot_resource};
 pub use setup::Setup;
 pub use told::Told;

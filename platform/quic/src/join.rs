@@ -32,7 +32,7 @@ use crate::gate::{Gate, Paces};
 use crate::name::Name;
 use crate::quic::{endpoint_config, server_config};
 use crate::token::Token;
-use crate::trust::{SCHEMES, Trust, Why};
+use crate::trust::{SCHEMES, Trust, Why, no_tls12, tls13};
 use crate::udp::{self, Counting};
 
 const ALPN: &[u8] = b"apus-join/1";
@@ -295,7 +295,7 @@ impl ServerCertVerifier for Pinned {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::PeerIncompatible::Tls13RequiredForQuic.into())
+        no_tls12()
     }
     fn verify_tls13_signature(
         &self,
@@ -303,8 +303,7 @@ impl ServerCertVerifier for Pinned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+        tls13(&self.provider, message, cert, dss)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         SCHEMES.into()

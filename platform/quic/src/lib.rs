@@ -12,6 +12,7 @@
 
 mod authority;
 mod base64;
+mod bulk;
 mod der;
 mod gate;
 mod keys;
@@ -22,10 +23,12 @@ mod quic;
 mod token;
 mod trust;
 mod udp;
+mod web;
 
 pub mod join;
 
 pub use authority::{Authority, Issued, NewKey};
+pub use bulk::{Bulk, Door, Standing, Sum, dial};
 pub use der::{Validity, public_key, serial, validity};
 pub use gate::Paces;
 pub use keys::{Keys, KeysError, NEVER_OTHERS};
@@ -34,3 +37,4 @@ pub use quic::{Counters, Limits, Quic, transport_settings};
 pub use rustls::pki_types::CertificateDer;
 pub use token::{Token, TokenError, Tokens};
 pub use trust::{Refused, Trust, Why};
+pub use web::{Shaken, Web};

@@ -285,6 +285,30 @@ pub(crate) fn server_config(
     Ok(config)
 }
 
+/// Both ends show certificates, by TLS 1.3.
+pub(crate) fn server_tls(trust: &Arc<Trust>) -> io::Result<rustls::ServerConfig> {
+    let tls = rustls::ServerConfig::builder_with_provider(trust.provider().clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(wrong)?
+        .with_client_cert_verifier(Arc::new(Verifier(trust.clone())))
+        .with_cert_resolver(Arc::new(Own(trust.clone())));
+    Ok(tls)
+}
+
+/// Who dials: as [`server_tls`]; nothing is resumed.
+pub(crate) fn client_tls(trust: &Arc<Trust>) -> io::Result<rustls::ClientConfig> {
+    let mut tls = rustls::ClientConfig::builder_with_provider(trust.provider().clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(wrong)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier(trust.clone())))
+        .with_client_cert_resolver(Arc::new(Own(trust.clone())));
+    tls.resumption = rustls::client::Resumption::disabled();
+    tls.enable_early_data = false;
+    tls.enable_sni = false;
+    Ok(tls)
+}
+
 /// Keys of an endpoint that outlive a restart, so that peers of the life before are told at once that it is over (stateless reset).
 pub(crate) fn endpoint_config(trust: &Trust, gate: &Gate) -> EndpointConfig {
     let secret = trust.secret(b"apus stateless reset");
@@ -366,24 +390,10 @@ impl Quic {
     fn start(&self, at: SocketAddr) -> io::Result<()> {
         let trust = &self.inner.trust;
         let transport = Arc::new(transport_config(&self.inner.limits));
-        let tls13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
-        let server = rustls::ServerConfig::builder_with_provider(trust.provider().clone())
-            .with_protocol_versions(tls13)
-            .map_err(wrong)?
-            .with_client_cert_verifier(Arc::new(Verifier(trust.clone())))
-            .with_cert_resolver(Arc::new(Own(trust.clone())));
         let gate = &self.inner.gate;
-        let server = server_config(server, ALPN, transport.clone(), gate)?;
-        let mut client = rustls::ClientConfig::builder_with_provider(trust.provider().clone())
-            .with_protocol_versions(tls13)
-            .map_err(wrong)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier(trust.clone())))
-            .with_client_cert_resolver(Arc::new(Own(trust.clone())));
+        let server = server_config(server_tls(trust)?, ALPN, transport.clone(), gate)?;
+        let mut client = client_tls(trust)?;
         client.alpn_protocols = vec![ALPN.into()];
-        client.resumption = rustls::client::Resumption::disabled();
-        client.enable_early_data = false;
-        client.enable_sni = false;
         let mut dials = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).map_err(wrong)?));
         dials.transport_config(transport).token_store(self.inner.purse.clone());
         self.inner.know();
@@ -481,7 +491,7 @@ impl Sockets for Quic {
 }
 
 /// Certificate and name of who is at the other end; the handshake has judged them.
-fn identity(connection: &Connection) -> Option<(CertificateDer<'static>, Name)> {
+pub(crate) fn identity(connection: &Connection) -> Option<(CertificateDer<'static>, Name)> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     let certificate = chain.into_iter().next()?;
     let name = webpki::EndEntityCert::try_from(&certificate).ok()?.valid_dns_names().find_map(Name::read)?;

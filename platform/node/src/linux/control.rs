@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -17,13 +17,15 @@ use apus_os::Trace;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 use super::address::Order;
 use super::cluster::Nodes;
 use super::held::Held;
+use super::places::Places;
 use super::programs::Programs;
+use super::remote::{self, Far, Local};
 use super::trace::Bounds;
 use super::view::View;
 use super::{DISPATCHER, now};
@@ -58,6 +60,8 @@ pub(super) struct Serving {
     pub(super) lease: Micros,
     /// Journal and peers.
     pub(super) view: Rc<View>,
+    /// What is done here for operators elsewhere, and elsewhere for those here.
+    pub(super) far: Rc<Far>,
 }
 
 /// Listens, unless a node does already.
@@ -84,45 +88,81 @@ pub(super) async fn listen(path: &Path) -> Result<UnixListener, Error> {
 /// Answers until it is aborted.
 pub(super) async fn serve(listener: UnixListener, serving: Serving) {
     let own = fs::metadata("/proc/self").map_or(0, |own| own.uid());
-    let places = Arc::new(Semaphore::new(PLACES));
+    let places = Places::new(PLACES);
+    let mut told: Option<tokio::time::Instant> = None;
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         // The file's rights are set after it is there.
-        let Some(user) = stream.peer_cred().ok().map(|peer| peer.uid()).filter(|user| *user == own || *user == 0)
-        else {
+        let Some(peer) = stream.peer_cred().ok().filter(|peer| peer.uid() == own || peer.uid() == 0) else {
             continue;
         };
+        let by =
+            Local { user: peer.uid(), process: peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default() };
+        let mut place = places.take().await;
         let serving = serving.clone();
+        let gave_way = places.evicted();
+        if serving.view.slow.gave_way_at_control(gave_way) && told.is_none_or(|told| told.elapsed() > PATIENCE) {
+            told = Some(tokio::time::Instant::now());
+            let text = format!("the control socket is full: {gave_way} who asked too slowly gave way so far");
+            serving.view.note(&serving.engine.borrow(), Entry::new("host", "slow-asker", text));
+        }
         tokio::task::spawn_local(async move {
-            let _place = place;
-            let (from, mut to) = stream.into_split();
-            let (mut line, mut from) = (String::new(), BufReader::new(from.take(LONGEST)));
-            if matches!(timeout(PATIENCE, from.read_line(&mut line)).await, Ok(Ok(_))) {
-                let trace = serving.trace(&line).await;
-                if let Some(Ok((trace, bounds))) = trace {
-                    return super::trace::tell(trace, bounds, &mut to).await;
+            let wanted = place.give_up.take();
+            let wanted = async {
+                match wanted {
+                    Some(wanted) => drop(wanted.await),
+                    None => std::future::pending().await,
                 }
-                let refused = trace.and_then(Result::err).map(Err);
-                let question: Value = serde_json::from_str(&line).unwrap_or_default();
-                if question["do"] == "events" {
-                    return serving.tell_events(&question, &mut to).await;
-                }
-                serving.ordered(&question, user);
-                let answer = match refused {
-                    Some(refused) => refused,
-                    None => serving.answer(&line).await,
-                };
-                if let Err(why) = &answer {
-                    serving.refused(&question, why);
-                }
-                let answer = answer.unwrap_or_else(|what| json!({"error": what}));
-                let _ = to.write_all(format!("{answer}\n").as_bytes()).await;
+            };
+            tokio::select! {
+                () = serving.talk(stream, by) => {}
+                () = wanted => {}
             }
+            drop(place);
         });
+    }
+}
+
+impl Serving {
+    /// One question of one asker.
+    async fn talk(&self, stream: UnixStream, by: Local) {
+        let (from, mut to) = stream.into_split();
+        let (mut line, mut from) = (String::new(), BufReader::new(from.take(LONGEST)));
+        if !matches!(timeout(PATIENCE, from.read_line(&mut line)).await, Ok(Ok(_))) {
+            self.view.slow.control.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let trace = self.trace(&line).await;
+        if let Some(Ok((trace, bounds))) = trace {
+            return super::trace::tell(trace, bounds, &mut to).await;
+        }
+        let refused = trace.and_then(Result::err).map(Err);
+        let question: Value = serde_json::from_str(&line).unwrap_or_default();
+        if remote::is_ours(&question) {
+            // Frames follow once it is granted, and not before.
+            let early = !from.buffer().is_empty();
+            let whole = from.into_inner().into_inner().reunite(to).ok().and_then(|whole| whole.into_std().ok());
+            if let Some(whole) = whole.filter(|_| !early) {
+                self.far(&question, by, whole).await;
+            }
+            return;
+        }
+        if question["do"] == "events" {
+            return self.tell_events(&question, &mut to).await;
+        }
+        self.ordered(&question, by.user);
+        let answer = match refused {
+            Some(refused) => refused,
+            None => self.answer(&line).await,
+        };
+        if let Err(why) = &answer {
+            self.refused(&question, why);
+        }
+        let answer = answer.unwrap_or_else(|what| json!({"error": what}));
+        let _ = to.write_all(format!("{answer}\n").as_bytes()).await;
     }
 }
 
@@ -304,7 +344,14 @@ impl Serving {
             {
                 let mut engine = self.engine.borrow_mut();
                 let taken = match engine.submit(now(), wish.clone().into()) {
-                    Err(SubmitError::NotCoordinator { .. }) => engine.pass_on(now(), wish.clone()),
+                    Err(SubmitError::NotCoordinator { .. }) => match engine.pass_on(now(), wish.clone()) {
+                        // Who leads was heard, and said what it speaks.
+                        Err(SubmitError::TooOld(node)) => {
+                            let mend = "runs an earlier program: give the order there";
+                            return Err(format!("node {}, which coordinates, {mend}", node.0));
+                        }
+                        other => other,
+                    },
                     other => other,
                 };
                 why = match taken {

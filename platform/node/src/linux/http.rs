@@ -7,9 +7,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use apus_quic::{Shaken, Trust};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -22,14 +24,16 @@ use futures_core::Stream;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::Say;
 use super::control::Serving;
+use super::places::{Place, Places};
+use super::view::Slow;
 use crate::view::{MEDIA, metrics};
-use crate::{Error, Http};
+use crate::{Error, Http, Tls};
 
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -37,8 +41,9 @@ const CONNECTIONS: usize = 64;
 const LIVE: usize = 16;
 /// Questions to the engine's loop at once.
 const ASKS: usize = 32;
-/// A connection on which nothing moves for so long is closed.
-const QUIET: Duration = Duration::from_secs(30);
+/// Who has shaken no hands and asked nothing that is answered within so long, or takes no answer, is closed: a byte now and then does
+/// not keep a place.
+const QUIET: Duration = Duration::from_secs(10);
 /// A question that the loop does not answer for so long fails.
 const ANSWER: Duration = Duration::from_secs(5);
 /// A page is brought up to date this often.
@@ -64,12 +69,14 @@ type Question = (Ask, oneshot::Sender<Result<Value, String>>);
 struct App {
     asks: mpsc::Sender<Question>,
     token: Option<String>,
+    /// It is spoken to by TLS.
+    secure: bool,
     live: Arc<Semaphore>,
 }
 
 /// The listener's tasks; they end with the value.
 pub(super) struct Web {
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Drop for Web {
@@ -78,26 +85,72 @@ impl Drop for Web {
     }
 }
 
-/// Takes the port.
-pub(super) async fn listen(http: &Http) -> Result<TcpListener, Error> {
+/// The port, and what is shown there.
+pub(super) struct Open {
+    listener: TcpListener,
+    tls: Option<apus_quic::Web>,
+}
+
+/// Takes the port; reads the certificate.
+pub(super) async fn listen(http: &Http, trust: Option<&Arc<Trust>>) -> Result<Open, Error> {
+    let wrong = |what: String| Error::Usage(format!("`[http]`: {what}"));
+    let read =
+        |path: &std::path::Path| std::fs::read(path).map_err(|error| wrong(format!("{}: {error}", path.display())));
+    let tls = match (&http.tls, trust) {
+        (None, _) => None,
+        (Some(Tls::Cluster), None) => {
+            return Err(wrong(
+                "`tls`: nodes speak in the clear here, without certificates: write `cert` and `key`".into(),
+            ));
+        }
+        (Some(Tls::Cluster), Some(trust)) => Some(apus_quic::Web::of_cluster(trust).map_err(wrong)?),
+        (Some(Tls::Files { cert, key }), _) => {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = std::fs::metadata(key).map_or(0, |is| is.permissions().mode());
+            if mode & 0o007 != 0 {
+                return Err(wrong(format!("{}: others may read this key: chmod o= it", key.display())));
+            }
+            Some(apus_quic::Web::of_pem(&read(cert)?, &read(key)?).map_err(wrong)?)
+        }
+    };
     let place = http.listen;
-    TcpListener::bind(place).await.map_err(|error| {
+    let listener = TcpListener::bind(place).await.map_err(|error| {
         Error::Usage(format!("`listen` of `[http]`: {place}: {error}; give it another address or port"))
-    })
+    })?;
+    Ok(Open { listener, tls })
 }
 
 impl Web {
-    pub(super) fn start(http: &Http, listener: TcpListener, serving: Serving, say: &Say) -> Self {
+    pub(super) fn start(http: &Http, open: Open, serving: Serving, say: &Say) -> Self {
+        let Open { listener, tls } = open;
         let at = listener.local_addr().map_or_else(|_| http.listen.to_string(), |at| at.to_string());
-        say(&format!("the page is at http://{at}/{}", if http.token.is_some() { "?token=…" } else { "" }));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        say(&format!("the page is at {scheme}://{at}/{}", if http.token.is_some() { "?token=…" } else { "" }));
         let (asks, questions) = mpsc::channel(ASKS);
-        let app = App { asks, token: http.token.clone(), live: Arc::new(Semaphore::new(LIVE)) };
-        let listener = Bounded { inner: listener, permits: Arc::new(Semaphore::new(CONNECTIONS)) };
+        let app = App { asks, token: http.token.clone(), secure: tls.is_some(), live: Arc::new(Semaphore::new(LIVE)) };
+        let (places, slow) = (Places::new(CONNECTIONS), serving.view.slow.clone());
+        let watch = tokio::spawn(watch(places.clone(), slow.clone(), say.clone()));
+        let listener = Bounded { inner: listener, tls, places, slow };
         let answers = tokio::task::spawn_local(answer(questions, serving));
         let served = tokio::spawn(async move {
             let _ = axum::serve(listener, routes(app)).await;
         });
-        Self { tasks: [answers, served] }
+        Self { tasks: [answers, served, watch] }
+    }
+}
+
+/// Tells of those who were too slow, at most once in ten seconds.
+async fn watch(places: Places, slow: Arc<Slow>, say: Say) {
+    let mut told = 0;
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        slow.gave_way.store(places.evicted(), Ordering::Relaxed);
+        let all = slow.gave_way.load(Ordering::Relaxed) + slow.quiet.load(Ordering::Relaxed);
+        if all > told {
+            say(&format!("the page: {} connections that asked too slowly were closed ({all} so far)", all - told));
+            told = all;
+            sleep(Duration::from_secs(9)).await;
+        }
     }
 }
 
@@ -158,7 +211,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
                 (StatusCode::FORBIDDEN, "ask for a loopback address or localhost by its name\n").into_response()
             })
         }
-        Some(token) => admit(token, &request),
+        Some(token) => admit(token, app.secure, &request),
     };
     let mut response = match refusal {
         Some(refusal) => refusal,
@@ -192,7 +245,7 @@ fn is_local(headers: &HeaderMap) -> bool {
 }
 
 /// `None` for who knows the token. A browser brings it once, and has it as a cookie from then on.
-fn admit(token: &str, request: &Request) -> Option<Response> {
+fn admit(token: &str, secure: bool, request: &Request) -> Option<Response> {
     let headers = request.headers();
     let word = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
     let bearer = word(header::AUTHORIZATION).strip_prefix("Bearer ").unwrap_or_default();
@@ -201,7 +254,8 @@ fn admit(token: &str, request: &Request) -> Option<Response> {
         return None;
     }
     if query(request.uri(), "token").is_some_and(|given| same(&given, token)) {
-        let cookie = format!("apus={token}; HttpOnly; SameSite=Strict; Path=/");
+        let only = if secure { "; Secure" } else { "" };
+        let cookie = format!("apus={token}; HttpOnly; SameSite=Strict; Path=/{only}");
         let headers = [(header::SET_COOKIE, cookie), (header::LOCATION, "/".to_owned())];
         return Some((StatusCode::SEE_OTHER, headers).into_response());
     }
@@ -350,7 +404,9 @@ impl Stream for Lines {
 /// So many connections and no more.
 struct Bounded {
     inner: TcpListener,
-    permits: Arc<Semaphore>,
+    tls: Option<apus_quic::Web>,
+    places: Places,
+    slow: Arc<Slow>,
 }
 
 impl Listener for Bounded {
@@ -359,10 +415,13 @@ impl Listener for Bounded {
 
     async fn accept(&mut self) -> (Guarded, SocketAddr) {
         loop {
-            let permit = self.permits.clone().acquire_owned().await.ok();
             match self.inner.accept().await {
                 Ok((stream, from)) => {
-                    return (Guarded { stream, quiet: Box::pin(sleep(QUIET)), _permit: permit }, from);
+                    // Whoever is slowest gives way.
+                    let place = self.places.take().await;
+                    let stream = Shaken::new(stream, self.tls.as_ref());
+                    let slow = self.slow.clone();
+                    return (Guarded { stream, quiet: Box::pin(sleep(QUIET)), place, asked: true, slow }, from);
                 }
                 // Out of handles, as a rule: they come back.
                 Err(_) => sleep(Duration::from_millis(100)).await,
@@ -375,46 +434,64 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends when nothing moves on it.
+/// A connection that ends when nothing is answered on it, or when its place is wanted before anything was.
 struct Guarded {
-    stream: TcpStream,
+    stream: Shaken<TcpStream>,
     quiet: Pin<Box<Sleep>>,
-    _permit: Option<OwnedSemaphorePermit>,
+    place: Place,
+    /// Something is asked, or nothing was yet: who has been answered may be idle.
+    asked: bool,
+    slow: Arc<Slow>,
 }
 
 impl Guarded {
-    fn moved<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// What a poll gave, or the end of a connection that is too slow.
+    fn judged<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
-            self.quiet.as_mut().reset(Instant::now() + QUIET);
             return poll;
         }
-        match self.quiet.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+        let late = self.quiet.as_mut().poll(cx).is_ready();
+        if late && self.asked {
+            self.slow.quiet.fetch_add(1, Ordering::Relaxed);
         }
+        let wanted = self.place.give_up.as_mut().is_some_and(|wanted| Pin::new(wanted).poll(cx).is_ready());
+        if late || wanted { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
+    }
+
+    /// Something was answered.
+    fn wrote<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if matches!(poll, Poll::Ready(Ok(_))) {
+            self.quiet.as_mut().reset(Instant::now() + QUIET);
+            self.place.give_up = None;
+            self.asked = false;
+        }
+        self.judged(cx, poll)
     }
 }
 
 impl AsyncRead for Guarded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(cx, into);
-        self.moved(cx, poll)
+        self.asked |= into.filled().len() > before;
+        self.judged(cx, poll)
     }
 }
 
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.moved(cx, poll)
+        self.wrote(cx, poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let poll = Pin::new(&mut self.stream).poll_flush(cx);
+        self.judged(cx, poll)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.moved(cx, poll)
+        self.judged(cx, poll)
     }
 }
 

@@ -252,7 +252,7 @@ impl Machine for LiveMachine {
     fn inbound(&mut self, input: Input) -> Option<Input> {
         match input {
             Input::Packet { from, datagram } if peers::is_ours(&datagram) => {
-                self.serving.view.peers.take(from, &datagram, |question| self.serving.answer_peer(question));
+                self.serving.view.peers.take(from, &datagram, |question| self.serving.answer_peer(from, question));
                 None
             }
             input => Some(input),

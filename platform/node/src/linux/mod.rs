@@ -8,7 +8,9 @@ mod http;
 mod machine;
 mod notes;
 mod peers;
+mod places;
 mod programs;
+pub(crate) mod remote;
 mod services;
 mod telling;
 mod trace;
@@ -103,10 +105,6 @@ fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
 
 async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<(), Error> {
     let listener = control::listen(&config.control).await?;
-    let web = match &config.http {
-        Some(http) => Some((http, http::listen(http).await?)),
-        None => None,
-    };
     let place = config.folder.display();
     let failed = |error: std::io::Error| Error::Failed(format!("{place}: {error}"));
     let (store, durable) = match Store::open(Folder::new(&config.folder).map_err(failed)?, Settings::default()).await {
@@ -139,8 +137,14 @@ async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<(), Err
     let at = config.reach(config.own());
     let members = cluster::Members::new(config, book.clone(), &say)?;
     let nudge = Rc::new(Notify::new());
-    let view = Rc::new(View::new(config, journal, told, nudge.clone()));
-    let outside = Outside { listener, web, print, view, nudge };
+    let view = Rc::new(View::new(config, journal, told.clone(), nudge.clone()));
+    let trust = members.secure.as_ref().map(|secure| secure.trust.clone());
+    let far = Rc::new(remote::Far::new(config, trust.clone(), view.journal.clone(), told, print.clone()));
+    let web = match &config.http {
+        Some(http) => Some((http, http::listen(http, trust.as_ref()).await?)),
+        None => None,
+    };
+    let outside = Outside { listener, web, print, view, nudge, far };
     match members.quic() {
         Some(quic) => {
             let transport = Transport::start(quic, identity, at, book, apus_quic::transport_settings()).await;
@@ -156,10 +160,11 @@ async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<(), Err
 /// What a node shows, and where it is asked.
 struct Outside<'c> {
     listener: tokio::net::UnixListener,
-    web: Option<(&'c crate::Http, tokio::net::TcpListener)>,
+    web: Option<(&'c crate::Http, http::Open)>,
     print: Say,
     view: Rc<View>,
     nudge: Rc<Notify>,
+    far: Rc<remote::Far>,
 }
 
 /// Runs a node over a transport.
@@ -202,6 +207,7 @@ async fn live<S: Sockets>(
         cluster: config.cluster,
         lease: config.lease.unwrap_or(apus_engine::ViewsConfig::default().lease),
         view: outside.view,
+        far: outside.far,
     };
     let nodes = serving.nodes.clone();
     let apart = tokio::task::spawn_local(apart(serving.clone()));
@@ -209,7 +215,7 @@ async fn live<S: Sockets>(
     let follow = tokio::task::spawn_local(cluster::follow(serving.clone()));
     let door = tokio::task::spawn_local(cluster::door(serving.clone()));
     let control = tokio::task::spawn_local(control::serve(outside.listener, serving.clone()));
-    let web = outside.web.map(|(http, listener)| http::Web::start(http, listener, serving.clone(), &say));
+    let web = outside.web.map(|(http, open)| http::Web::start(http, open, serving.clone(), &say));
     let reboot = config.reboot.clone();
     let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), reboot, outside.print, serving)
         .map_err(|error| Error::Failed(format!("signals: {error}")))?

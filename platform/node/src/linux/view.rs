@@ -37,8 +37,29 @@ const BEAT: Duration = Duration::from_secs(2);
 /// Entries of one answer at most.
 const MOST: usize = 20_000;
 
+/// Those who asked too slowly and were closed.
+#[derive(Default)]
+pub(super) struct Slow {
+    /// At the page: nothing was answered, or taken, for too long.
+    pub(super) quiet: AtomicU64,
+    /// At the page: their places were wanted.
+    pub(super) gave_way: AtomicU64,
+    /// At the control socket: the question did not come in time.
+    pub(super) control: AtomicU64,
+    /// At the control socket: their places were wanted.
+    pub(super) control_gave_way: AtomicU64,
+}
+
+impl Slow {
+    /// So many gave way at the control socket; true if it was fewer before.
+    pub(super) fn gave_way_at_control(&self, so_far: u64) -> bool {
+        self.control_gave_way.swap(so_far, Ordering::Relaxed) < so_far
+    }
+}
+
 /// What the view of a node needs, beside what it shows.
 pub(super) struct View {
+    pub(super) slow: Arc<Slow>,
     pub(super) journal: Arc<Journal>,
     pub(super) peers: Peers,
     called: Called,
@@ -63,7 +84,11 @@ fn stamped(entry: Entry) -> Entry {
 
 /// Puts down what the host says, from any thread.
 pub(super) fn said(journal: &Journal, place: &Place, line: &str) {
-    let entry = Entry::new("host", "said", line);
+    put(journal, place, Entry::new("host", "said", line));
+}
+
+/// Puts an entry down, from any thread.
+pub(super) fn put(journal: &Journal, place: &Place, entry: Entry) {
     let (term, index) = (place.term.load(Ordering::Relaxed), place.index.load(Ordering::Relaxed));
     journal.put(Entry { term, index, ..stamped(entry) });
 }
@@ -84,6 +109,7 @@ impl View {
     ) -> Self {
         let others = config.nodes.iter().map(|node| node.id).filter(|node| *node != config.me).collect();
         Self {
+            slow: Arc::default(),
             journal,
             peers: Peers::new(others, nudge),
             called: called(config),
@@ -207,8 +233,9 @@ impl Serving {
     }
 
     /// What a peer asks.
-    pub(super) fn answer_peer(&self, question: &Value) -> Value {
+    pub(super) fn answer_peer(&self, from: NodeId, question: &Value) -> Value {
         match question["ask"].as_str() {
+            Some("remote") => self.far.asked(from, question),
             Some("own") => json!({ "own": self.own() }),
             Some("entries") => {
                 let number = |key: &str| question[key].as_u64().unwrap_or_default();
@@ -360,6 +387,13 @@ impl Serving {
             "frames": address["counters"],
             "journal": { "put": last, "unwritten": unwritten },
             "transport": self.view.transport.get().map(|counters| transport(&counters())),
+            "remote": self.far.counters(),
+            "slow": {
+                "page-quiet": self.view.slow.quiet.load(Ordering::Relaxed),
+                "page-gave-way": self.view.slow.gave_way.load(Ordering::Relaxed),
+                "control-gave-way": self.view.slow.control_gave_way.load(Ordering::Relaxed),
+                "control": self.view.slow.control.load(Ordering::Relaxed),
+            },
             "view": { "asked": peers.asked, "answered": peers.answered, "served": peers.served, "refused": peers.refused },
         });
         status["address"] = address.clone();

@@ -275,7 +275,9 @@ impl Entry {
         match &*self.kind {
             "failed" | "disk-failed" | "superseded" | "fail-over" | "reboot" | "refused-order" => Level::Error,
             "missed" | "suspected" | "heard" | "down" | "expired" | "stepped-down" | "stalled" | "slow" | "waiting"
-            | "backing-off" | "disk-full" | "blank" | "restart" => Level::Warning,
+            | "backing-off" | "disk-full" | "blank" | "restart" | "refused-remote" | "remote-failed" | "slow-asker" => {
+                Level::Warning
+            }
             _ => Level::Info,
         }
     }

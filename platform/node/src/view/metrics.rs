@@ -87,6 +87,13 @@ pub fn metrics(status: &Value) -> String {
         ("engine", "apus_engine_packets", "verdict", "Packets of the engine, by what became of them."),
         ("journal", "apus_journal", "entries", "Entries of this node's journal, and those that the disk did not take."),
         ("view", "apus_view", "event", "Questions between nodes about how they are."),
+        ("slow", "apus_slow", "place", "Connections closed because they asked too slowly, or took no answer."),
+        (
+            "remote",
+            "apus_remote",
+            "event",
+            "Remote execution and copy: what was asked here or from here, and what came of it.",
+        ),
     ] {
         if let Some(all) = counters[group].as_object() {
             t.family(name, "counter", "", help);

@@ -1,8 +1,15 @@
 //! A cluster with certificates, on addresses of the loopback: they change while it runs, a node joins, a node is taken out.
+//! Then what is done at one node for an operator at another, and what those meet who mean harm while a node fails.
 
+#[cfg(target_os = "linux")]
+mod far;
+#[cfg(target_os = "linux")]
+mod nodes;
 #[cfg(target_os = "linux")]
 #[path = "../support/program.rs"]
 mod program;
+#[cfg(target_os = "linux")]
+mod siege;
 #[cfg(target_os = "linux")]
 mod story;
 #[cfg(target_os = "linux")]
@@ -20,7 +27,7 @@ fn main() -> std::process::ExitCode {
             println!("secure: test");
             Ok(())
         }
-        _ => story::tell(),
+        _ => story::tell().and_then(|()| far::tell()),
     };
     program::end("secure", result)
 }

@@ -45,14 +45,14 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// With this data plane, or with the one that is chosen.
-    pub(crate) fn new(plane: Option<&str>) -> Result<Self, String> {
+    /// With this data plane, or with the one that is chosen; nodes speak this wire version at most.
+    pub(crate) fn new(plane: Option<&str>, wire: u8) -> Result<Self, String> {
         let mut net = Net::new(NODES)?;
         net.plane = plane.map(str::to_owned);
         let exe = std::env::current_exe().map_err(|error| error.to_string())?.display().to_string();
         let mut cluster = Self { net, exe, nodes: Vec::new(), servers: Vec::new(), away: None };
         for node in 0..NODES {
-            let config = cluster.config(node)?;
+            let config = cluster.config(node, wire)?;
             init(&config).map_err(|error| error.to_string())?;
             cluster.nodes.push(None);
             cluster.start(node)?;
@@ -63,8 +63,9 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn config(&self, node: usize) -> Result<Config, String> {
-        let file = self.net.config(node)?;
+    /// Writes a node's file: from its next start on it speaks this wire version.
+    pub(crate) fn config(&self, node: usize, wire: u8) -> Result<Config, String> {
+        let file = self.net.config(node, wire)?;
         let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
         Config::read(&file, &text).map_err(|error| error.to_string())
     }

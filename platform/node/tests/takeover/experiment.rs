@@ -71,7 +71,7 @@ pub(crate) fn test(plane: Option<&str>) -> Result<(), String> {
     crate::beside::self_test();
     let began = Instant::now();
     let step = |name: &str| println!("{:5.1} s  {name}", began.elapsed().as_secs_f64());
-    let mut cluster = Cluster::new(plane)?;
+    let mut cluster = Cluster::new(plane, apus_engine::wire::VERSION - 1)?;
     println!("plane {}", cluster.status(0)["address"]["plane"]);
     let mut clients = Clients::start(&cluster.net, &cluster.exe, 200)?;
     clients.settle("start")?;
@@ -94,8 +94,10 @@ pub(crate) fn test(plane: Option<&str>) -> Result<(), String> {
         row.done();
         rows.push(row);
     }
-    step("all servers rolled");
+    step("all servers rolled, each to the next wire version");
+    operate::is_old(&cluster)?;
     rows.push(operate::roll(&mut cluster, &mut clients)?);
+    operate::is_new(&cluster)?;
     drop(clients);
     step("settings of the whole cluster");
     operate::set(&mut cluster)?;
@@ -128,7 +130,7 @@ pub(crate) fn table(trials: u64, only: &str, as_json: bool) -> Result<(), String
     prefer();
     watch::self_test();
     let print = |row: &Row| if as_json { eprintln!("{}", row.text()) } else { println!("{}", row.text()) };
-    let mut cluster = Cluster::new(None)?;
+    let mut cluster = Cluster::new(None, apus_engine::wire::VERSION)?;
     let mut clients = Clients::start(&cluster.net, &cluster.exe, CONNECTIONS)?;
     clients.settle("start")?;
     let watch = Watch::start(&cluster.net)?;

@@ -137,8 +137,8 @@ impl Net {
             .spawn()
     }
 
-    /// The configuration of a node, in a file.
-    pub(crate) fn config(&self, node: usize) -> Result<String, String> {
+    /// The configuration of a node that speaks this wire version at most, in a file.
+    pub(crate) fn config(&self, node: usize, wire: u8) -> Result<String, String> {
         let folder = self.folder.display();
         let mut text = format!(
             "cluster = 97\nnode = {node}\nfolder = \"{folder}/store{node}\"\ncontrol = \"{folder}/control{node}\"\n"
@@ -151,6 +151,7 @@ impl Net {
         if let Some(plane) = &self.plane {
             text += &format!("plane = \"{plane}\"\n");
         }
+        text += &format!("[knobs]\nwire_version = {wire}\n");
         let path = self.folder.join(format!("node{node}.toml"));
         std::fs::write(&path, text).map_err(|error| error.to_string())?;
         Ok(path.display().to_string())

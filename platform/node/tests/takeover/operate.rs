@@ -48,6 +48,7 @@ pub(crate) fn roll_into(cluster: &mut Cluster, clients: &mut Clients, row: &mut 
         cluster.stop(node, "TERM")?;
         cluster.end_server(node);
         cluster.serve(node)?;
+        cluster.config(node, apus_engine::wire::VERSION)?;
         cluster.start(node)?;
         until(10, "the node is back", || cluster.ask(node, &json!({"do": "table"})))?;
         cluster.order(&json!({"do": "undrain", "node": node}))?;
@@ -65,6 +66,27 @@ pub(crate) fn roll_into(cluster: &mut Cluster, clients: &mut Clients, row: &mut 
     clients.say("life 0")?;
     row.add(&report);
     row.lose(clients.count(&row.name)?);
+    Ok(())
+}
+
+/// What only the newest wire version can say waits for all nodes to speak it, also while some do already.
+pub(crate) fn is_old(cluster: &Cluster) -> Result<(), String> {
+    let why = (0..NODES).map(|node| cluster.ask(node, &json!({"do": "set", "key": "source"})));
+    match why.filter_map(Result::err).find(|why| why.contains("a program that does not know settings")) {
+        Some(_) => Ok(()),
+        None => Err("settings are set, and nodes speak a version without them".into()),
+    }
+}
+
+/// All nodes speak the newest version, and none has heard what it did not understand.
+pub(crate) fn is_new(cluster: &Cluster) -> Result<(), String> {
+    for node in 0..NODES {
+        let counters = cluster.ask(node, &json!({"do": "cluster"}))?["counters"]["engine"].clone();
+        let odd = ["version", "unknown-kind", "malformed", "damaged"].map(|key| counters[key].as_u64());
+        if odd != [Some(0); 4] {
+            return Err(format!("node {node} did not understand: {counters}"));
+        }
+    }
     Ok(())
 }
 

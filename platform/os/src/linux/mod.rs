@@ -1,8 +1,10 @@
 //! Linux.
 
+mod beneath;
 mod cable;
 mod choose;
 pub mod clock;
+pub mod exec;
 mod guard;
 mod handed;
 mod lease;
@@ -20,6 +22,7 @@ mod vip;
 mod xdp;
 mod xsk;
 
+pub use beneath::{Beneath, Part, Place};
 pub use cable::{Cable, Seen};
 pub use choose::{Choice, Port, choose};
 pub use guard::Guard;

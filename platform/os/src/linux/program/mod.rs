@@ -30,6 +30,8 @@ use super::clock;
 use super::system::at;
 use group::Group;
 pub use notify::tell;
+pub(super) use spawn::as_user;
+pub(super) use tree::{end_session, identity};
 
 /// Files in the folder of a copy.
 pub const SOCKET: &str = "socket";
@@ -86,7 +88,7 @@ pub fn launch(command: &[&OsStr], folder: &Path, group: &str) -> io::Result<()> 
 
 /// Kills the keeper of a copy that does not answer; its warden ends the copy. Does nothing if that process keeps another.
 pub fn end_keeper(pid: u32, folder: &Path) {
-    let Some(who) = tree::identity(pid) else { return };
+    let Some(who) = identity(pid) else { return };
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let keeps = command.split(|byte| *byte == 0).any(|word| word == folder.as_os_str().as_encoded_bytes());
     if keeps {

@@ -53,7 +53,10 @@ fn text(from: *const libc::c_char) -> String {
 fn user(name: &str) -> io::Result<User> {
     let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("there is no user `{name}`"));
     let asked = CString::new(name).map_err(|_| unknown())?;
-    // SAFETY: the name ends with a zero; no other thread of a keeper asks.
+    // Its answer is one for all threads.
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one_at_a_time = ONE.lock();
+    // SAFETY: the name ends with a zero; no other thread asks.
     let entry = unsafe { libc::getpwnam(asked.as_ptr()) };
     if entry.is_null() {
         return Err(unknown());
@@ -73,6 +76,47 @@ fn user(name: &str) -> io::Result<User> {
 
 fn checked(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What a command does before it begins, to be in a session of its own, somebody else if that is asked, and gone when the thread that
+/// started it is.
+///
+/// # Errors
+/// If there is no such user.
+pub(in crate::linux) fn as_user(
+    name: Option<&str>,
+    command: &mut Command,
+) -> io::Result<impl FnMut() -> io::Result<()> + Send + Sync + use<>> {
+    let as_whom = name.map(user).transpose()?;
+    if let (Some(user), Some(name)) = (&as_whom, name) {
+        command.env("HOME", &user.home).env("USER", name).env("LOGNAME", name);
+    }
+    let parent = std::process::id();
+    Ok(move || {
+        // SAFETY: no memory is passed.
+        checked(unsafe { libc::setsid() })?;
+        if let Some(User { uid, gid, groups, .. }) = &as_whom {
+            // SAFETY: so many groups are there.
+            checked(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
+            // SAFETY: no memory is passed.
+            checked(unsafe { libc::setgid(*gid) })?;
+            // SAFETY: no memory is passed.
+            checked(unsafe { libc::setuid(*uid) })?;
+        }
+        // SAFETY: no memory is passed.
+        let _ = unsafe { libc::umask(0o022) };
+        // After the change of user, which takes it back.
+        // SAFETY: no memory is passed.
+        checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+        // SAFETY: no memory is passed.
+        if u32::try_from(unsafe { libc::getppid() }) != Ok(parent) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        // SAFETY: all of a set of signals may be zero.
+        let none: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the set outlives the call; nothing is asked back.
+        checked(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) })
+    })
 }
 
 /// Starts a command as a spec says, in control groups that are entered by these files.

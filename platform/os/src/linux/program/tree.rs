@@ -31,7 +31,7 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
 }
 
 /// Of a process of now.
-pub(super) fn identity(pid: u32) -> Option<Identity> {
+pub(in crate::linux) fn identity(pid: u32) -> Option<Identity> {
     stat(pid).map(|stat| stat.identity)
 }
 
@@ -68,6 +68,20 @@ pub(super) fn session(leader: Identity) -> Vec<Stat> {
         .into_iter()
         .filter(|stat| stat.session == leader.pid && stat.identity.began >= leader.began && !stat.zombie)
         .collect()
+}
+
+/// Kills all of a session, until none is left that can be.
+pub(in crate::linux) fn end_session(leader: Identity) {
+    for _ in 0..64 {
+        let mut some = false;
+        for stat in session(leader) {
+            some |= signal_to(stat.identity, libc::SIGKILL);
+        }
+        if !some {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 /// Whether a process descends from another, through parents that all live.

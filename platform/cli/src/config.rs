@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use apus_node::Error;
 use serde_json::{Value, json};
 
 use crate::args::Format;
@@ -54,9 +53,7 @@ fn apply(file: &Path, dry_run: bool, control: &Path, format: Format) -> Result<u
     if dry_run {
         return plan::tell(control, order, format);
     }
-    let answer = apus_node::ask(control, &order).map_err(|error| match error {
-        Error::Usage(what) | Error::Failed(what) => Trouble::Usage(what),
-    })?;
+    let answer = apus_node::ask(control, &order)?;
     if format == Format::Json {
         print::json(&answer);
     } else {

@@ -242,3 +242,72 @@ fn standby(
     let after = nodes.iter().position(|node| *node == holder).map_or(0, |at| at + 1);
     nodes[after..].iter().chain(&nodes[..after]).find(fit).copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use apus_engine::consensus::{Grant, Membership, ViewState};
+    use apus_engine::{Epoch, NodeId, ServiceId};
+
+    use super::{Change, Known};
+    use crate::{Config, slot_resource};
+
+    const FILE: &str = "cluster = 7\nnode = 0\nnodes = [{ id = 0, address = \"10.0.0.1\" }, { id = 1, address = \"10.0.0.2\" }, \
+                        { id = 2, address = \"10.0.0.3\" }]\n[[services]]\nname = \"db\"\ncommand = [\"/bin/db\"]\n[[services]]\n\
+                        name = \"web\"\ncommand = [\"/bin/web\"]\nrequires = [\"db\"]\n[[services]]\nname = \"hot\"\n\
+                        command = [\"/bin/hot\"]\nstrategy = \"hot\"\nreplicas = 2\n";
+
+    /// A cluster in which `db.0`, `web.0`, `hot.0` and `hot.1` are held by these nodes.
+    fn told(held: [u16; 4], down: &[u16], change: Change) -> (Vec<String>, Vec<String>) {
+        let config = crate::engine::config(&Config::read("x", FILE).expect("it is good")).expect("it fits");
+        let mut state = ViewState::default();
+        for (at, holder) in [(0, 0), (1, 0), (2, 0), (2, 1)].into_iter().zip(held) {
+            let grant = Grant {
+                epoch: Epoch(u64::from(holder) + 1),
+                holder: NodeId(holder),
+                released: false,
+                moving: None,
+                because: Default::default(),
+            };
+            state.grants.insert(slot_resource(ServiceId(at.0), at.1), grant);
+        }
+        let voters = (0..3).map(NodeId).collect();
+        let members = Membership { voters, ..Membership::default() };
+        let down: BTreeSet<NodeId> = down.iter().copied().map(NodeId).collect();
+        let forecast = Known { config: &config, state: &state, members: &members, down }.forecast(change);
+        let name = |resource: apus_engine::ResourceId| {
+            let of = |(service, slot): &(u16, u8)| slot_resource(ServiceId(*service), *slot) == resource;
+            let at = [(0, 0), (1, 0), (2, 0), (2, 1)].iter().position(of).expect("one of them");
+            ["db", "web", "hot.0", "hot.1"][at]
+        };
+        let node = |node: Option<NodeId>| node.map_or_else(|| "nobody".into(), |node| node.0.to_string());
+        let steps = forecast.steps.iter();
+        let steps = steps.map(|step| format!("{} {} to {}", name(step.resource), node(step.from), node(step.to)));
+        let acts = forecast.acts.iter();
+        let acts = acts.map(|act| format!("{} {} {}", act.copy.service.0, act.node.0, act.what));
+        (steps.collect(), acts.collect())
+    }
+
+    #[test]
+    fn what_requires_something_follows_it_and_copies_stay_apart() {
+        let (steps, acts) = told([0, 0, 0, 1], &[], Change::Drain(NodeId(0), true));
+        assert_eq!(steps, ["db 0 to 2", "hot.0 0 to 2", "web 0 to 2"], "the least loaded; not beside the other copy");
+        assert_eq!(acts[..2], ["0 0 stops", "0 2 starts"]);
+        let (steps, _) = told([0, 0, 0, 1], &[], Change::Move(slot_resource(ServiceId(0), 0), NodeId(1)));
+        assert_eq!(steps, ["db 0 to 1", "web 0 to 1"]);
+        let (steps, acts) = told([0, 0, 0, 1], &[], Change::Move(slot_resource(ServiceId(0), 0), NodeId(0)));
+        assert!(steps.is_empty() && acts.is_empty(), "it is there");
+    }
+
+    #[test]
+    fn what_nobody_else_can_have_stays_and_is_told() {
+        let (steps, acts) = told([0, 0, 0, 1], &[2], Change::Drain(NodeId(0), true));
+        assert_eq!(steps, ["db 0 to 1", "web 0 to 1", "hot.0 0 to nobody"]);
+        assert!(!acts.iter().any(|act| act.starts_with('2')), "{acts:?}");
+        let (steps, _) = told([1, 1, 0, 1], &[], Change::Leave(NodeId(1)));
+        assert_eq!(steps, ["db 1 to 2", "hot.1 1 to 2", "web 1 to 2"]);
+        let (steps, _) = told([1, 1, 0, 1], &[], Change::Drain(NodeId(2), false));
+        assert!(steps.is_empty(), "nothing comes by itself: {steps:?}");
+    }
+}

@@ -115,6 +115,7 @@ impl Serving {
         let mut record =
             json!({ "action": action.word(), "by": self.me.0, "since_us": wall(), "why": why, "state": "ordered" });
         record["life"] = self.life(node).map(|life| life.0).into();
+        record["down"] = self.down(&self.engine.borrow()).contains(&node).into();
         let changes = action != Action::Status;
         if changes {
             self.put_words(setting, record.to_string().into_bytes()).await?;
@@ -164,24 +165,40 @@ impl Serving {
         (self.members.say)(text);
     }
 
-    /// Nodes that are to be fenced by the coordinator: down, and holding something still. Nobody without a fresh majority.
-    fn due(&self) -> Vec<(NodeId, Option<Incarnation>)> {
+    /// Nodes that are to be fenced by this one, which coordinates: down, and not without anything when they were last up. Nobody without a
+    /// fresh majority.
+    fn due(&self, held: &BTreeMap<NodeId, Vec<String>>) -> Vec<(NodeId, Option<Incarnation>)> {
         let engine = self.engine.borrow();
         let Some((diagnosis, log, ..)) = engine.look() else { return Vec::new() };
         let fresh = log.leads().is_some() && log.quorum_contact(now()).is_some_and(|at| now().since(at) < LOST);
         if !fresh || !log.own_term_committed() {
             return Vec::new();
         }
-        let state = log.state();
-        let holds = |node: NodeId| state.grants.values().any(|grant| grant.holder == node && !grant.released);
-        let down = self.down(&engine).into_iter().filter(|node| holds(*node));
+        let down = self.down(&engine).into_iter().filter(|node| held.get(node).is_some_and(|held| !held.is_empty()));
         let all = down.map(|node| (node, diagnosis.status(node).map(|(_, life)| life)));
-        // Once for each of its lives, whoever did it.
+        // Once for each of its lives, whoever did it; who was up when it was fenced may have lived on.
         all.filter(|(node, life)| {
-            let record = roster::words(&state.settings, roster::fencing(*node));
-            record["state"] != Verdict::Done.word() || record["life"] != json!(life.map(|life| life.0))
+            let record = roster::words(&log.state().settings, roster::fencing(*node));
+            let done = record["state"] == Verdict::Done.word() && record["down"] == true;
+            !(done && record["life"] == json!(life.map(|life| life.0)))
         })
         .collect()
+    }
+
+    /// What nodes hold that are up; who is down keeps what it had.
+    fn remember_held(&self, held: &mut BTreeMap<NodeId, Vec<String>>) {
+        let (members, down) = {
+            let engine = self.engine.borrow();
+            let Some((_, log, ..)) = engine.look() else { return };
+            (log.membership().members(), self.down(&engine))
+        };
+        held.retain(|node, _| members.contains(node));
+        for node in members {
+            let now = self.held_by(node);
+            if !down.contains(&node) || !now.is_empty() {
+                held.insert(node, now);
+            }
+        }
     }
 }
 
@@ -209,9 +226,11 @@ pub(super) async fn follow(serving: Serving) {
         return;
     }
     let mut tries: BTreeMap<(NodeId, Option<Incarnation>), (u32, Instant)> = BTreeMap::new();
+    let mut held = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK).await;
-        let due = serving.due();
+        serving.remember_held(&mut held);
+        let due = serving.due(&held);
         tries.retain(|key, _| due.contains(key));
         for key in due {
             let (many, again) = tries.entry(key).or_insert((0, Instant::now()));
@@ -220,8 +239,7 @@ pub(super) async fn follow(serving: Serving) {
             }
             *many += 1;
             *again = Instant::now() + AGAIN;
-            let held = serving.held_by(key.0).join(", ");
-            let why = format!("it is down and holds {held}");
+            let why = format!("it is down and held {}", held[&key.0].join(", "));
             if let Err(error) = serving.fence_now(key.0, Action::Off, &why).await {
                 (serving.members.say)(&format!("fencing node {}: {error}", key.0.0));
             }

@@ -114,7 +114,7 @@ fn by_itself(cluster: &mut Cluster, folder: &Path) {
     let all = calls(folder);
     assert_eq!(all.len(), many + 1, "once\n{all:?}");
     let why = all[many].1["why"].as_str().expect("a text");
-    assert!(why.contains("down and holds web.0"), "{why}");
+    assert!(why.contains("down and held web.0"), "{why}");
     cluster.kill(1);
     std::thread::sleep(Duration::from_millis(500));
     let asked = cluster.try_ask(0, &json!({"do": "fence", "node": 1, "force": true}));

@@ -5,6 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -95,13 +97,24 @@ pub(crate) fn managed() {
     reloaded(&cluster, &manager, web);
 
     // A loop that is stuck: it says something, and cannot.
-    let filler = std::thread::spawn(move || while filled.write_all(&[b'.'; 512]).is_ok() {});
-    std::thread::sleep(Duration::from_millis(100));
+    let written = Arc::new(AtomicU64::new(0));
+    let count = written.clone();
+    // Byte by byte, so that no room is left.
+    let filler = std::thread::spawn(move || {
+        while filled.write_all(b".").is_ok() {
+            count.fetch_add(1, Relaxed);
+        }
+    });
+    let mut before = u64::MAX;
+    while before != written.load(Relaxed) {
+        before = written.load(Relaxed);
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let good = fs::read_to_string(cluster.file(0)).expect("a file");
     fs::write(cluster.file(0), good.replace("cluster = 98", "cluster = x")).expect("a file");
     manager.forget();
     signal("HUP", &[cluster.pid(0)]);
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(500));
     manager.forget();
     let fed = manager.feedings(PERIOD * 2);
     assert!(fed.is_empty(), "a stuck loop feeds nobody: {}", fed.len());

@@ -136,7 +136,7 @@ pub(crate) fn applied() {
     assert!(refused.contains("it is for node 0 of cluster 99, and this is node 0 of 98"), "{refused}");
     fs::write(&file, text.replace("lease = \"30s\"", "lease = 3\nrecord = 5")).expect("a file");
     let refused = cluster.try_ask(0, &order).expect_err("it is wrong");
-    assert!(refused.contains("node0.toml:5: `lease`") && refused.contains("node0.toml:6: `record`"), "{refused}");
+    assert!(refused.contains("node0.toml:6: `lease`") && refused.contains("node0.toml:7: `record`"), "{refused}");
 
     let new = text
         .replace("name = \"web\"", "name = \"web\"\nenvironment = { NEW = \"1\" }")

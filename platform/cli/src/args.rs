@@ -153,6 +153,11 @@ pub(crate) enum Command {
     /// The cluster's nodes and their certificates
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Configuration files of nodes: are they right, and what would one change
+    #[command(subcommand)]
+    Config(crate::operate::ConfigCommand),
+    /// Take a node's work away while somebody works on it, or give it back
+    Maintenance(crate::operate::MaintenanceArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -215,7 +220,13 @@ pub(crate) enum ClusterCommand {
         control: PathBuf,
     },
     /// Take a node out for good: its certificate is refused by all
-    Leave(OfNode),
+    Leave {
+        #[command(flatten)]
+        of: OfNode,
+        /// Only tell what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// New certificates, or the next step to a new authority; on the node that makes certificates
     Rotate {
         /// What to do
@@ -272,6 +283,9 @@ pub(crate) struct MoveArgs {
     /// Number of the node
     #[arg(long, value_name = "NODE", value_parser = node)]
     pub to: u16,
+    /// Only tell what would happen
+    #[arg(long)]
+    pub dry_run: bool,
     /// The control socket of the node that runs here
     #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
     pub control: PathBuf,
@@ -424,9 +438,24 @@ pub(crate) enum NodeCommand {
         /// For so many seconds at most
         #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         within: u64,
+        /// Only tell what would happen
+        #[arg(long, conflicts_with = "wait")]
+        dry_run: bool,
     },
     /// End a drain
     Undrain(OfNode),
+    /// Have another machine stopped by the plug-in that the configuration names
+    #[command(after_help = crate::operate::FENCE)]
+    Fence(crate::operate::FenceArgs),
+    /// Print a unit for systemd that runs this node
+    #[command(
+        after_help = "Example: apus node unit > /etc/systemd/system/apus.service && systemctl daemon-reload && systemctl enable --now apus"
+    )]
+    Unit {
+        /// The node's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/apus.toml")]
+        config: PathBuf,
+    },
     /// Undo what a killed node has left on its machine: the address, kernel settings, rules
     Clear {
         /// The node's configuration
@@ -445,7 +474,7 @@ pub(crate) struct OfNode {
 }
 
 /// Where a node listens if its configuration does not say.
-const CONTROL: &str = "/run/apus/control";
+pub(crate) const CONTROL: &str = "/run/apus/control";
 
 #[derive(Debug, Args)]
 pub(crate) struct VipArgs {
@@ -479,6 +508,9 @@ pub(crate) enum VipCommand {
         /// The table has 2 to this power slots
         #[arg(long, value_parser = clap::value_parser!(u8).range(4..=20))]
         log2_slots: Option<u8>,
+        /// Only tell what would happen
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Each frame of the data plane and what becomes of it, a line each
     Trace(TraceArgs),
@@ -487,6 +519,9 @@ pub(crate) enum VipCommand {
         /// Number of the node
         #[arg(long, value_name = "NODE")]
         to: u16,
+        /// Only tell what would happen
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

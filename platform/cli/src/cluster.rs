@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::args::{ClusterCommand, Format, Rotation};
 use crate::print::{self, say};
-use crate::{Trouble, VERSION, node};
+use crate::{Trouble, VERSION, node, plan};
 
 /// A certificate ends soon, or nodes speak in the clear.
 const DEGRADED: u8 = 1;
@@ -57,7 +57,12 @@ pub(crate) fn cluster(what: &ClusterCommand, format: Format) -> Result<u8, Troub
             }
             return Ok(if status["cluster"]["warning"].is_null() { 0 } else { DEGRADED });
         }
-        ClusterCommand::Leave(of) => node::done(&of.control, &json!({ "do": "leave", "node": of.node }), format)?,
+        ClusterCommand::Leave { of, dry_run: true } => {
+            return plan::tell(&of.control, json!({ "do": "leave", "node": of.node }), format);
+        }
+        ClusterCommand::Leave { of, .. } => {
+            node::done(&of.control, &json!({ "do": "leave", "node": of.node }), format)?
+        }
         ClusterCommand::Rotate { what, control } => {
             let what = match what {
                 Rotation::Node => "node",

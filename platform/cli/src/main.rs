@@ -5,6 +5,7 @@ mod args;
 mod artifacts;
 mod bench;
 mod cluster;
+mod config;
 mod corpus;
 mod dispatch;
 mod doctor;
@@ -16,6 +17,8 @@ mod lists;
 mod man;
 mod mutants;
 mod node;
+mod operate;
+mod plan;
 mod plots;
 mod print;
 mod progress;
@@ -27,6 +30,7 @@ mod suite;
 mod tap;
 mod top;
 mod trace;
+mod unit;
 mod view;
 
 use std::path::Path;
@@ -160,6 +164,8 @@ fn act(cli: Cli) -> u8 {
         Command::Hbeat { thread, timeout } => service::hbeat(thread, timeout),
         Command::Keep { folder } => service::keep(&folder),
         Command::Cluster(what) => cluster::cluster(&what, format),
+        Command::Config(what) => config::config(&what, format),
+        Command::Maintenance(args) => node::maintenance(&args, format),
     };
     result.unwrap_or_else(|trouble| {
         trouble.tell(format);

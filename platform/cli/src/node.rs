@@ -7,8 +7,9 @@ use apus_node::{Config, Error};
 use serde_json::{Value, json};
 
 use crate::args::{Format, NodeCommand, VipArgs, VipCommand};
+use crate::operate::{FenceArgs, MaintenanceArgs, Switch};
 use crate::print::{self, say};
-use crate::{Trouble, VERSION};
+use crate::{Trouble, VERSION, plan};
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
@@ -22,7 +23,8 @@ impl From<Error> for Trouble {
 pub(crate) fn config(file: &Path) -> Result<Config, Trouble> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|error| Trouble::Usage(format!("{name}: {error}")))?;
-    Config::read(&name, &text).map_err(|error| Trouble::Usage(error.to_string()))
+    Config::check(&name, &text)
+        .map_err(|all| Trouble::Usage(all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
 }
 
 pub(crate) fn node(what: &NodeCommand, format: Format) -> Result<u8, Trouble> {
@@ -47,7 +49,10 @@ pub(crate) fn node(what: &NodeCommand, format: Format) -> Result<u8, Trouble> {
                 Format::Text | Format::Csv => apus_node::run(&config, |line| say!("{line}"))?,
             }
         }
-        NodeCommand::Drain { of, wait, within } => {
+        NodeCommand::Drain { of, dry_run: true, .. } => {
+            return plan::tell(&of.control, json!({ "do": "drain", "node": of.node }), format);
+        }
+        NodeCommand::Drain { of, wait, within, .. } => {
             let drain = json!({ "do": "drain", "node": of.node });
             if !wait {
                 return done(&of.control, &drain, format).map(|()| 0);
@@ -61,6 +66,8 @@ pub(crate) fn node(what: &NodeCommand, format: Format) -> Result<u8, Trouble> {
             })?;
             if format == Format::Json { print::json(&rest) } else { say!("node {} rests: restart it at will", of.node) }
         }
+        NodeCommand::Fence(args) => return fence(args, format),
+        NodeCommand::Unit { config } => print::line(crate::unit::text(config)?.trim_end()),
         NodeCommand::Undrain(of) => done(&of.control, &json!({ "do": "undrain", "node": of.node }), format)?,
         NodeCommand::Clear { config: file } => {
             let config = config(file)?;
@@ -89,15 +96,69 @@ pub(crate) fn vip(args: &VipArgs, format: Format) -> Result<u8, Trouble> {
             let table = apus_node::ask(control, &json!({ "do": "table" }))?;
             if format == Format::Json { print::json(&table) } else { tell_table(&table) }
         }
-        VipCommand::Set { v4: None, v6: None, key: None, log2_slots: None } => {
+        VipCommand::Set { v4: None, v6: None, key: None, log2_slots: None, .. } => {
             return Err(Trouble::Usage("nothing to set: give --v4, --v6, --key or --log2-slots".into()));
         }
-        VipCommand::Set { v4, v6, key, log2_slots } => {
+        VipCommand::Set { v4, v6, key, log2_slots, dry_run } => {
             let set = json!({ "do": "set", "v4": v4, "v6": v6, "key": key, "log2_slots": log2_slots });
+            if *dry_run {
+                return plan::tell(control, set, format);
+            }
             done(control, &set, format)?;
         }
         VipCommand::Trace(what) => return crate::trace::trace(control, what, format),
-        VipCommand::Move { to } => done(control, &json!({ "do": "move", "node": to }), format)?,
+        VipCommand::Move { to, dry_run: true } => {
+            return plan::tell(control, json!({ "do": "move", "node": to }), format);
+        }
+        VipCommand::Move { to, .. } => done(control, &json!({ "do": "move", "node": to }), format)?,
+    }
+    Ok(0)
+}
+
+fn fence(args: &FenceArgs, format: Format) -> Result<u8, Trouble> {
+    let order = json!({
+        "do": "fence", "node": args.of.node, "action": args.action.word(), "why": args.why, "force": args.force,
+    });
+    if args.dry_run {
+        return plan::tell(&args.of.control, order, format);
+    }
+    // As long as a plug-in may take, and what the log needs.
+    let answer = apus_node::ask_long(&args.of.control, &order, Duration::from_secs(630))?;
+    if format == Format::Json {
+        print::json(&answer);
+    } else {
+        let said = answer["said"].as_str().filter(|said| !said.is_empty()).map(|said| format!(": {said}"));
+        say!(
+            "node {}: {} done, epoch {}{}",
+            args.of.node,
+            args.action.word(),
+            answer["epoch"],
+            said.unwrap_or_default()
+        );
+    }
+    Ok(0)
+}
+
+/// `apus maintenance`.
+pub(crate) fn maintenance(args: &MaintenanceArgs, format: Format) -> Result<u8, Trouble> {
+    let MaintenanceArgs { what, of, why, dry_run, wait, within } = args;
+    let on = *what == Switch::On;
+    let order = json!({ "do": "maintain", "node": of.node, "on": on, "why": why });
+    if *dry_run {
+        return plan::tell(&of.control, order, format);
+    }
+    let answer = apus_node::ask(&of.control, &order)?;
+    for warning in answer["warnings"].as_array().into_iter().flatten() {
+        print::error(warning.as_str().unwrap_or_default());
+    }
+    if on && *wait {
+        let rest = apus_node::wait_drained(&of.control, of.node, Duration::from_secs(*within), |_| {})?;
+        if format == Format::Json { print::json(&rest) } else { say!("node {} is in maintenance, and rests", of.node) }
+    } else if format == Format::Json {
+        print::json(&answer);
+    } else {
+        let how = if on { "is in maintenance: its work moves away" } else { "gets work again" };
+        say!("node {} {how}; see `apus status`", of.node);
     }
     Ok(0)
 }

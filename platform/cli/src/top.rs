@@ -407,7 +407,8 @@ fn ring(frame: &mut Frame<'_>, status: &Value, area: Rect) {
                 // A label begins at its place.
                 let x = x - 0.03 * name.chars().count() as f64;
                 c.print(x, y, Line::styled(name, style));
-                let roles: Vec<&str> = [("dispatcher", "address"), ("drained", "drained")]
+                let drained = if one["maintenance"].is_object() { "maintenance" } else { "drained" };
+                let roles: Vec<&str> = [("dispatcher", "address"), ("drained", drained)]
                     .into_iter()
                     .filter(|(field, _)| one[*field] == true)
                     .map(|(_, role)| role)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::args::{EventArgs, Format, MoveArgs, StatusArgs, WhyArgs};
 use crate::print::{self, BAD, BOLD, DIM, GOOD, ODD, say};
-use crate::{Trouble, VERSION};
+use crate::{Trouble, VERSION, plan};
 
 /// Such as `412 ms`, `7.3 s`, `12 min`.
 pub(crate) fn length(ms: u64) -> String {
@@ -153,6 +153,10 @@ fn nodes(status: &Value) -> String {
                 roles.push(role);
             }
         }
+        if one["maintenance"].is_object() {
+            roles.retain(|role| *role != "drained");
+            roles.push("maintenance");
+        }
         if one["voter"] != true {
             roles.push("no vote");
         }
@@ -218,7 +222,11 @@ fn services(status: &Value) -> String {
 }
 
 pub(crate) fn hand_over(args: &MoveArgs, format: Format) -> Result<u8, Trouble> {
-    let answer = apus_node::ask(&args.control, &json!({ "do": "move", "what": args.what, "node": args.to }))?;
+    let order = json!({ "do": "move", "what": args.what, "node": args.to });
+    if args.dry_run {
+        return plan::tell(&args.control, order, format);
+    }
+    let answer = apus_node::ask(&args.control, &order)?;
     if format == Format::Json {
         print::json(&answer);
     } else {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::{apus, apus_with, corpus, root, snapshot, temp};
 use serde_json::Value;
 
-const HELP: [&[&str]; 33] = [
+const HELP: [&[&str]; 38] = [
     &[],
     &["run"],
     &["replay"],
@@ -41,6 +41,11 @@ const HELP: [&[&str]; 33] = [
     &["move"],
     &["exec"],
     &["cp"],
+    &["config"],
+    &["config", "check"],
+    &["config", "apply"],
+    &["maintenance"],
+    &["node", "fence"],
 ];
 
 #[test]
@@ -276,4 +281,76 @@ fn the_documents_tell_the_exit_codes() {
             assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{code} "))), "help lacks {code}");
         }
     }
+}
+
+const NODE: &str = "cluster = 7\nnode = 0\n[[nodes]]\nid = 0\naddress = \"127.0.0.1\"\n[[services]]\nname = \"web\"\n\
+                    command = [\"/bin/sleep\", \"9\"]\n";
+
+#[test]
+fn a_configuration_is_checked_before_it_is_used() {
+    let folder = temp("config");
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let good = file("good.toml", NODE);
+    let out = apus(&["config", "check", &good, "--here"]);
+    assert_eq!((out.code, out.stdout.trim()), (0, format!("{good}: nothing is wrong").as_str()), "{}", out.stderr);
+    let bad =
+        file("bad.toml", &NODE.replace("node = 0", "node = 0\nlease = 5").replace("[\"/bin/sleep\", \"9\"]", "[]"));
+    let out = apus(&["config", "check", &bad]);
+    let lines: Vec<&str> = out.stdout.lines().collect();
+    assert_eq!((out.code, lines.len()), (1, 2), "{}", out.stdout);
+    assert!(lines[0].starts_with(&format!("{bad}:3: `lease` must be a text")), "{}", lines[0]);
+    assert!(lines[1].starts_with(&format!("{bad}:9: `command` must be the program")), "{}", lines[1]);
+    assert!(out.stderr.contains("2 mistakes"), "{}", out.stderr);
+    let json = apus(&["config", "check", &good, &bad, "--format", "json"]);
+    let told = json.json();
+    assert_eq!((json.code, &told["files"], &told["wrong"][1]["line"]), (1, &2.into(), &9.into()), "{told}");
+    // Who runs it is told the same.
+    let run = apus(&["node", "run", "--config", &bad]);
+    assert_eq!(run.code, 64);
+    assert!(
+        run.stderr.contains("bad.toml:3: `lease`") && run.stderr.contains("bad.toml:9: `command`"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(apus(&["config", "check", &folder.join("none").display().to_string()]).code, 64);
+    for what in [&["maintenance", "on", "1"][..], &["config", "apply", &good], &["node", "fence", "1", "--dry-run"]] {
+        let nobody = folder.join("control").display().to_string();
+        let out = apus(&[what, &["--control", &nobody]].concat());
+        assert!(matches!(out.code, 64 | 70) && out.stderr.contains("does a node run here"), "{what:?}: {}", out.stderr);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_unit_is_one_that_systemd_takes() {
+    let folder = temp("unit");
+    let config = folder.join("a node.toml");
+    let out = apus(&["node", "unit", "--config", &config.display().to_string()]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    for line in ["Type=notify", "KillMode=process", "Delegate=yes", "ExecReload=/bin/kill -HUP $MAINPID"] {
+        assert!(out.stdout.lines().any(|one| one == line), "{line}: {}", out.stdout);
+    }
+    assert!(out.stdout.contains("/a node.toml\""), "{}", out.stdout);
+    let unit = folder.join("apus.service");
+    std::fs::write(&unit, &out.stdout).expect("a file");
+    let verify =
+        |unit: &std::path::Path| std::process::Command::new("systemd-analyze").arg("verify").arg(unit).output();
+    let Ok(said) = verify(&unit) else {
+        println!("SKIPPED: systemd-analyze is not installed");
+        return;
+    };
+    let told = String::from_utf8_lossy(&said.stderr).into_owned();
+    let ours: Vec<&str> = told.lines().filter(|line| line.contains("apus.service")).collect();
+    // Nothing about manual pages: those are installed by `apus man`.
+    let ours: Vec<&&str> = ours.iter().filter(|line| !line.contains("man apus-node-run")).collect();
+    assert!(ours.is_empty(), "{told}");
+    // And it would tell.
+    let broken = folder.join("broken.service");
+    std::fs::write(&broken, out.stdout.replace("Type=notify", "Type=notifies")).expect("a file");
+    let said = verify(&broken).expect("it was there");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("notifies"), "{said:?}");
 }

@@ -3,18 +3,18 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::Range;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use apus_dispatch::{DEFAULT_LOG2_SLOTS, Key, MAX_WEIGHT, Mac};
 use apus_engine::{Micros, NodeId};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::fence::{self, Fence, Watchdog};
 use crate::http::{self, Http};
 use crate::knobs::{Knobs, Part};
 use crate::remote::{self, Remote};
+use crate::section::{Section, Value, Wrong, Wrongs, number, parsed, text};
 use crate::service::{self, Service};
 
 /// A node's configuration.
@@ -40,6 +40,10 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The reboot hook: a command.
     pub reboot: Option<Vec<String>>,
+    /// How another machine is stopped for certain, if it can be.
+    pub fence: Option<Fence>,
+    /// What resets this machine when its daemon is stuck or gone, if anything.
+    pub watchdog: Option<Watchdog>,
     /// How nodes speak; `None`: QUIC where there are certificates.
     pub transport: Option<Wire>,
     /// Folder of keys and certificates.
@@ -56,6 +60,8 @@ pub struct Config {
     pub remote: Option<Remote>,
     /// What all nodes have alike, as lines of a file.
     pub(crate) alike: String,
+    /// The file that it was read from.
+    pub(crate) file: PathBuf,
 }
 
 /// How nodes speak to each other.
@@ -133,27 +139,35 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// What is wrong, and in which bytes.
-pub(crate) type Wrong = (Range<usize>, String);
-pub(crate) type Value<'t> = Spanned<DeValue<'t>>;
-
 impl Config {
     /// Reads the text of a file, whose name is for errors.
     ///
     /// # Errors
     /// The first thing that is wrong, with its line.
     pub fn read(file: &str, text: &str) -> Result<Self, ConfigError> {
-        let read = || {
-            let table = DeTable::parse(text).map_err(|error| {
-                let what = error.message().trim().to_owned();
-                (error.span().unwrap_or_default(), what)
-            })?;
-            config(&Section { table: table.get_ref(), span: 0..0, name: "the file" })
-        };
-        read().map_err(|(span, what)| {
+        Self::check(file, text).map_err(|mut all| all.swap_remove(0))
+    }
+
+    /// Reads the text of a file, whose name is for errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its line. What only follows from another mistake is not among it.
+    pub fn check(file: &str, text: &str) -> Result<Self, Vec<ConfigError>> {
+        let error = |(span, what): Wrong| {
             let before = text.get(..span.start).unwrap_or(text);
             ConfigError { file: file.into(), line: before.matches('\n').count() + 1, what }
-        })
+        };
+        let (table, broken) = DeTable::parse_recoverable(text);
+        if !broken.is_empty() {
+            let wrong = |one: toml::de::Error| (one.span().unwrap_or_default(), one.message().trim().to_owned());
+            return Err(broken.into_iter().map(wrong).map(error).collect());
+        }
+        let wrongs = Wrongs::default();
+        let config = config(&Section::file(table.get_ref(), &wrongs));
+        match (wrongs.all(), config) {
+            (wrong, Some(config)) if wrong.is_empty() => Ok(Self { file: file.into(), ..config }),
+            (wrong, _) => Err(wrong.into_iter().map(error).collect()),
+        }
     }
 
     /// This node among the nodes.
@@ -199,52 +213,8 @@ impl Config {
     }
 }
 
-pub(crate) struct Section<'t> {
-    pub(crate) table: &'t DeTable<'t>,
-    pub(crate) span: Range<usize>,
-    pub(crate) name: &'static str,
-}
-
-impl<'t> Section<'t> {
-    pub(crate) fn known(&self, keys: &[&str]) -> Result<(), Wrong> {
-        match self.table.iter().find(|(key, _)| !keys.contains(&key.get_ref().as_ref())) {
-            Some((key, _)) => {
-                let what = format!("`{}` is not known in {}; known are {}", key.get_ref(), self.name, keys.join(", "));
-                Err((key.span(), what))
-            }
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn get(&self, key: &str) -> Option<&'t Value<'t>> {
-        self.table.get(key)
-    }
-
-    pub(crate) fn need(&self, key: &str, such: &str) -> Result<&'t Value<'t>, Wrong> {
-        self.get(key)
-            .ok_or_else(|| (self.span.clone(), format!("{} lacks `{key}`; write such as `{key} = {such}`", self.name)))
-    }
-}
-
-pub(crate) fn number<T: TryFrom<u64>>(value: &Value<'_>, key: &str, range: &str) -> Result<T, Wrong> {
-    let integer =
-        value.get_ref().as_integer().and_then(|i| u64::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok());
-    integer
-        .and_then(|number| T::try_from(number).ok())
-        .ok_or_else(|| (value.span(), format!("`{key}` must be {range}")))
-}
-
-pub(crate) fn text<'t>(value: &'t Value<'t>, key: &str) -> Result<&'t str, Wrong> {
-    value.get_ref().as_str().ok_or_else(|| (value.span(), format!("`{key}` must be a text, in quotation marks")))
-}
-
-fn parsed<T: FromStr>(value: &Value<'_>, key: &str, such: &str) -> Result<T, Wrong> {
+fn mac(value: &Value<'_>, key: &str) -> Result<Mac, Wrong> {
     let word = text(value, key)?;
-    word.parse().map_err(|_| (value.span(), format!("`{key}` is `{word}`, and must be such as `{such}`")))
-}
-
-fn mac(value: &Value<'_>) -> Result<Mac, Wrong> {
-    let word = text(value, "mac")?;
     let bytes: Vec<u8> = word.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
     let mac: Option<Mac> = bytes.try_into().ok().filter(|mac: &Mac| mac[0] & 1 == 0 && *mac != [0; 6]);
     mac.ok_or_else(|| {
@@ -255,117 +225,142 @@ fn mac(value: &Value<'_>) -> Result<Mac, Wrong> {
     })
 }
 
-fn config(file: &Section<'_>) -> Result<Config, Wrong> {
-    file.known(&[
-        "cluster",
-        "node",
-        "port",
-        "folder",
-        "control",
-        "nodes",
-        "vip",
-        "lease",
-        "services",
-        "reboot",
-        "transport",
-        "keys",
-        "record",
-        "knobs",
-        "told",
-        "http",
-        "remote",
-    ])?;
-    let me: u8 = number(file.need("node", "0")?, "node", "this node's number, 0 to 255")?;
-    let nodes = nodes(file.need("nodes", "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]")?)?;
-    let me = NodeId(me.into());
-    if !nodes.iter().any(|node| node.id == me) {
+const KEYS: &[&str] = &[
+    "cluster",
+    "node",
+    "port",
+    "folder",
+    "control",
+    "nodes",
+    "vip",
+    "lease",
+    "services",
+    "reboot",
+    "fence",
+    "watchdog",
+    "transport",
+    "keys",
+    "record",
+    "knobs",
+    "told",
+    "http",
+    "remote",
+];
+
+/// `None`: a stand-in is not enough to go on with; what is wrong was put down.
+fn config(file: &Section<'_>) -> Option<Config> {
+    file.known(KEYS);
+    let me = file.must("node", "0", |value, key| number::<u8>(value, key, "this node's number, 0 to 255"));
+    let before = file.wrongs().many();
+    let such = "[{ id = 0, address = \"10.0.0.1\", mac = \"02:00:00:00:00:01\" }]";
+    let nodes = file.must("nodes", such, |value, _| nodes(file, value)).unwrap_or_default();
+    let sound = file.wrongs().many() == before;
+    let me = me.map(|me| NodeId(me.into()));
+    if let Some(me) = me
+        && sound
+        && !nodes.iter().any(|node| node.id == me)
+    {
         let what = format!("`node` is {}, which is not among `nodes`: add it there", me.0);
-        return Err((file.need("node", "0")?.span(), what));
+        file.wrongs().put((file.place("node"), what));
     }
-    let vip = file.get("vip").map(vip).transpose()?;
+    let vip = file.opt("vip", |value, _| vip(file, value)).flatten();
     if vip.is_some()
+        && sound
         && let Some(node) = nodes.iter().find(|node| node.mac == [0; 6])
     {
         let what =
             format!("node {} lacks `mac`; write such as `mac = \"02:00:00:00:00:01\"`; see `ip link`", node.id.0);
-        return Err((file.need("nodes", "")?.span(), what));
+        file.wrongs().put((file.place("nodes"), what));
     }
-    let reboot = file.get("reboot").map(|value| service::command(value, "reboot")).transpose()?;
-    let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
-    let services = match file.get("services") {
-        Some(value) => service::services(value, &ids, reboot.is_some())?,
-        None => Vec::new(),
-    };
-    if vip.is_none() && services.is_empty() {
+    let reboot = file.opt("reboot", service::command);
+    let ids: Option<Vec<NodeId>> = sound.then(|| nodes.iter().map(|node| node.id).collect());
+    let reboots = file.get("reboot").is_some();
+    let services = file.opt("services", |value, _| service::services(file, value, ids.as_deref(), reboots));
+    let services = services.unwrap_or_default();
+    if file.get("vip").is_none()
+        && file.get("services").is_none_or(|all| all.get_ref().as_array().is_some_and(|all| all.is_empty()))
+    {
         let what = "there is nothing to do: write `[vip]` for an address, `[[services]]` for programs, or both";
-        return Err((0..0, what.into()));
+        file.wrongs().put((0..0, what.into()));
     }
-    let path = |key, or: &str| match file.get(key) {
-        Some(value) => Ok(PathBuf::from(text(value, key)?)),
-        None => Ok(or.into()),
-    };
-    let folder = path("folder", "/var/lib/apus")?;
+    let path = |key: &str| file.opt(key, text).map(PathBuf::from);
+    let folder = path("folder").unwrap_or_else(|| "/var/lib/apus".into());
     // A socket's path has 107 bytes at most, and `/programs/NAME.SLOT/notify` follows.
     if let Some(service) = services.iter().find(|service| folder.as_os_str().len() + service.spec.name.len() + 20 > 107)
     {
-        let span = file.get("folder").map_or(0..0, Spanned::span);
-        return Err((span, format!("`folder` is too long for the sockets of `{}`: shorten either", service.spec.name)));
+        let what = format!("`folder` is too long for the sockets of `{}`: shorten either", service.spec.name);
+        file.wrongs().put((file.place("folder"), what));
     }
-    let keys = file.get("keys").map(|value| text(value, "keys").map(PathBuf::from)).transpose()?;
-    let transport = match file.get("transport") {
-        // Who names keys wants to be known by them.
-        None => keys.is_some().then_some(Wire::Quic),
-        Some(value) => Some(match text(value, "transport")? {
-            "quic" => Wire::Quic,
-            "plain" => Wire::Plain,
-            other => {
-                let what = format!(
-                    "`transport` is `{other}`, and must be `quic`, or `plain` where every machine of the network is trusted"
-                );
-                return Err((value.span(), what));
-            }
-        }),
-    };
-    let http = file.get("http").map(http::http).transpose()?;
-    let port = file.get("port").map_or(Ok(7_400), |value| number(value, "port", "1 to 65535"))?;
-    let own = nodes.iter().find(|node| node.id == me).map(|node| node.address);
+    let keys = path("keys");
+    // Who names keys wants to be known by them.
+    let transport = file.opt("transport", transport).or_else(|| keys.is_some().then_some(Wire::Quic));
+    let http = file.opt("http", |value, _| http::http(file, value)).flatten();
+    let port = file.opt("port", |value, key| number(value, key, "1 to 65535")).unwrap_or(7_400);
+    let own = nodes.iter().find(|node| Some(node.id) == me).map(|node| node.address);
     if let Some(http) = &http
         && http.listen.port() == port
         && own.is_some_and(|own| own == http.listen.ip() || http.listen.ip().is_unspecified())
     {
         let what = "`listen` is where this node speaks with the others: give it another port";
-        return Err((listen_span(file), what.into()));
+        let table = file.get("http").and_then(|http| http.get_ref().as_table());
+        let place = table.and_then(|table| table.get("listen")).map_or(0..0, Spanned::span);
+        file.wrongs().put((place, what.into()));
     }
-    Ok(Config {
+    let cluster = file.must("cluster", "1", |value, key| number(value, key, "a number up to 4294967295"));
+    let lease = file.opt("lease", lease);
+    let record = file.opt("record", record).unwrap_or(32 << 20);
+    let knobs = file.opt("knobs", |value, _| Knobs::read(file, value)).unwrap_or_default();
+    let remote = file.opt("remote", |value, _| remote::remote(file, value, ids.as_deref()));
+    let fence = file.opt("fence", |value, _| fence::fence(file, value, ids.as_deref())).flatten();
+    let watchdog = file.opt("watchdog", |value, _| fence::watchdog(file, value)).flatten();
+    let config = Config {
         transport,
         keys: keys.unwrap_or_else(|| folder.join("keys")),
         alike: ALIKE.iter().filter_map(|key| Some(format!("{key} = {}\n", inline(file.get(key)?.get_ref())))).collect(),
-        cluster: number(file.need("cluster", "1")?, "cluster", "a number up to 4294967295")?,
-        me,
+        cluster: cluster?,
+        me: me?,
         port,
         folder,
-        control: path("control", "/run/apus/control")?,
+        control: path("control").unwrap_or_else(|| "/run/apus/control".into()),
         nodes,
         vip,
-        lease: file.get("lease").map(lease).transpose()?,
+        lease,
         services,
         reboot,
-        record: file.get("record").map_or(Ok(32 << 20), record)?,
-        knobs: file.get("knobs").map_or_else(|| Ok(Knobs::default()), Knobs::read)?,
-        told: file.get("told").map(|value| text(value, "told").map(PathBuf::from)).transpose()?,
+        fence,
+        watchdog,
+        record,
+        knobs,
+        told: path("told"),
         http,
-        remote: file.get("remote").map(|value| remote::remote(value, &ids)).transpose()?,
-    })
+        remote,
+        file: PathBuf::new(),
+    };
+    // What only an engine knows to be wrong.
+    if file.wrongs().many() == 0
+        && let Err(error) = crate::engine::config(&config)
+    {
+        let place = if file.get("knobs").is_some() { file.place("knobs") } else { file.place("lease") };
+        file.wrongs().put((place, error.to_string()));
+    }
+    Some(config)
 }
 
-/// Where `listen` of `[http]` stands.
-fn listen_span(file: &Section<'_>) -> Range<usize> {
-    let table = file.get("http").and_then(|http| http.get_ref().as_table());
-    table.and_then(|table| table.get("listen")).map_or(0..0, Spanned::span)
+fn transport(value: &Value<'_>, key: &str) -> Result<Wire, Wrong> {
+    match text(value, key)? {
+        "quic" => Ok(Wire::Quic),
+        "plain" => Ok(Wire::Plain),
+        other => {
+            let what = format!(
+                "`transport` is `{other}`, and must be `quic`, or `plain` where every machine of the network is trusted"
+            );
+            Err((value.span(), what))
+        }
+    }
 }
 
 /// What a new node takes over as it stands.
-const ALIKE: [&str; 6] = ["knobs", "lease", "reboot", "record", "services", "vip"];
+const ALIKE: [&str; 7] = ["fence", "knobs", "lease", "reboot", "record", "services", "vip"];
 
 /// A text as a file has it.
 pub(crate) fn quoted(text: &str) -> String {
@@ -402,8 +397,8 @@ fn inline(value: &DeValue<'_>) -> String {
     }
 }
 
-fn lease(value: &Value<'_>) -> Result<Micros, Wrong> {
-    let lease = service::time(value, "lease")?;
+fn lease(value: &Value<'_>, key: &str) -> Result<Micros, Wrong> {
+    let lease = service::time(value, key)?;
     if (300_000..=600_000_000).contains(&lease.0) {
         return Ok(lease);
     }
@@ -414,61 +409,56 @@ fn lease(value: &Value<'_>) -> Result<Micros, Wrong> {
 }
 
 /// `"64M"`, or `false`.
-fn record(value: &Value<'_>) -> Result<u64, Wrong> {
+fn record(value: &Value<'_>, key: &str) -> Result<u64, Wrong> {
     if value.get_ref().as_bool() == Some(false) {
         return Ok(0);
     }
-    let bytes = service::bytes(value, "record").ok().filter(|bytes| (1 << 20..=1 << 40).contains(bytes));
+    let bytes = service::bytes(value, key).ok().filter(|bytes| (1 << 20..=1 << 40).contains(bytes));
     bytes.ok_or_else(|| {
         (value.span(), "`record` must be how many bytes to keep, \"1M\" to \"1024G\", such as \"32M\"; or false".into())
     })
 }
 
-fn nodes(value: &Value<'_>) -> Result<Vec<Member>, Wrong> {
+fn nodes<'t>(file: &Section<'t>, value: &'t Value<'t>) -> Result<Vec<Member>, Wrong> {
     let wrong = || (value.span(), "`nodes` must be a list of tables: write a `[[nodes]]` for each".to_owned());
-    let mut all = Vec::new();
+    let entries = value.get_ref().as_array().filter(|all| !all.is_empty()).ok_or_else(wrong)?;
+    let (mut all, before) = (Vec::new(), file.wrongs().many());
     let (mut ids, mut macs, mut addresses) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for entry in value.get_ref().as_array().ok_or_else(wrong)? {
-        let table = entry.get_ref().as_table().ok_or_else(wrong)?;
-        let section = Section { table, span: entry.span(), name: "a node" };
-        section.known(&["id", "address", "mac", "weight", "joined", "part"])?;
-        let id: u8 = number(section.need("id", "0")?, "id", "the node's number, 0 to 255")?;
-        let part = section.get("part").map_or(Ok(Part::Voter), Part::read)?;
-        let mut node = Member {
-            id: NodeId(id.into()),
-            address: parsed(section.need("address", "\"10.0.0.1\"")?, "address", "10.0.0.1")?,
-            mac: section.get("mac").map_or(Ok([0; 6]), mac)?,
-            weight: section.get("weight").map_or(Ok(1), |value| number(value, "weight", "0 to 65535"))?,
-            joined: match section.get("joined") {
-                None => false,
-                Some(value) => value
-                    .get_ref()
-                    .as_bool()
-                    .ok_or_else(|| (value.span(), "`joined` must be true or false".to_owned()))?,
-            },
-            part,
+    for entry in entries.iter() {
+        let Some(section) = file.ok(file.below(entry, "a node", "{ id = 0, address = \"10.0.0.1\" }")) else {
+            continue;
         };
-        if part == Part::Arbiter {
-            node.weight = 0;
-        }
-        if node.weight > MAX_WEIGHT {
-            return Err((entry.span(), format!("`weight` must be 0 to {MAX_WEIGHT}")));
-        }
+        let Some(node) = node(&section) else { continue };
         let mac = node.mac == [0; 6] || macs.insert(node.mac);
-        if !(ids.insert(id) && mac && addresses.insert(node.address)) {
+        if !(ids.insert(node.id) && mac && addresses.insert(node.address)) {
             let what = "this node has the number, address or mac of an earlier one; each needs its own";
-            return Err((entry.span(), what.into()));
+            file.wrongs().put((entry.span(), what.into()));
         }
         all.push(node);
     }
-    if all.is_empty() {
-        return Err(wrong());
-    }
-    if !all.iter().any(|node| node.part != Part::Arbiter) || all.iter().all(|node| node.part == Part::Learner) {
+    let decides =
+        all.iter().any(|node| node.part != Part::Arbiter) && !all.iter().all(|node| node.part == Part::Learner);
+    if !decides && file.wrongs().many() == before {
         let what = "nobody would decide, or nobody serve: give some node `part = \"voter\"`, or take `part` out";
         return Err((value.span(), what.into()));
     }
     Ok(all)
+}
+
+fn node(section: &Section<'_>) -> Option<Member> {
+    section.known(&["id", "address", "mac", "weight", "joined", "part"]);
+    let id = section.must("id", "0", |value, key| number::<u8>(value, key, "the node's number, 0 to 255"));
+    let address = section.must("address", "\"10.0.0.1\"", |value, key| parsed(value, key, "10.0.0.1"));
+    let part = section.opt("part", |value, _| Part::read(value)).unwrap_or_default();
+    let range = format!("0 to {MAX_WEIGHT}");
+    let weight = section.opt("weight", |value, key| {
+        let weight = number(value, key, &range)?;
+        if weight > MAX_WEIGHT { Err((value.span(), format!("`weight` must be {range}"))) } else { Ok(weight) }
+    });
+    let mac = section.opt("mac", mac).unwrap_or_default();
+    let joined = section.flag("joined", false);
+    let weight = if part == Part::Arbiter { 0 } else { weight.unwrap_or(1) };
+    Some(Member { id: NodeId(id?.into()), address: address?, mac, weight, joined, part })
 }
 
 /// A key's name, as in files and on the command line.
@@ -481,54 +471,45 @@ pub(crate) fn key_of(name: &str) -> Option<Key> {
     }
 }
 
-fn vip(value: &Value<'_>) -> Result<Vip, Wrong> {
-    let table =
-        value.get_ref().as_table().ok_or_else(|| (value.span(), "`vip` must be a table: write `[vip]`".to_owned()))?;
-    let section = Section { table, span: value.span(), name: "`vip`" };
-    section.known(&["v4", "v6", "interface", "key", "log2_slots", "seed", "plane"])?;
-    let v4 = section.get("v4").map(|value| parsed(value, "v4", "10.0.0.100")).transpose()?;
-    let v6 = section.get("v6").map(|value| parsed(value, "v6", "fd00::100")).transpose()?;
-    if v4.is_none() && v6.is_none() {
-        return Err((value.span(), "`vip` has no address; write `v4 = \"10.0.0.100\"`, `v6`, or both".into()));
+fn vip<'t>(file: &Section<'t>, value: &'t Value<'t>) -> Result<Option<Vip>, Wrong> {
+    let section = file.below(value, "`vip`", "[vip]")?;
+    section.known(&["v4", "v6", "interface", "key", "log2_slots", "seed", "plane"]);
+    let v4 = section.opt("v4", |value, key| parsed(value, key, "10.0.0.100"));
+    let v6 = section.opt("v6", |value, key| parsed(value, key, "fd00::100"));
+    if section.get("v4").is_none() && section.get("v6").is_none() {
+        let what = "`vip` has no address; write `v4 = \"10.0.0.100\"`, `v6`, or both";
+        file.wrongs().put((value.span(), what.into()));
     }
-    let key = match section.get("key") {
-        None => Key::Source,
-        Some(value) => {
-            let name = text(value, "key")?;
-            key_of(name)
-                .ok_or_else(|| (value.span(), format!("`key` is `{name}`, and must be source, ports or quic")))?
-        }
-    };
-    let log2_slots = match section.get("log2_slots") {
-        None => DEFAULT_LOG2_SLOTS,
-        Some(value) => {
-            let slots = number(value, "log2_slots", "4 to 20")?;
-            if !(4..=20).contains(&slots) {
-                return Err((value.span(), "`log2_slots` must be 4 to 20".into()));
-            }
-            slots
-        }
-    };
-    let interface = section.need("interface", "\"eth0\"")?;
-    let name = text(interface, "interface")?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
-    if name.is_empty() || name.len() > 15 || !name.chars().all(plain) {
-        return Err((
-            interface.span(),
-            format!("`interface` is `{name}`, and must be the name of a port; see `ip link`"),
-        ));
-    }
-    Ok(Vip {
+    let key = section.opt("key", |value, key| {
+        let name = text(value, key)?;
+        key_of(name).ok_or_else(|| (value.span(), format!("`key` is `{name}`, and must be source, ports or quic")))
+    });
+    let log2_slots = section.opt("log2_slots", |value, key| {
+        let slots = number(value, key, "4 to 20")?;
+        if (4..=20).contains(&slots) { Ok(slots) } else { Err((value.span(), "`log2_slots` must be 4 to 20".into())) }
+    });
+    let interface = section.must("interface", "\"eth0\"", interface);
+    let seed = "a number, secret and the same on all nodes";
+    let seed = section.opt("seed", |value, key| number(value, key, seed)).unwrap_or(0);
+    let plane = section.opt("plane", |value, key| text(value, key).map(Into::into));
+    Ok(interface.map(|interface| Vip {
         v4,
         v6,
-        interface: name.into(),
-        key,
-        log2_slots,
-        seed: section
-            .get("seed")
-            .map_or(Ok(0), |value| number(value, "seed", "a number, secret and the same on all nodes"))?,
-        plane: section.get("plane").map(|value| text(value, "plane").map(Into::into)).transpose()?,
-    })
+        interface,
+        key: key.unwrap_or(Key::Source),
+        log2_slots: log2_slots.unwrap_or(DEFAULT_LOG2_SLOTS),
+        seed,
+        plane,
+    }))
+}
+
+fn interface(value: &Value<'_>, key: &str) -> Result<String, Wrong> {
+    let name = text(value, key)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if name.is_empty() || name.len() > 15 || !name.chars().all(plain) {
+        return Err((value.span(), format!("`{key}` is `{name}`, and must be the name of a port; see `ip link`")));
+    }
+    Ok(name.into())
 }
 
 #[cfg(test)]
@@ -619,6 +600,7 @@ command = ["/bin/sh", "-c", "printf '\\\"%s\\\"\\t' x; sleep 1"]
             nodes: all,
             transport: Some(Wire::Quic),
             alike: new.alike.clone(),
+            file: new.file.clone(),
             ..first.clone()
         };
         assert_eq!(new, wanted, "{text}");

@@ -1,6 +1,7 @@
 //! The control socket: a line of JSON each way. Its file is the owner's only.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -10,11 +11,18 @@ use crate::Error;
 ///
 /// # Errors
 /// If no node listens there, or it refuses: with what it said.
-#[cfg(unix)]
 pub fn ask(socket: &Path, question: &Value) -> Result<Value, Error> {
+    ask_long(socket, question, Duration::from_secs(10))
+}
+
+/// Asks a running node one thing that takes so long at most.
+///
+/// # Errors
+/// As [`ask`].
+#[cfg(unix)]
+pub fn ask_long(socket: &Path, question: &Value, within: Duration) -> Result<Value, Error> {
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     let place = socket.display();
     let failed = |error: std::io::Error| {
@@ -23,7 +31,7 @@ pub fn ask(socket: &Path, question: &Value) -> Result<Value, Error> {
         ))
     };
     let mut stream = UnixStream::connect(socket).map_err(failed)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed)?;
+    stream.set_read_timeout(Some(within)).map_err(failed)?;
     stream.write_all(format!("{question}\n").as_bytes()).map_err(failed)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).map_err(failed)?;
@@ -43,7 +51,7 @@ pub fn ask(socket: &Path, question: &Value) -> Result<Value, Error> {
 pub fn trace(
     socket: &Path,
     question: &Value,
-    lasts: std::time::Duration,
+    lasts: Duration,
     mut each: impl FnMut(&Value) -> bool,
 ) -> Result<(), Error> {
     use std::io::{BufRead as _, BufReader, Write as _};
@@ -56,7 +64,7 @@ pub fn trace(
         ))
     };
     let mut stream = UnixStream::connect(socket).map_err(|error| failed(&error))?;
-    stream.set_read_timeout(Some(lasts + std::time::Duration::from_secs(10))).map_err(|error| failed(&error))?;
+    stream.set_read_timeout(Some(lasts + Duration::from_secs(10))).map_err(|error| failed(&error))?;
     stream.write_all(format!("{question}\n").as_bytes()).map_err(|error| failed(&error))?;
     for line in BufReader::new(stream).lines() {
         let line = line.map_err(|error| failed(&error))?;
@@ -76,7 +84,7 @@ pub fn trace(
 /// # Errors
 /// Always: only Linux runs nodes.
 #[cfg(not(unix))]
-pub fn trace(_: &Path, _: &Value, _: std::time::Duration, _: impl FnMut(&Value) -> bool) -> Result<(), Error> {
+pub fn trace(_: &Path, _: &Value, _: Duration, _: impl FnMut(&Value) -> bool) -> Result<(), Error> {
     Err(Error::Usage("a node runs on Linux only so far: ask it there".into()))
 }
 
@@ -85,7 +93,7 @@ pub fn trace(_: &Path, _: &Value, _: std::time::Duration, _: impl FnMut(&Value) 
 /// # Errors
 /// Always: only Linux runs nodes.
 #[cfg(not(unix))]
-pub fn ask(_: &Path, _: &Value) -> Result<Value, Error> {
+pub fn ask_long(_: &Path, _: &Value, _: Duration) -> Result<Value, Error> {
     Err(Error::Usage("a node runs on Linux only so far: ask it there".into()))
 }
 
@@ -94,13 +102,8 @@ pub fn ask(_: &Path, _: &Value) -> Result<Value, Error> {
 ///
 /// # Errors
 /// If it takes longer than `limit`, with what it still has, or the node cannot be asked.
-pub fn wait_drained(
-    socket: &Path,
-    node: u16,
-    limit: std::time::Duration,
-    mut tell: impl FnMut(&Value),
-) -> Result<Value, Error> {
-    const TWICE: std::time::Duration = std::time::Duration::from_millis(300);
+pub fn wait_drained(socket: &Path, node: u16, limit: Duration, mut tell: impl FnMut(&Value)) -> Result<Value, Error> {
+    const TWICE: Duration = Duration::from_millis(300);
     let began = std::time::Instant::now();
     let (mut last, mut rested) = (Value::Null, false);
     loop {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::config::{Section, Value, Wrong, text};
+use crate::section::{Section, Value, Wrong, text};
 
 /// A token has at least so many characters.
 const TOKEN: usize = 16;
@@ -44,45 +44,50 @@ impl std::fmt::Debug for Http {
     }
 }
 
-/// Reads `[http]`.
-pub(crate) fn http(value: &Value<'_>) -> Result<Http, Wrong> {
-    let table = value.get_ref().as_table();
-    let table = table.ok_or_else(|| (value.span(), "`http` must be a table: write `[http]`".to_owned()))?;
-    let section = Section { table, span: value.span(), name: "`http`" };
-    section.known(&["listen", "token", "token_file", "tls", "cert", "key"])?;
-    let place = section.need("listen", "\"127.0.0.1:7480\"")?;
-    let word = text(place, "listen")?;
-    let listen: SocketAddr = word.parse().map_err(|_| {
-        (place.span(), format!("`listen` is `{word}`, and must be address and port, such as `127.0.0.1:7480`"))
-    })?;
-    let token = match (section.get("token"), section.get("token_file")) {
+/// Reads `[http]`; `None`: with a mistake that was put down.
+pub(crate) fn http<'t>(file: &Section<'t>, value: &'t Value<'t>) -> Result<Option<Http>, Wrong> {
+    let section = file.below(value, "`http`", "[http]")?;
+    section.known(&["listen", "token", "token_file", "tls", "cert", "key"]);
+    let listen = section.must("listen", "\"127.0.0.1:7480\"", |value, key| {
+        let word = text(value, key)?;
+        word.parse::<SocketAddr>().map_err(|_| {
+            (value.span(), format!("`{key}` is `{word}`, and must be address and port, such as `127.0.0.1:7480`"))
+        })
+    });
+    let token = section.ok(token(&section)).flatten();
+    let tls = section.ok(tls(&section)).flatten();
+    let Some(listen) = listen else { return Ok(None) };
+    let asks = section.get("token").or(section.get("token_file")).is_some();
+    if !asks && !listen.ip().is_loopback() {
+        let what = format!(
+            "`listen` is `{listen}`, which others can reach: write `token_file` too, or listen on 127.0.0.1. Without `tls`, or \
+             `cert` and `key`, who listens on the way reads the token"
+        );
+        return Err((section.place("listen"), what));
+    }
+    Ok(Some(Http { listen, token, tls }))
+}
+
+fn token(section: &Section<'_>) -> Result<Option<String>, Wrong> {
+    let (span, token) = match (section.get("token"), section.get("token_file")) {
         (Some(_), Some(file)) => return Err((file.span(), "give `token` or `token_file`, not both".into())),
-        (Some(token), None) => Some((token.span(), text(token, "token")?.to_owned())),
+        (Some(token), None) => (token.span(), text(token, "token")?.to_owned()),
         (None, Some(file)) => {
             let path = text(file, "token_file")?;
             let read = std::fs::read_to_string(path);
             let token = read.map_err(|error| (file.span(), format!("`token_file`: {path}: {error}")))?;
-            Some((file.span(), token.trim().to_owned()))
+            (file.span(), token.trim().to_owned())
         }
-        (None, None) => None,
+        (None, None) => return Ok(None),
     };
-    if let Some((span, token)) = &token {
-        let plain = token.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~+/=".contains(c));
-        if token.len() < TOKEN || !plain {
-            let what = format!(
-                "a token must have {TOKEN} letters, digits or -_.~+/= at least, such as what `openssl rand -hex 16` prints"
-            );
-            return Err((span.clone(), what));
-        }
-    }
-    if token.is_none() && !listen.ip().is_loopback() {
+    let plain = token.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~+/=".contains(c));
+    if token.len() < TOKEN || !plain {
         let what = format!(
-            "`listen` is `{word}`, which others can reach: write `token_file` too, or listen on 127.0.0.1. Without `tls`, or \
-             `cert` and `key`, who listens on the way reads the token"
+            "a token must have {TOKEN} letters, digits or -_.~+/= at least, such as what `openssl rand -hex 16` prints"
         );
-        return Err((place.span(), what));
+        return Err((span, what));
     }
-    Ok(Http { listen, token: token.map(|(_, token)| token), tls: tls(&section)? })
+    Ok(Some(token))
 }
 
 fn tls(section: &Section<'_>) -> Result<Option<Tls>, Wrong> {

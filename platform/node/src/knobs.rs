@@ -2,8 +2,8 @@
 
 use apus_engine::{Config as Engine, DiagnosisRule, Micros};
 
-use crate::config::{Section, Value, Wrong, number, text};
-use crate::service::{table, time};
+use crate::section::{Section, Value, Wrong, number, text};
+use crate::service::time;
 
 /// A node's part among the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,10 +76,10 @@ macro_rules! knobs {
         pub struct Knobs { $(#[doc = $about] pub $name: Option<$type>,)* }
 
         impl Knobs {
-            pub(crate) fn read(value: &Value<'_>) -> Result<Self, Wrong> {
-                let section = table(value, "`knobs`", "knobs = { lease = \"600ms\" }")?;
-                section.known(&[$(stringify!($name)),*])?;
-                Ok(Self { $($name: one(&section, stringify!($name), $read)?,)* })
+            pub(crate) fn read<'t>(file: &Section<'t>, value: &'t Value<'t>) -> Result<Self, Wrong> {
+                let section = file.below(value, "`knobs`", "knobs = { period = \"200ms\" }")?;
+                section.known(&[$(stringify!($name)),*]);
+                Ok(Self { $($name: section.opt(stringify!($name), $read),)* })
             }
 
             /// Sets them.
@@ -108,14 +108,6 @@ macro_rules! knobs {
             }
         }
     };
-}
-
-fn one<T>(
-    section: &Section<'_>,
-    key: &str,
-    read: fn(&Value<'_>, &str) -> Result<T, Wrong>,
-) -> Result<Option<T>, Wrong> {
-    section.get(key).map(|value| read(value, key)).transpose()
 }
 
 fn whole<T: TryFrom<u64>>(value: &Value<'_>, key: &str) -> Result<T, Wrong> {

@@ -7,10 +7,19 @@
 //! Only Linux runs nodes; elsewhere [`run`] says so.
 #![forbid(unsafe_code)]
 
+mod check;
 pub mod cluster;
 mod config;
 mod control;
 mod copy;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
+mod difference;
+mod engine;
+mod fence;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
+mod forecast;
+#[cfg(target_os = "linux")]
+mod here;
 mod http;
 mod knobs;
 #[cfg(target_os = "linux")]
@@ -19,6 +28,7 @@ mod linux;
 pub mod remote;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 mod roster;
+mod section;
 mod service;
 mod setup;
 mod told;
@@ -26,9 +36,13 @@ pub mod view;
 
 use std::fmt;
 
+pub use check::check;
 pub use config::{Config, ConfigError, Member, Vip, Wire};
-pub use control::{ask, trace, wait_drained};
+pub use control::{ask, ask_long, trace, wait_drained};
 pub use copy::{hbeat, keep};
+pub use fence::{Action, Fence, Watchdog};
+#[cfg(target_os = "linux")]
+pub use here::check_here;
 pub use http::{Http, Tls};
 pub use knobs::{Knobs, Part};
 pub use remote::Remote;
@@ -95,6 +109,14 @@ pub fn run_logged(config: &Config, _: impl Fn(&view::Entry) + Send + Sync + 'sta
 #[cfg(not(target_os = "linux"))]
 pub fn run(_: &Config, _: impl Fn(&str) + Send + Sync + 'static) -> Result<(), Error> {
     Err(Error::Usage("a node runs on Linux only so far: its data planes are Linux's; run it there".into()))
+}
+
+/// What of right files this machine does not have.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn check_here(files: &[(String, String)]) -> Vec<ConfigError> {
+    let what = "a node runs on Linux only so far: look there".to_owned();
+    files.iter().map(|(file, _)| ConfigError { file: file.clone(), line: 1, what: what.clone() }).collect()
 }
 
 /// Formats the disk of a node of a new cluster, once.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use apus_engine::NodeId;
 
-use crate::config::{Section, Value, Wrong, number, text};
-use crate::service::{bytes, table, time};
+use crate::section::{Section, Value, Wrong, number, text};
+use crate::service::{bytes, time};
 
 /// What may be done here, by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,19 +250,10 @@ pub(crate) fn judge(policy: Option<&Remote>, by: Asker, wish: &Wish) -> Result<G
     }
 }
 
-fn flag(section: &Section<'_>, key: &str) -> Result<bool, Wrong> {
-    section.get(key).map_or(Ok(false), |value| {
-        value.get_ref().as_bool().ok_or_else(|| (value.span(), format!("`{key}` must be true or false")))
-    })
-}
-
 fn each<'t>(section: &Section<'t>, key: &str, name: &'static str) -> Result<Vec<Section<'t>>, Wrong> {
     let Some(value) = section.get(key) else { return Ok(Vec::new()) };
     let wrong = || (value.span(), format!("`{key}` must be a list of tables: write a `[[remote.{key}]]` for each"));
-    let one = |entry: &'t Value<'t>| {
-        let table = entry.get_ref().as_table().ok_or_else(wrong)?;
-        Ok(Section { table, span: entry.span(), name })
-    };
+    let one = |entry: &'t Value<'t>| section.below(entry, name, "{ … }").map_err(|_| wrong());
     value.get_ref().as_array().ok_or_else(wrong)?.iter().map(one).collect()
 }
 
@@ -282,7 +273,7 @@ fn absolute<'t>(section: &Section<'t>, key: &str, such: &str) -> Result<(&'t Val
 }
 
 fn run(section: &Section<'_>) -> Result<Run, Wrong> {
-    section.known(&["command", "args", "user", "time", "output", "input"])?;
+    section.known(&["command", "args", "user", "time", "output", "input"]);
     let (_, command) = absolute(section, "command", "/usr/bin/uptime")?;
     let mut args = Vec::new();
     let mut more = false;
@@ -319,17 +310,17 @@ fn run(section: &Section<'_>) -> Result<Run, Wrong> {
         user: section.get("user").map(|value| text(value, "user").map(str::to_owned)).transpose()?,
         time,
         output: section.get("output").map_or(Ok(1 << 20), |value| bytes(value, "output"))?,
-        input: flag(section, "input")?,
+        input: section.flag("input", false),
     })
 }
 
 fn folder(section: &Section<'_>) -> Result<Folder, Wrong> {
-    section.known(&["folder", "read", "write", "most"])?;
+    section.known(&["folder", "read", "write", "most"]);
     let (value, folder) = absolute(section, "folder", "/srv/files")?;
     if folder.trim_end_matches('/').is_empty() {
         return Err((value.span(), "`folder` is the whole disk: name one below it".into()));
     }
-    let (read, write) = (flag(section, "read")?, flag(section, "write")?);
+    let (read, write) = (section.flag("read", false), section.flag("write", false));
     if !read && !write {
         return Err((section.span.clone(), "it allows nothing: write `read = true`, `write = true`, or both".into()));
     }
@@ -337,15 +328,15 @@ fn folder(section: &Section<'_>) -> Result<Folder, Wrong> {
     Ok(Folder { folder: folder.into(), read, write, most })
 }
 
-/// Reads `[remote]`; `nodes` are those of the cluster.
-pub(crate) fn remote(value: &Value<'_>, nodes: &[NodeId]) -> Result<Remote, Wrong> {
-    let section = table(value, "`remote`", "remote = { exec = [{ command = \"/usr/bin/uptime\" }] }")?;
-    section.known(&["users", "nodes", "port", "exec", "copy"])?;
+/// Reads `[remote]`; `nodes` are those of the cluster, if those were read.
+pub(crate) fn remote<'t>(file: &Section<'t>, value: &'t Value<'t>, nodes: Option<&[NodeId]>) -> Result<Remote, Wrong> {
+    let section = file.below(value, "`remote`", "remote = { exec = [{ command = \"/usr/bin/uptime\" }] }")?;
+    section.known(&["users", "nodes", "port", "exec", "copy"]);
     let from = match section.get("nodes") {
         None => None,
         Some(value) => {
             let all: Vec<u16> = numbers(value, "nodes", "nodes' numbers")?;
-            if let Some(unknown) = all.iter().find(|node| !nodes.contains(&NodeId(**node))) {
+            if let Some(unknown) = all.iter().find(|node| nodes.is_some_and(|nodes| !nodes.contains(&NodeId(**node)))) {
                 let what = format!("`nodes` names node {unknown}, which is not among the cluster's: add it there");
                 return Err((value.span(), what));
             }

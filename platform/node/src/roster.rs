@@ -3,6 +3,8 @@
 //! ```text
 //! SETTINGS + N   node N:       1 version  1 in or out  16 address  6 mac  4 weight  8 last serial number that is taken back
 //!                              2 length of its newest certificate  certificate
+//! SETTINGS + 0x100 + N   why node N is in maintenance: JSON; empty: it is not
+//! SETTINGS + 0x200 + N   what became of the last attempt to fence node N: JSON
 //! 0xffff         authorities:  1 version  for each: 8 believed until (seconds since 1970)  2 length  certificate
 //! ```
 //! Big-endian. Certificates are public; no key is ever here.
@@ -22,6 +24,23 @@ pub(crate) const AUTHORITIES: ResourceId = ResourceId(u16::MAX);
 /// The setting of a node.
 pub(crate) const fn setting(node: NodeId) -> ResourceId {
     ResourceId(ResourceId::SETTINGS.0 + (node.0 & 0xff))
+}
+
+/// Why a node is in maintenance.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
+pub(crate) const fn maintenance(node: NodeId) -> ResourceId {
+    ResourceId(ResourceId::SETTINGS.0 + 0x100 + (node.0 & 0xff))
+}
+
+/// How the last attempt to fence a node went.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
+pub(crate) const fn fencing(node: NodeId) -> ResourceId {
+    ResourceId(ResourceId::SETTINGS.0 + 0x200 + (node.0 & 0xff))
+}
+
+/// What a setting of JSON says; nothing if it is none.
+pub(crate) fn words(settings: &BTreeMap<ResourceId, Vec<u8>>, setting: ResourceId) -> serde_json::Value {
+    settings.get(&setting).and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default()
 }
 
 /// One node, as the log has it.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use apus_engine::{Availability, Micros, NodeId, ResourceConfig, ResourceId, Role, ServiceConfig, ServiceId, Strategy};
 use apus_os::program::{Check, Hooks, Limits, Liveness, Readiness, Spec};
 
-use crate::config::{Section, Value, Wrong, number, text};
+use crate::section::{Section, Value, Wrong, number, text};
 
 /// Slots of one service at most.
 const MOST_SLOTS: u8 = 16;
@@ -90,67 +90,86 @@ pub(crate) fn bytes(value: &Value<'_>, key: &str) -> Result<u64, Wrong> {
     bytes.ok_or_else(|| (value.span(), format!("`{key}` is `{word}`, and must be bytes such as `512M` or `2G`")))
 }
 
-fn list<'t, T>(
+fn entries<'t>(
     value: &'t Value<'t>,
     key: &str,
     want: &str,
+) -> Result<impl Iterator<Item = &'t Value<'t>> + use<'t>, Wrong> {
+    let all = value.get_ref().as_array();
+    all.map(|all| all.iter()).ok_or_else(|| (value.span(), format!("`{key}` must be a list: {want}")))
+}
+
+/// A key's list without what is wrong in it.
+fn list<'t, T>(
+    section: &Section<'t>,
+    key: &str,
+    want: &str,
     read: impl Fn(&'t Value<'t>) -> Result<T, Wrong>,
-) -> Result<Vec<T>, Wrong> {
-    let wrong = || (value.span(), format!("`{key}` must be a list: {want}"));
-    value.get_ref().as_array().ok_or_else(wrong)?.iter().map(read).collect()
+) -> Vec<T> {
+    let all = section.opt(key, |value, key| entries(value, key, want));
+    all.into_iter().flatten().filter_map(|entry| section.ok(read(entry))).collect()
 }
 
 /// A program and its arguments.
 pub(crate) fn command(value: &Value<'_>, key: &str) -> Result<Vec<String>, Wrong> {
     let want = "the program and its arguments, such as [\"/bin/sleep\", \"60\"]; no shell is between";
-    let command = list(value, key, want, |word| text(word, key).map(str::to_owned))?;
+    let command: Vec<String> =
+        entries(value, key, want)?.map(|word| text(word, key).map(str::to_owned)).collect::<Result<_, _>>()?;
     if command.first().is_none_or(String::is_empty) || command.iter().any(|word| word.contains('\0')) {
         return Err((value.span(), format!("`{key}` must be {want}")));
     }
     Ok(command)
 }
 
-pub(crate) fn table<'t>(value: &'t Value<'t>, name: &'static str, such: &str) -> Result<Section<'t>, Wrong> {
-    let table = value.get_ref().as_table();
-    table
-        .map(|table| Section { table, span: value.span(), name })
-        .ok_or_else(|| (value.span(), format!("{name} must be a table, such as `{such}`")))
+/// What a service's own table is read among.
+struct Among<'t, 'a> {
+    /// All services; `None`: some name is wrong, so that who is required cannot be looked up.
+    names: Option<&'a [(&'t str, ServiceId)]>,
+    /// Nodes of the cluster, if they are known.
+    nodes: Option<&'a [NodeId]>,
+    /// There is a reboot hook.
+    reboots: bool,
 }
 
-/// `[[services]]`. `nodes` are those of the cluster; `reboots` tells whether there is a reboot hook.
-pub(crate) fn services(value: &Value<'_>, nodes: &[NodeId], reboots: bool) -> Result<Vec<Service>, Wrong> {
+/// `[[services]]`. `nodes` are those of the cluster, if they are known; `reboots` tells whether there is a reboot hook.
+pub(crate) fn services<'t>(
+    file: &Section<'t>,
+    value: &'t Value<'t>,
+    nodes: Option<&[NodeId]>,
+    reboots: bool,
+) -> Result<Vec<Service>, Wrong> {
     let wrong = || (value.span(), "`services` must be a list of tables: write a `[[services]]` for each".to_owned());
-    let entries = value.get_ref().as_array().ok_or_else(wrong)?;
+    let before = file.wrongs().many();
     let mut sections = Vec::new();
     let mut names: Vec<(&str, ServiceId)> = Vec::new();
-    for (at, entry) in entries.iter().enumerate() {
-        let table = entry.get_ref().as_table().ok_or_else(wrong)?;
-        let section = Section { table, span: entry.span(), name: "a service" };
-        let name = name(section.need("name", "\"web\"")?)?;
-        let id = match section.get("id") {
-            Some(value) => number(value, "id", "0 to 1023")?,
-            None => u16::try_from(at).unwrap_or(u16::MAX),
-        };
-        if id > 1_023 {
-            return Err((section.span.clone(), "`id` must be 0 to 1023".into()));
-        }
+    for (at, entry) in value.get_ref().as_array().ok_or_else(wrong)?.iter().enumerate() {
+        let such = "{ name = \"web\", command = [\"/bin/web\"] }";
+        let Some(section) = file.ok(file.below(entry, "a service", such)) else { continue };
+        let name = section.must("name", "\"web\"", name).unwrap_or("?");
+        let id = section.opt("id", |value, key| {
+            let id = number(value, key, "0 to 1023")?;
+            if id > 1_023 { Err((value.span(), "`id` must be 0 to 1023".into())) } else { Ok(id) }
+        });
+        let id = id.unwrap_or_else(|| u16::try_from(at).unwrap_or(u16::MAX));
         if let Some((other, _)) = names.iter().find(|(other, taken)| *other == name || taken.0 == id) {
             let what = format!("this service has the name or the `id` of `{other}`; each needs its own");
-            return Err((section.span.clone(), what));
+            file.wrongs().put((section.span.clone(), what));
         }
         names.push((name, ServiceId(id)));
         sections.push(section);
     }
-    let mut all = Vec::new();
-    for (section, (name, id)) in sections.iter().zip(&names) {
-        all.push(service(section, name, *id, &names, nodes, reboots)?);
+    let named = file.wrongs().many() == before;
+    let among = Among { names: named.then_some(&names[..]), nodes, reboots };
+    let read = sections.iter().zip(&names).filter_map(|(section, (name, id))| service(section, name, *id, &among));
+    let all: Vec<Service> = read.collect();
+    if file.wrongs().many() == before {
+        circles(&all, &sections);
     }
-    circles(&all, &sections)?;
     Ok(all)
 }
 
 /// What requires itself could never start.
-fn circles(all: &[Service], sections: &[Section<'_>]) -> Result<(), Wrong> {
+fn circles(all: &[Service], sections: &[Section<'_>]) {
     for (service, section) in all.iter().zip(sections) {
         let mut reached = service.engine.requires.clone();
         let mut at = 0;
@@ -163,17 +182,15 @@ fn circles(all: &[Service], sections: &[Section<'_>]) -> Result<(), Wrong> {
             }
         }
         if reached.contains(&service.engine.id) {
-            let span = section.get("requires").map_or(section.span.clone(), toml::Spanned::span);
             let what = format!("`{}` requires itself, if by a circle; take one of them out", service.engine.name);
-            return Err((span, what));
+            section.wrongs().put((section.place("requires"), what));
         }
     }
-    Ok(())
 }
 
 /// A name that can be one of a folder and of a control group.
-fn name<'t>(value: &'t Value<'t>) -> Result<&'t str, Wrong> {
-    let name = text(value, "name")?;
+fn name<'t>(value: &'t Value<'t>, key: &str) -> Result<&'t str, Wrong> {
+    let name = text(value, key)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
         let want = "1 to 32 letters, digits, `-` and `_`";
@@ -214,178 +231,150 @@ const KEYS: &[&str] = &[
     "fenced",
 ];
 
-fn service(
-    section: &Section<'_>,
-    name: &str,
-    id: ServiceId,
-    names: &[(&str, ServiceId)],
-    nodes: &[NodeId],
-    reboots: bool,
-) -> Result<Service, Wrong> {
-    section.known(KEYS)?;
+/// `None`: without a command; what is wrong was put down.
+fn service(section: &Section<'_>, name: &str, id: ServiceId, among: &Among<'_, '_>) -> Option<Service> {
+    section.known(KEYS);
     let mut engine = ServiceConfig::cold(id, name);
-    let command_of = command(section.need("command", "[\"/bin/sleep\", \"60\"]")?, "command")?;
-    (engine.strategy, engine.degree) = copies(section, nodes.len())?;
-    let candidates = match section.get("candidates") {
-        Some(value) => list(value, "candidates", "numbers of nodes, such as [0, 1]", |node| {
-            let id = NodeId(number(node, "candidates", "numbers of nodes")?);
-            let unknown = || (node.span(), format!("`candidates` names node {}, which is not among `nodes`", id.0));
-            if nodes.contains(&id) { Ok(id) } else { Err(unknown()) }
-        })?,
-        None => Vec::new(),
-    };
-    if let Some(value) = section.get("requires") {
-        engine.requires = list(value, "requires", "names of services, such as [\"db\"]", |word| {
-            let wanted = text(word, "requires")?;
-            let found = names.iter().find(|(name, _)| *name == wanted).map(|(_, id)| *id);
-            found.ok_or_else(|| (word.span(), format!("`requires` names `{wanted}`, and there is no such service")))
-        })?;
-    }
-    let mut times = [
+    let command_of = section.must("command", "[\"/bin/sleep\", \"60\"]", command);
+    (engine.strategy, engine.degree) = copies(section, among.nodes.map(<[NodeId]>::len));
+    let candidates = list(section, "candidates", "numbers of nodes, such as [0, 1]", |node| {
+        let id = NodeId(number(node, "candidates", "numbers of nodes")?);
+        let unknown = || (node.span(), format!("`candidates` names node {}, which is not among `nodes`", id.0));
+        if among.nodes.is_none_or(|nodes| nodes.contains(&id)) { Ok(id) } else { Err(unknown()) }
+    });
+    let required = list(section, "requires", "names of services, such as [\"db\"]", |word| {
+        let wanted = text(word, "requires")?;
+        let Some(names) = among.names else { return Ok(None) };
+        let found = names.iter().find(|(name, _)| *name == wanted).map(|(_, id)| Some(*id));
+        found.ok_or_else(|| (word.span(), format!("`requires` names `{wanted}`, and there is no such service")))
+    });
+    engine.requires = required.into_iter().flatten().collect();
+    for (key, place) in [
         ("start_within", &mut engine.start_within),
         ("backoff", &mut engine.backoff),
         ("backoff_max", &mut engine.backoff_max),
         ("stable_after", &mut engine.stable_after),
         ("within", &mut engine.within),
-    ];
-    for (key, place) in &mut times {
-        if let Some(value) = section.get(key) {
-            **place = time(value, key)?;
-        }
+    ] {
+        *place = section.opt(key, time).unwrap_or(*place);
     }
     if engine.backoff > engine.backoff_max {
-        let span =
-            section.get("backoff").or(section.get("backoff_max")).map_or(section.span.clone(), toml::Spanned::span);
-        return Err((span, "`backoff` must be at most `backoff_max` (5s if left out)".into()));
+        let key = if section.get("backoff").is_some() { "backoff" } else { "backoff_max" };
+        let what = "`backoff` must be at most `backoff_max` (5s if left out)";
+        section.wrongs().put((section.place(key), what.into()));
     }
-    if let Some(value) = section.get("failures") {
-        engine.failures = number(value, "failures", "1 to 255")?;
-        if engine.failures == 0 {
-            return Err((value.span(), "`failures` must be 1 to 255".into()));
-        }
+    let failures = section.opt("failures", |value, key| match number(value, key, "1 to 255")? {
+        0_u8 => Err((value.span(), format!("`{key}` must be 1 to 255"))),
+        failures => Ok(failures),
+    });
+    engine.failures = failures.unwrap_or(engine.failures);
+    engine.may_reboot = section.flag("may_reboot", false);
+    if engine.may_reboot && !among.reboots {
+        let what = "there is no reboot hook: write such as `reboot = [\"/sbin/reboot\"]` at the top";
+        section.wrongs().put((section.place("may_reboot"), what.into()));
     }
-    engine.may_reboot = flag(section, "may_reboot", false)?;
-    if engine.may_reboot && !reboots {
-        let span = section.get("may_reboot").map_or(section.span.clone(), toml::Spanned::span);
-        return Err((span, "there is no reboot hook: write such as `reboot = [\"/sbin/reboot\"]` at the top".into()));
-    }
-    if let Some(value) = section.get("heartbeats") {
-        engine.heartbeats = list(value, "heartbeats", "a promise for each thread, such as [\"1s\"]", |value| {
-            time(value, "heartbeats")
-        })?;
-    }
+    engine.heartbeats =
+        list(section, "heartbeats", "a promise for each thread, such as [\"1s\"]", |value| time(value, "heartbeats"));
     let watchdog = engine.heartbeats.first().map(|promise| promise.0);
-    let (signal, grace) = stop(section)?;
+    let (signal, grace) = stop(section);
     engine.grace = grace;
-    let liveness = match section.get("live") {
-        Some(value) => {
-            let live = live(value, u32::try_from(engine.heartbeats.len()).unwrap_or(u32::MAX))?;
-            engine.heartbeats.push(Micros(live.promise));
-            Some(live)
-        }
-        None => None,
-    };
-    let (log_bytes, log_files) = output(section)?;
-    let word = |key| section.get(key).map(|value| text(value, key).map(str::to_owned)).transpose();
+    let threads = u32::try_from(engine.heartbeats.len()).unwrap_or(u32::MAX);
+    let liveness = section.opt("live", |value, _| live(section, value, threads)).flatten();
+    engine.heartbeats.extend(liveness.iter().map(|live| Micros(live.promise)));
+    let (log_bytes, log_files) = section.opt("output", |value, _| output(section, value)).unwrap_or(OUTPUT);
+    let word = |key| section.opt(key, text).map(str::to_owned);
     let spec = Spec {
         name: name.into(),
         slot: 0,
-        command: command_of,
-        user: word("user")?,
-        environment: environment(section)?,
-        directory: word("directory")?,
-        limits: limits(section)?,
-        readiness: section.get("ready").map_or(Ok(Readiness::Started), ready)?,
+        user: word("user"),
+        environment: section.opt("environment", |value, _| environment(section, value)).unwrap_or_default(),
+        directory: word("directory"),
+        limits: section.opt("limits", |value, _| limits(section, value)).unwrap_or_default(),
+        readiness: section.opt("ready", |value, _| ready(section, value)).flatten().unwrap_or(Readiness::Started),
         liveness,
         watchdog,
         stop_signal: signal,
         grace: grace.0,
-        promote: section.get("promote").map(|value| command(value, "promote")).transpose()?,
+        promote: section.opt("promote", command),
         log_bytes,
         log_files,
-        hooks: hooks(section)?,
-        core: section.get("core").map(|value| bytes(value, "core")).transpose()?,
+        hooks: hooks(section),
+        core: section.opt("core", bytes),
+        command: command_of?,
     };
-    Ok(Service { engine, spec, candidates, fenced: flag(section, "fenced", true)? })
+    Some(Service { engine, spec, candidates, fenced: section.flag("fenced", true) })
 }
 
-fn hooks(section: &Section<'_>) -> Result<Hooks, Wrong> {
-    let one = |key| section.get(key).map(|value| command(value, key)).transpose();
-    let (before, after) = (one("before")?, one("after")?);
-    let within = section.get("hooks_within").map(|value| Ok((value, time(value, "hooks_within")?.0))).transpose()?;
-    if let Some((value, within)) = within
-        && (before.is_none() && after.is_none() || !(1_000..=600_000_000).contains(&within))
-    {
+fn hooks(section: &Section<'_>) -> Hooks {
+    let (before, after) = (section.opt("before", command), section.opt("after", command));
+    let any = section.get("before").or(section.get("after")).is_some();
+    let within = section.opt("hooks_within", |value, key| {
+        let within = time(value, key)?.0;
+        if any && (1_000..=600_000_000).contains(&within) {
+            return Ok(within);
+        }
         let what = "`hooks_within` is for `before` and `after`, which a service must have, and must be 1ms to 10m";
-        return Err((value.span(), what.into()));
+        Err((value.span(), what.into()))
+    });
+    if any { Hooks { before, after, within: within.unwrap_or(10_000_000) } } else { Hooks::default() }
+}
+
+fn strategy(value: &Value<'_>, key: &str) -> Result<Strategy, Wrong> {
+    match text(value, key)? {
+        "cold" => Ok(Strategy::Cold),
+        "warm" => Ok(Strategy::Warm),
+        "hot" => Ok(Strategy::Hot),
+        word => Err((value.span(), format!("`{key}` is `{word}`, and must be cold, warm or hot"))),
     }
-    let any = before.is_some() || after.is_some();
-    let within = within.map_or(10_000_000, |(_, within)| within);
-    Ok(if any { Hooks { before, after, within } } else { Hooks::default() })
 }
 
-fn flag(section: &Section<'_>, key: &str, or: bool) -> Result<bool, Wrong> {
-    section.get(key).map_or(Ok(or), |value| {
-        value.get_ref().as_bool().ok_or_else(|| (value.span(), format!("`{key}` must be true or false")))
-    })
-}
-
-fn copies(section: &Section<'_>, nodes: usize) -> Result<(Strategy, u8), Wrong> {
+/// How a service is kept, and how many active copies it has. `nodes` is how many there are, if that is known.
+fn copies(section: &Section<'_>, nodes: Option<usize>) -> (Strategy, u8) {
     let strategy = match section.get("strategy") {
-        None => Strategy::Cold,
-        Some(value) => match text(value, "strategy")? {
-            "cold" => Strategy::Cold,
-            "warm" => Strategy::Warm,
-            "hot" => Strategy::Hot,
-            word => return Err((value.span(), format!("`strategy` is `{word}`, and must be cold, warm or hot"))),
-        },
+        None => Some(Strategy::Cold),
+        Some(_) => section.opt("strategy", strategy),
     };
-    let Some(value) = section.get("replicas") else {
-        let all = u8::try_from(nodes).unwrap_or(MOST_SLOTS).min(MOST_SLOTS);
-        return Ok((strategy, if strategy == Strategy::Hot { all } else { 1 }));
-    };
-    let replicas: u8 = number(value, "replicas", "1 to 16")?;
-    if strategy != Strategy::Hot && replicas != 1 {
-        return Err((value.span(), "`replicas` is for `strategy = \"hot\"` alone: others have one active copy".into()));
-    }
-    if !(1..=MOST_SLOTS).contains(&replicas) || usize::from(replicas) > nodes {
-        let what = format!("`replicas` must be 1 to {}: each copy is on a node of its own", nodes.min(16));
-        return Err((value.span(), what));
-    }
-    Ok((strategy, replicas))
+    let most = nodes.map_or(MOST_SLOTS, |nodes| u8::try_from(nodes).unwrap_or(MOST_SLOTS).min(MOST_SLOTS));
+    let replicas = section.opt("replicas", |value, key| {
+        let replicas: u8 = number(value, key, "1 to 16")?;
+        if strategy.is_some_and(|strategy| strategy != Strategy::Hot) && replicas != 1 {
+            let what = "`replicas` is for `strategy = \"hot\"` alone: others have one active copy";
+            return Err((value.span(), what.into()));
+        }
+        let wrong = || (value.span(), format!("`replicas` must be 1 to {most}: each copy is on a node of its own"));
+        if (1..=most).contains(&replicas) { Ok(replicas) } else { Err(wrong()) }
+    });
+    let strategy = strategy.unwrap_or(Strategy::Cold);
+    (strategy, replicas.unwrap_or(if strategy == Strategy::Hot { most } else { 1 }))
 }
 
-fn environment(section: &Section<'_>) -> Result<Vec<(String, String)>, Wrong> {
-    let Some(value) = section.get("environment") else { return Ok(Vec::new()) };
-    let table = table(value, "`environment`", "environment = { LANG = \"C\" }")?;
+fn environment<'t>(above: &Section<'t>, value: &'t Value<'t>) -> Result<Vec<(String, String)>, Wrong> {
+    let section = above.below(value, "`environment`", "environment = { LANG = \"C\" }")?;
     let mut all = Vec::new();
-    for (key, value) in table.table {
-        let (key, word) = (key.get_ref().to_string(), text(value, "environment")?);
+    for (key, value) in section.entries() {
+        let key = key.get_ref().to_string();
+        let Some(word) = section.ok(text(value, "environment")) else { continue };
         if key.is_empty() || key.contains(['=', '\0']) || word.contains('\0') {
-            return Err((value.span(), format!("`{key}` is no name of the environment")));
+            section.wrongs().put((value.span(), format!("`{key}` is no name of the environment")));
         }
         all.push((key, word.to_owned()));
     }
     Ok(all)
 }
 
-fn limits(section: &Section<'_>) -> Result<Limits, Wrong> {
-    let Some(value) = section.get("limits") else { return Ok(Limits::default()) };
-    let table = table(value, "`limits`", "limits = { memory = \"512M\", cpu = \"150%\", pids = 100 }")?;
-    table.known(&["memory", "cpu", "pids"])?;
-    let cpu = table.get("cpu").map(|value| {
-        let word = text(value, "cpu")?;
+fn limits<'t>(above: &Section<'t>, value: &'t Value<'t>) -> Result<Limits, Wrong> {
+    let table = above.below(value, "`limits`", "limits = { memory = \"512M\", cpu = \"150%\", pids = 100 }")?;
+    table.known(&["memory", "cpu", "pids"]);
+    let cpu = table.opt("cpu", |value, key| {
+        let word = text(value, key)?;
         let percent = word.strip_suffix('%').and_then(|number| number.parse::<u32>().ok());
         let percent = percent.filter(|percent| (1..=100_000).contains(percent)).map(|percent| percent * 10);
         percent.ok_or_else(|| {
             (value.span(), format!("`cpu` is `{word}`, and must be a part of one processor, such as `150%`"))
         })
     });
-    Ok(Limits {
-        memory: table.get("memory").map(|value| bytes(value, "memory")).transpose()?,
-        cpu: cpu.transpose()?,
-        pids: table.get("pids").map(|value| number(value, "pids", "a number above 0")).transpose()?,
-    })
+    let pids = table.opt("pids", |value, key| number(value, key, "a number above 0"));
+    Ok(Limits { memory: table.opt("memory", bytes), cpu, pids })
 }
 
 const CHECKS: &str =
@@ -395,7 +384,7 @@ const CHECKS: &str =
 fn check(section: &Section<'_>) -> Result<Check, Wrong> {
     let found: Vec<_> = ["tcp", "http", "script"].iter().filter(|key| section.get(key).is_some()).collect();
     let [kind] = found[..] else {
-        return Err((section.span.clone(), format!("{} must be one of {CHECKS}", section.name)));
+        return Err((section.span.clone(), format!("{} must be one of {CHECKS}", section.name())));
     };
     let value = section.need(kind, CHECKS)?;
     let address = |word: &str, key: &str| {
@@ -421,51 +410,61 @@ fn check(section: &Section<'_>) -> Result<Check, Wrong> {
     }
 }
 
-fn ready(value: &Value<'_>) -> Result<Readiness, Wrong> {
+fn ready<'t>(above: &Section<'t>, value: &'t Value<'t>) -> Result<Option<Readiness>, Wrong> {
     if let Some(word) = value.get_ref().as_str() {
         return match word {
-            "started" => Ok(Readiness::Started),
-            "notify" => Ok(Readiness::Notify),
+            "started" => Ok(Some(Readiness::Started)),
+            "notify" => Ok(Some(Readiness::Notify)),
             _ => Err((value.span(), format!("`ready` is `{word}`, and must be \"started\", \"notify\", {CHECKS}"))),
         };
     }
-    let section = table(value, "`ready`", "ready = { tcp = \"127.0.0.1:80\" }")?;
-    section.known(&["tcp", "http", "script", "every"])?;
-    let every = section.get("every").map_or(Ok(Micros(20_000)), |value| time(value, "every"))?;
-    Ok(Readiness::Check { check: check(&section)?, every: every.0 })
+    let section = above.below(value, "`ready`", "ready = { tcp = \"127.0.0.1:80\" }")?;
+    section.known(&["tcp", "http", "script", "every"]);
+    let every = section.opt("every", time).unwrap_or(Micros(20_000));
+    Ok(section.ok(check(&section)).map(|check| Readiness::Check { check, every: every.0 }))
 }
 
-fn live(value: &Value<'_>, thread: u32) -> Result<Liveness, Wrong> {
-    let section = table(value, "`live`", "live = { http = \"http://127.0.0.1:80/health\", every = \"1s\" }")?;
-    section.known(&["tcp", "http", "script", "every", "within"])?;
-    let every = section.get("every").map_or(Ok(Micros::from_secs(1)), |value| time(value, "every"))?;
-    let within = section.get("within").map_or(Ok(every), |value| time(value, "within"))?;
+fn live<'t>(above: &Section<'t>, value: &'t Value<'t>, thread: u32) -> Result<Option<Liveness>, Wrong> {
+    let section = above.below(value, "`live`", "live = { http = \"http://127.0.0.1:80/health\", every = \"1s\" }")?;
+    section.known(&["tcp", "http", "script", "every", "within"]);
+    let every = section.opt("every", time).unwrap_or(Micros::from_secs(1));
+    let within = section.opt("within", time).unwrap_or(every);
     let promise = every.0.saturating_add(within.0).saturating_mul(MISSES);
-    Ok(Liveness { check: check(&section)?, every: every.0, within: within.0, thread, promise })
+    let check = section.ok(check(&section));
+    Ok(check.map(|check| Liveness { check, every: every.0, within: within.0, thread, promise }))
 }
 
 /// Names of signals that may ask a program to end, with Linux's numbers.
 const SIGNALS: &[(&str, i32)] = &[("HUP", 1), ("INT", 2), ("QUIT", 3), ("USR1", 10), ("USR2", 12), ("TERM", 15)];
 
-fn stop(section: &Section<'_>) -> Result<(i32, Micros), Wrong> {
-    let Some(value) = section.get("stop") else { return Ok((15, Micros::from_secs(5))) };
-    let section = table(value, "`stop`", "stop = { signal = \"TERM\", grace = \"5s\" }")?;
-    section.known(&["signal", "grace"])?;
-    let grace = section.get("grace").map_or(Ok(Micros::from_secs(5)), |value| time(value, "grace"))?;
-    let Some(value) = section.get("signal") else { return Ok((15, grace)) };
-    let word = text(value, "signal")?;
-    let found = SIGNALS.iter().find(|(name, _)| word.strip_prefix("SIG").unwrap_or(word) == *name);
-    let names: Vec<&str> = SIGNALS.iter().map(|(name, _)| *name).collect();
-    let unknown = || (value.span(), format!("`signal` is `{word}`, and must be one of {}", names.join(", ")));
-    Ok((found.ok_or_else(unknown)?.1, grace))
+/// The signal and the grace; what is left out is usual.
+fn stop(above: &Section<'_>) -> (i32, Micros) {
+    let (signal, grace) = (15, Micros::from_secs(5));
+    let read = |section: Section<'_>| {
+        section.known(&["signal", "grace"]);
+        let signal = section.opt("signal", signal_of).unwrap_or(signal);
+        (signal, section.opt("grace", time).unwrap_or(grace))
+    };
+    let such = "stop = { signal = \"TERM\", grace = \"5s\" }";
+    above.opt("stop", |value, _| above.below(value, "`stop`", such).map(read)).unwrap_or((signal, grace))
 }
 
-fn output(section: &Section<'_>) -> Result<(u64, u8), Wrong> {
-    let Some(value) = section.get("output") else { return Ok((4 << 20, 4)) };
-    let section = table(value, "`output`", "output = { bytes = \"4M\", files = 4 }")?;
-    section.known(&["bytes", "files"])?;
-    let most = section.get("bytes").map_or(Ok(4 << 20), |value| bytes(value, "bytes"))?;
-    let files = section.get("files").map_or(Ok(4), |value| number(value, "files", "1 to 255"))?;
+fn signal_of(value: &Value<'_>, key: &str) -> Result<i32, Wrong> {
+    let word = text(value, key)?;
+    let found = SIGNALS.iter().find(|(name, _)| word.strip_prefix("SIG").unwrap_or(word) == *name);
+    let names: Vec<&str> = SIGNALS.iter().map(|(name, _)| *name).collect();
+    let unknown = || (value.span(), format!("`{key}` is `{word}`, and must be one of {}", names.join(", ")));
+    Ok(found.ok_or_else(unknown)?.1)
+}
+
+/// Bytes of one file of output, and how many files.
+const OUTPUT: (u64, u8) = (4 << 20, 4);
+
+fn output<'t>(above: &Section<'t>, value: &'t Value<'t>) -> Result<(u64, u8), Wrong> {
+    let section = above.below(value, "`output`", "output = { bytes = \"4M\", files = 4 }")?;
+    section.known(&["bytes", "files"]);
+    let most = section.opt("bytes", bytes).unwrap_or(OUTPUT.0);
+    let files = section.opt("files", |value, key| number(value, key, "1 to 255")).unwrap_or(OUTPUT.1);
     if files == 0 || most < 4_096 {
         return Err((section.span, "`output` needs one file at least, of 4K at least".into()));
     }

@@ -47,8 +47,8 @@ pub(super) struct Members {
     pub(super) keys: Keys,
     pub(super) nodes: Nodes,
     book: Book,
-    config: Rc<Config>,
-    say: Say,
+    pub(super) config: Rc<Config>,
+    pub(super) say: Say,
     /// A token was made.
     knock: Rc<Notify>,
 }
@@ -359,14 +359,14 @@ impl Serving {
         })
     }
 
-    fn entry(&self, node: NodeId) -> Option<Entry> {
+    pub(super) fn entry(&self, node: NodeId) -> Option<Entry> {
         let engine = self.engine.borrow();
         let (_, log, ..) = engine.look()?;
         let entry = log.state().settings.get(&roster::setting(node)).and_then(|bytes| Entry::read(bytes));
         entry.or_else(|| self.members.config.nodes.iter().find(|known| known.id == node).map(Entry::of))
     }
 
-    async fn put(&self, node: NodeId, entry: &Entry) -> Result<Value, String> {
+    pub(super) async fn put(&self, node: NodeId, entry: &Entry) -> Result<Value, String> {
         let (resource, value) = (roster::setting(node), entry.bytes());
         let wanted = value.clone();
         self.order(Wish::Set { resource, value }, move |state| state.settings.get(&resource) == Some(&wanted)).await

@@ -1,6 +1,6 @@
 //! The control socket of a running node.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -38,7 +38,8 @@ const LONGEST: u64 = 4_096;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Askers at once.
 const PLACES: usize = 64;
-const NO_ADDRESS: &str = "this cluster has no address: its configuration has no `[vip]`";
+pub(super) const STARTING: &str = "this node is starting, or its disk failed; see its output";
+pub(super) const NO_ADDRESS: &str = "this cluster has no address: its configuration has no `[vip]`";
 
 /// What questions are answered from.
 #[derive(Clone)]
@@ -62,6 +63,8 @@ pub(super) struct Serving {
     pub(super) view: Rc<View>,
     /// What is done here for operators elsewhere, and elsewhere for those here.
     pub(super) far: Rc<Far>,
+    /// The node shall take its own place.
+    pub(super) anew: Rc<Cell<bool>>,
 }
 
 /// Listens, unless a node does already.
@@ -225,6 +228,9 @@ impl Serving {
             let node = question["node"].as_u64().and_then(|node| u16::try_from(node).ok()).map(NodeId);
             node.ok_or_else(|| "`node` must be a node's number".to_owned())
         };
+        if question["dry"] == true {
+            return self.plan(&question).await;
+        }
         match question["do"].as_str().unwrap_or_default() {
             "status" => {
                 let mut status = self.status();
@@ -242,7 +248,10 @@ impl Serving {
             "set" => self.set(&question).await,
             "move" => self.hand_over(self.meant(&question)?, node()?).await,
             "drain" => self.drain(node()?, true).await,
-            "undrain" => self.drain(node()?, false).await,
+            "undrain" => self.undrain(node()?).await,
+            "maintain" => self.maintain(node()?, &question).await,
+            "fence" => self.fence(node()?, &question).await,
+            "apply" => self.apply(&question).await,
             "rest" => self.rest(node()?).await,
             "services" => Ok(self.services()),
             "token" => self.token(&question),
@@ -273,17 +282,16 @@ impl Serving {
         answer.await.map_err(|_| "the node is ending".to_owned())
     }
 
-    async fn set(&self, question: &Value) -> Result<Value, String> {
+    /// How the address is set up, where it was `first` before anything was changed.
+    pub(super) fn set_up(&self, first: Setup) -> Result<Setup, String> {
+        let engine = self.engine.borrow();
+        let (_, log, ..) = engine.look().ok_or(STARTING)?;
+        log.state().settings.get(&DISPATCHER).map_or(Ok(first), |setting| first.read(setting))
+    }
+
+    pub(super) async fn set(&self, question: &Value) -> Result<Value, String> {
         let first = self.first.ok_or(NO_ADDRESS)?;
-        let now = {
-            let engine = self.engine.borrow();
-            let (_, log, ..) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
-            match log.state().settings.get(&DISPATCHER) {
-                Some(setting) => first.read(setting)?,
-                None => first,
-            }
-        };
-        let value = now.with(question)?.bytes();
+        let value = self.set_up(first)?.with(question)?.bytes();
         let wanted = value.clone();
         self.order(Wish::Set { resource: DISPATCHER, value }, move |state| {
             state.settings.get(&DISPATCHER) == Some(&wanted)
@@ -292,7 +300,7 @@ impl Serving {
     }
 
     /// What is to be moved: the address, if nothing is named.
-    fn meant(&self, question: &Value) -> Result<ResourceId, String> {
+    pub(super) fn meant(&self, question: &Value) -> Result<ResourceId, String> {
         let Some(what) = question["what"].as_str() else { return Ok(DISPATCHER) };
         match self.view.resources(what)[..] {
             [resource] => Ok(ResourceId(resource)),
@@ -302,19 +310,7 @@ impl Serving {
     }
 
     async fn hand_over(&self, resource: ResourceId, to: NodeId) -> Result<Value, String> {
-        self.is_member(to)?;
-        let what = self.view.name(resource);
-        {
-            let engine = self.engine.borrow();
-            let drained = engine.look().is_some_and(|(_, log, ..)| log.state().drained.contains(&to));
-            let down = engine.look().is_some_and(|(diagnosis, ..)| {
-                diagnosis.status(to).is_some_and(|(status, _)| matches!(status, Status::Down | Status::Left))
-            });
-            if drained || down {
-                let (why, mend) = if drained { ("drained", "undrain it first") } else { ("down", "start it first") };
-                return Err(format!("node {} may not have {what}: it is {why}; {mend}", to.0));
-            }
-        }
+        self.may_have(resource, to)?;
         self.order(Wish::Move { resource, to }, move |state| {
             let grant = state.grants.get(&resource);
             grant.is_some_and(|grant| grant.moving == Some(Some(to)) || grant.holder == to && !grant.released)
@@ -322,14 +318,30 @@ impl Serving {
         .await
     }
 
-    async fn drain(&self, node: NodeId, on: bool) -> Result<Value, String> {
+    /// Whether a node can be given something now.
+    pub(super) fn may_have(&self, resource: ResourceId, to: NodeId) -> Result<(), String> {
+        self.is_member(to)?;
+        let what = self.view.name(resource);
+        let engine = self.engine.borrow();
+        let drained = engine.look().is_some_and(|(_, log, ..)| log.state().drained.contains(&to));
+        let down = engine.look().is_some_and(|(diagnosis, ..)| {
+            diagnosis.status(to).is_some_and(|(status, _)| matches!(status, Status::Down | Status::Left))
+        });
+        if drained || down {
+            let (why, mend) = if drained { ("drained", "undrain it first") } else { ("down", "start it first") };
+            return Err(format!("node {} may not have {what}: it is {why}; {mend}", to.0));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn drain(&self, node: NodeId, on: bool) -> Result<Value, String> {
         self.is_member(node)?;
         self.order(Wish::Maintenance { node, on }, move |state| state.drained.contains(&node) == on).await
     }
 
-    fn is_member(&self, node: NodeId) -> Result<(), String> {
+    pub(super) fn is_member(&self, node: NodeId) -> Result<(), String> {
         let engine = self.engine.borrow();
-        let (_, log, ..) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
+        let (_, log, ..) = engine.look().ok_or(STARTING)?;
         if log.membership().contains(node) {
             return Ok(());
         }
@@ -380,7 +392,7 @@ impl Serving {
         let Some(first) = self.first else { return self.rest_of_services(node) };
         let table = self.of_address(|to| Order::Table { to }).await?;
         let engine = self.engine.borrow();
-        let (_, log, views, _) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
+        let (_, log, views, _) = engine.look().ok_or(STARTING)?;
         let state = log.state();
         let grant = state.grants.get(&DISPATCHER).filter(|grant| !grant.released);
         let has =
@@ -389,10 +401,7 @@ impl Serving {
         let slots =
             table["servers"].as_array().into_iter().flatten().find(|server| server["mac"].as_str() == mac.as_deref());
         let slots = slots.map_or(0, |server| server["slots"].as_u64().unwrap_or_default());
-        let set_up = match state.settings.get(&DISPATCHER) {
-            Some(setting) => first.read(setting)?,
-            None => first,
-        };
+        let set_up = self.set_up(first)?;
         let connections = if node == self.me { Some(connections(&set_up)?) } else { None };
         let drained = state.drained.contains(&node);
         let services = self.slots_of(state, node);
@@ -419,7 +428,7 @@ impl Serving {
     /// How far a drained node is, where there is no address.
     fn rest_of_services(&self, node: NodeId) -> Result<Value, String> {
         let engine = self.engine.borrow();
-        let (_, log, ..) = engine.look().ok_or("this node is starting, or its disk failed; see its output")?;
+        let (_, log, ..) = engine.look().ok_or(STARTING)?;
         let (drained, services) = (log.state().drained.contains(&node), self.slots_of(log.state(), node));
         Ok(json!({
             "drained": drained, "has_address": false, "slots": 0, "connections": 0, "services": services,

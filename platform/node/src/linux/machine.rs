@@ -23,6 +23,7 @@ use super::control::Serving;
 use super::held::Held;
 use super::peers;
 use super::programs::Programs;
+use super::systemd::Manager;
 use super::telling::Telling;
 use super::{DISPATCHER, Say, now};
 use crate::Member;
@@ -96,7 +97,7 @@ fn member(node: &Member, draining: bool) -> dispatch::Member {
 }
 
 /// Servers are the members of the cluster that are not down; who is drained takes nothing new.
-fn seen(engine: &Engine, nodes: &[Member], me: NodeId) -> Option<Seen> {
+pub(super) fn seen(engine: &Engine, nodes: &[Member], me: NodeId) -> Option<Seen> {
     let (diagnosis, log, ..) = engine.look()?;
     let state = log.state();
     let serves = |node: NodeId| {
@@ -135,8 +136,10 @@ pub(super) struct LiveMachine {
     nudge: Rc<Notify>,
     term: Signal,
     interrupt: Signal,
+    hangup: Signal,
     say: Say,
     telling: Option<Telling>,
+    manager: Manager,
     /// Puts events down, and answers peers.
     serving: Serving,
 }
@@ -149,8 +152,10 @@ impl LiveMachine {
         reboot: Option<Vec<String>>,
         say: Say,
         serving: Serving,
+        manager: Manager,
     ) -> std::io::Result<Self> {
         let (term, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let hangup = signal(SignalKind::hangup())?;
         let (nudge, waiting) = (serving.nudge.clone(), VecDeque::new());
         Ok(Self {
             address,
@@ -162,8 +167,10 @@ impl LiveMachine {
             nudge,
             term,
             interrupt,
+            hangup,
             say,
             telling: None,
+            manager,
             serving,
         })
     }
@@ -227,7 +234,12 @@ impl Machine for LiveMachine {
         say(&format!("the reboot hook: {}", hook.join(" ")));
         tokio::task::spawn_blocking(move || {
             let Some((name, args)) = hook.split_first() else { return };
-            match std::process::Command::new(name).args(args).stdin(std::process::Stdio::null()).output() {
+            let mut hook = std::process::Command::new(name);
+            // The manager that it would speak to is this node's.
+            for key in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+                hook.env_remove(key);
+            }
+            match hook.args(args).stdin(std::process::Stdio::null()).output() {
                 Ok(done) if done.status.success() => {}
                 Ok(done) => say(&format!("the reboot hook: {}", String::from_utf8_lossy(&done.stderr).trim())),
                 Err(error) => say(&format!("the reboot hook: {error}")),
@@ -259,20 +271,39 @@ impl Machine for LiveMachine {
         }
     }
 
+    /// Whoever looks after this node is fed here, and nowhere else.
     async fn next(&mut self, deadline: Option<Deadline>) -> Option<Input> {
+        self.manager.turn(|| self.serving.brief());
         if let Some(input) = self.waiting.pop_front() {
             return Some(input);
         }
         let wait = deadline.map(|deadline| Duration::from_micros(deadline.at.since(now()).0));
-        let input = tokio::select! {
-            biased;
-            _ = self.term.recv() => None,
-            _ = self.interrupt.recv() => None,
-            Some(op) = self.done.recv() => Some(Input::Done { op, outcome: Outcome::Ok }),
-            Some(input) = self.inputs.recv() => Some(input),
-            () = self.nudge.notified() => Some(Input::Tick),
-            () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => Some(Input::Tick),
+        let due = self.manager.due().map(|due| due.saturating_duration_since(std::time::Instant::now()));
+        let wait = wait.into_iter().chain(due).min();
+        let input = loop {
+            break tokio::select! {
+                biased;
+                _ = self.term.recv() => None,
+                _ = self.interrupt.recv() => None,
+                _ = self.hangup.recv() => {
+                    if !self.serving.may_begin_anew() {
+                        self.manager.tell("STATUS=not reloaded: its configuration is wrong, see its output");
+                        continue;
+                    }
+                    self.serving.anew.set(true);
+                    None
+                }
+                Some(op) = self.done.recv() => Some(Input::Done { op, outcome: Outcome::Ok }),
+                Some(input) = self.inputs.recv() => Some(input),
+                () = self.nudge.notified() => Some(Input::Tick),
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => Some(Input::Tick),
+            };
         };
+        match &input {
+            None if self.serving.anew.get() => self.manager.reloading(),
+            None => self.manager.stopping(),
+            Some(_) => {}
+        }
         if let Some(input) = &input {
             self.tell(|telling| telling.input(input));
         }

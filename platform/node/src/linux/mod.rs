@@ -1,47 +1,52 @@
 //! A node on Linux.
 
 mod address;
+mod apply;
 mod cluster;
 mod control;
+mod fence;
 mod held;
 mod http;
 mod machine;
+mod maintenance;
 mod notes;
 mod peers;
 mod places;
+mod plan;
 mod programs;
 pub(crate) mod remote;
 mod services;
+mod systemd;
 mod telling;
 mod trace;
 mod view;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::os::unix::process::CommandExt as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apus_engine::{Availability, Bootstrap, ClusterId, Engine, NodeId, ResourceConfig, ResourceId, Role, Seed, Time};
+use apus_engine::{ClusterId, Engine, Seed, Time};
 use apus_host::Shell;
 use apus_host::store::{Folder, OpenError, Settings, Store};
 use apus_host::transport::{self, Book, Identity, Sockets, Tokio, Transport};
 use apus_os::linux::{Guard, Vip, clock};
 use tokio::sync::{Notify, mpsc};
 
+use crate::engine::{self, DISPATCHER};
 use crate::view::{Entry, Journal};
-use crate::{Config, Error, Part, Service};
+use crate::{Config, Error};
 use address::Address;
 use held::Held;
 use machine::{Live, LiveMachine};
 use programs::Programs;
+use systemd::Manager;
 use telling::Telling;
 use view::View;
-
-/// Whoever owns it answers for the cluster's address.
-pub(crate) const DISPATCHER: ResourceId = ResourceId(1);
 
 /// Tells the operator.
 pub(crate) type Say = Arc<dyn Fn(&str) + Send + Sync>;
@@ -52,13 +57,34 @@ fn now() -> Time {
     Time(clock::boot() / 1_000)
 }
 
-/// Runs a node until a signal ends it.
+/// When a node has ended, commands of the operator's that still run have so long.
+const REST: Duration = Duration::from_secs(2);
+
+/// Runs a node until a signal ends it. On SIGHUP this process becomes whatever its program's file is now, in the same place: what it
+/// runs goes on, as after any end.
 pub(crate) fn run(config: &Config, say: Say, each: Option<Each>) -> Result<(), Error> {
+    let program = std::env::current_exe().map_err(|error| Error::Failed(format!("this program: {error}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Failed(format!("starting: {error}")))?;
-    tokio::task::LocalSet::new().block_on(&runtime, node(config, say, each))
+    let ended = tokio::task::LocalSet::new().block_on(&runtime, node(config, say, each));
+    runtime.shutdown_timeout(REST);
+    match ended? {
+        Ended::ForGood => Ok(()),
+        Ended::Anew => {
+            let error = std::process::Command::new(&program).args(std::env::args_os().skip(1)).exec();
+            Err(Error::Failed(format!("{}: {error}", program.display())))
+        }
+    }
+}
+
+/// How a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    ForGood,
+    /// It shall take its own place.
+    Anew,
 }
 
 /// Undoes what a killed node has left.
@@ -76,34 +102,7 @@ pub(crate) fn clear(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn engine_config(config: &Config) -> Result<apus_engine::Config, Error> {
-    let of = |such: fn(Part) -> bool| -> Vec<NodeId> {
-        config.nodes.iter().filter(|node| !node.joined && such(node.part)).map(|node| node.id).collect()
-    };
-    let bootstrap = Bootstrap {
-        voters: of(|part| part != Part::Learner),
-        arbiters: of(|part| part == Part::Arbiter),
-        learners: of(|part| part == Part::Learner),
-    };
-    let mut engine = apus_engine::Config::new(config.me, bootstrap);
-    engine.cluster = ClusterId(config.cluster);
-    config.knobs.apply(&mut engine);
-    engine.views.lease = config.lease.unwrap_or(engine.views.lease);
-    if config.vip.is_some() {
-        engine.resources.push(ResourceConfig {
-            id: DISPATCHER,
-            role: Role::Dispatcher,
-            availability: Availability::Safe,
-            candidates: Vec::new(),
-        });
-    }
-    engine.resources.extend(config.services.iter().flat_map(Service::resources));
-    engine.services.extend(config.services.iter().map(|service| service.engine.clone()));
-    engine.check().map_err(|error| Error::Usage(error.to_string()))?;
-    Ok(engine)
-}
-
-async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<(), Error> {
+async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<Ended, Error> {
     let listener = control::listen(&config.control).await?;
     let place = config.folder.display();
     let failed = |error: std::io::Error| Error::Failed(format!("{place}: {error}"));
@@ -130,7 +129,8 @@ async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<(), Err
         ));
     }
     let seed = Seed(RandomState::new().build_hasher().finish());
-    let engine = Held::new(Engine::new(engine_config(config)?, durable, seed, now()), config, &say);
+    let engine_config = engine::config(config).map_err(|error| Error::Usage(error.to_string()))?;
+    let engine = Held::new(Engine::new(engine_config, durable, seed, now()), config, &say);
     let identity = Identity { cluster: ClusterId(config.cluster), me: config.me, incarnation: engine.incarnation() };
     let book: BTreeMap<_, _> = config.nodes.iter().map(|node| (node.id, config.reach(node))).collect();
     let book = Book::from(book);
@@ -176,12 +176,13 @@ async fn live<S: Sockets>(
     engine: Held,
     transport: std::io::Result<Transport<S>>,
     members: cluster::Members,
-) -> Result<(), Error> {
+) -> Result<Ended, Error> {
     let at = config.reach(config.own());
     let transport = transport
         .map_err(|error| Error::Failed(format!("{at}: {error}; `nodes` must give this machine's own address")))?;
     let telling = config.told.as_deref().map(|file| Telling::open(file, engine.incarnation())).transpose();
     let telling = telling.map_err(|error| Error::Failed(format!("`told`: {error}")))?;
+    let manager = Manager::new(config.watchdog.as_ref(), say.clone())?;
     let (answers, done) = mpsc::unbounded_channel();
     let address = match &config.vip {
         Some(vip) => {
@@ -208,6 +209,7 @@ async fn live<S: Sockets>(
         lease: config.lease.unwrap_or(apus_engine::ViewsConfig::default().lease),
         view: outside.view,
         far: outside.far,
+        anew: Rc::new(Cell::new(false)),
     };
     let nodes = serving.nodes.clone();
     let apart = tokio::task::spawn_local(apart(serving.clone()));
@@ -215,24 +217,25 @@ async fn live<S: Sockets>(
     let follow = tokio::task::spawn_local(cluster::follow(serving.clone()));
     let door = tokio::task::spawn_local(cluster::door(serving.clone()));
     let control = tokio::task::spawn_local(control::serve(outside.listener, serving.clone()));
+    let fencing = tokio::task::spawn_local(fence::follow(serving.clone()));
     let web = outside.web.map(|(http, open)| http::Web::start(http, open, serving.clone(), &say));
-    let reboot = config.reboot.clone();
-    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), reboot, outside.print, serving)
+    let (reboot, anew) = (config.reboot.clone(), serving.anew.clone());
+    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), reboot, outside.print, serving, manager)
         .map_err(|error| Error::Failed(format!("signals: {error}")))?
         .telling(telling);
     say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());
     let live = Live::new(engine, orders, nodes, config.me);
     let ended: Result<(), std::convert::Infallible> = apus_host::run(live, shell).await;
-    for task in [control, apart, unclaimed, follow, door] {
+    for task in [control, apart, unclaimed, follow, door, fencing] {
         task.abort();
     }
     drop(web);
     drop(address);
     let _ = std::fs::remove_file(&config.control);
-    say("ended");
+    say(if anew.get() { "takes its own place" } else { "ended" });
     match ended {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(if anew.get() { Ended::Anew } else { Ended::ForGood }),
         Err(never) => match never {},
     }
 }

@@ -22,7 +22,7 @@ use super::control::Serving;
 use super::peers::{Heard, PAGE, Peers};
 use super::{DISPATCHER, now};
 use crate::view::{Called, Clocks, Entry, Journal, Subject, alarms, on_disk, wall, why};
-use crate::{Config, slot_resource};
+use crate::{Config, roster, slot_resource};
 
 /// Peers are waited for so long.
 const ANSWER: Duration = Duration::from_millis(400);
@@ -312,6 +312,9 @@ impl Serving {
             Some((status, _)) => word(status),
             None => "up",
         };
+        let kept = |setting: ResourceId, such: bool| {
+            if such { roster::words(&state.settings, setting) } else { Value::Null }
+        };
         let leader = log.leader();
         let dispatcher = state.grants.get(&DISPATCHER).filter(|grant| !grant.released).map(|grant| grant.holder);
         let nodes: Vec<Value> = self
@@ -326,6 +329,8 @@ impl Serving {
                     "node": id.0, "address": node.address.to_string(), "status": state_of(id),
                     "life": own.map_or(json!(life), |own| own["incarnation"].clone()),
                     "member": members.contains(id), "voter": members.votes(id), "drained": state.drained.contains(&id),
+                    "maintenance": kept(roster::maintenance(id), state.drained.contains(&id)),
+                    "fenced": kept(roster::fencing(id), true),
                     "weight": node.weight, "coordinator": leader == Some(id), "dispatcher": dispatcher == Some(id),
                     "answers": own.is_some(), "clock_us": heard.map(|heard| heard.ahead).or((id == self.me).then_some(0)),
                     "clock_within_us": heard.map(|heard| heard.within),
@@ -609,6 +614,9 @@ impl Serving {
 
     /// Puts an operator's order down, before it is given.
     pub(super) fn ordered(&self, question: &Value, user: u32) {
+        if question["dry"] == true {
+            return;
+        }
         let node = question["node"].as_u64().and_then(|node| u16::try_from(node).ok());
         let moved = question["what"].as_str().map_or_else(|| vec![DISPATCHER.0], |what| self.view.resources(what));
         let (kind, what) = match (question["do"].as_str(), node) {
@@ -621,6 +629,15 @@ impl Serving {
                 ("move", format!("move {what} to node {node}"))
             }
             (Some("set"), _) => ("set", "set the address up anew".to_owned()),
+            (Some("maintain"), Some(node)) => {
+                let what = if question["on"] == true { "begin" } else { "end" };
+                let why = question["why"].as_str().filter(|why| !why.is_empty()).map(|why| format!(": {why}"));
+                ("maintain", format!("{what} the maintenance of node {node}{}", why.unwrap_or_default()))
+            }
+            (Some("fence"), Some(node)) => {
+                ("fence", format!("fence node {node}, {}", question["action"].as_str().unwrap_or("off")))
+            }
+            (Some("apply"), _) => ("apply", format!("apply {}", question["file"].as_str().unwrap_or_default())),
             _ => return,
         };
         let resource = match kind {
@@ -639,8 +656,9 @@ impl Serving {
 
     /// Puts down that an order was refused.
     pub(super) fn refused(&self, question: &Value, why: &str) {
-        if matches!(question["do"].as_str(), Some("drain" | "undrain" | "move" | "set")) {
-            let what = question["do"].as_str().unwrap_or_default();
+        let what = question["do"].as_str().unwrap_or_default();
+        let orders = ["drain", "undrain", "move", "set", "maintain", "fence", "apply"];
+        if question["dry"] != true && orders.contains(&what) {
             let entry = Entry::new("operator", "refused-order", format!("the order to {what} is refused: {why}"));
             self.view.note(&self.engine.borrow(), entry);
         }

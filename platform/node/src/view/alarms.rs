@@ -105,10 +105,25 @@ pub fn alarms(status: &Value) -> Vec<Value> {
     all
 }
 
+const ENDED: &str = "`apus maintenance off` gives it work again";
+
+/// Such as `in maintenance: new memory`.
+fn maintained(node: &Value) -> String {
+    match node["maintenance"]["why"].as_str().filter(|why| !why.is_empty()) {
+        Some(why) => format!("in maintenance: {why}"),
+        None => "in maintenance".into(),
+    }
+}
+
 fn nodes(status: &Value, all: &mut Vec<Value>) {
     for node in status["nodes"].as_array().into_iter().flatten() {
         let name = format!("node {}", node["node"]);
         match node["status"].as_str() {
+            // Somebody works on it: that it is down is no surprise.
+            Some("down") if node["maintenance"].is_object() => {
+                all.push(alarm("warning", &name, format!("{name} is down, {}", maintained(node)), ENDED));
+                continue;
+            }
             Some("down") => {
                 all.push(alarm(
                     "error",
@@ -124,7 +139,9 @@ fn nodes(status: &Value, all: &mut Vec<Value>) {
             }
             _ => {}
         }
-        if node["drained"] == true {
+        if node["maintenance"].is_object() {
+            all.push(alarm("warning", &name, format!("{name} is {}", maintained(node)), ENDED));
+        } else if node["drained"] == true {
             all.push(alarm("warning", &name, format!("{name} is drained"), "`apus node undrain` gives it work again"));
         }
         if node["member"] == false {

@@ -18,6 +18,8 @@ pub(crate) struct Cluster {
     nodes: Vec<Option<Child>>,
     /// A frozen one, which is not asked.
     pub(crate) frozen: Option<usize>,
+    /// What daemons find in their environment.
+    environment: Vec<(&'static str, String)>,
 }
 
 /// What a node says of a slot.
@@ -26,6 +28,13 @@ pub(crate) type Row = Value;
 impl Cluster {
     /// Nodes with these services; `top` is put at the top of each configuration.
     pub(crate) fn new(name: &str, nodes: usize, top: &str, services: &str) -> Self {
+        let mut cluster = Self::stopped(name, nodes, top, services);
+        (0..nodes).for_each(|node| cluster.start(node));
+        cluster
+    }
+
+    /// Nodes that are not started yet. `FOLDER` in the texts is that of the cluster.
+    pub(crate) fn stopped(name: &str, nodes: usize, top: &str, services: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("apus-services-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         // One port for all, free on the first address: each has an address of its own.
@@ -41,13 +50,22 @@ impl Cluster {
                 text += &format!("[[nodes]]\nid = {other}\naddress = \"127.97.{third}.{}\"\n", other + 1);
             }
             text += services;
+            let text = text.replace("FOLDER", &place.to_string());
             let file = folder.join(format!("node{node}.toml"));
             fs::write(&file, &text).expect("a file");
             init(&Config::read(&file.display().to_string(), &text).expect("it is good")).expect("a store");
         }
-        let mut cluster = Self { folder, nodes: (0..nodes).map(|_| None).collect(), frozen: None };
-        (0..nodes).for_each(|node| cluster.start(node));
-        cluster
+        Self { folder, nodes: (0..nodes).map(|_| None).collect(), frozen: None, environment: Vec::new() }
+    }
+
+    /// Daemons that are started from now on find this.
+    pub(crate) fn set(&mut self, key: &'static str, value: &str) {
+        self.environment.push((key, value.to_owned()));
+    }
+
+    /// A node's configuration.
+    pub(crate) fn file(&self, node: usize) -> PathBuf {
+        self.folder.join(format!("node{node}.toml"))
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -55,11 +73,24 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, node: usize) {
-        let exe = std::env::current_exe().expect("it runs");
         let log = fs::File::options().create(true).append(true).open(self.folder.join(format!("log{node}")));
-        let file = self.folder.join(format!("node{node}.toml"));
-        let child = Command::new(exe).arg("node").arg(file).stdin(Stdio::null()).stderr(log.expect("a file")).spawn();
-        self.nodes[node] = Some(child.expect("a node"));
+        self.start_to(node, log.expect("a file").into());
+    }
+
+    /// Starts a node that says what it says there.
+    pub(crate) fn start_to(&mut self, node: usize, say: Stdio) {
+        let exe = std::env::current_exe().expect("it runs");
+        let mut child = Command::new(exe);
+        child.arg("node").arg(self.file(node)).stdin(Stdio::null()).stderr(say);
+        child.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        self.nodes[node] = Some(child.spawn().expect("a node"));
+    }
+
+    /// Ends a daemon as it should be ended, and gives its exit code.
+    pub(crate) fn end(&mut self, node: usize) -> Option<i32> {
+        let mut child = self.nodes[node].take()?;
+        crate::tests::signal("TERM", &[child.id()]);
+        child.wait().ok().and_then(|status| status.code())
     }
 
     /// Ends a node's daemon as `kill -9` does.
@@ -113,6 +144,19 @@ impl Cluster {
                 return row;
             }
             self.late(until, name);
+        }
+    }
+
+    /// Asks a node, and gives its refusal as a text.
+    pub(crate) fn try_ask(&self, node: usize, question: &Value) -> Result<Value, String> {
+        ask(&self.folder.join(format!("control{node}")), question).map_err(|error| error.to_string())
+    }
+
+    /// Waits until it is so.
+    pub(crate) fn wait(&self, what: &str, such: impl Fn() -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !such() {
+            self.late(until, what);
         }
     }
 

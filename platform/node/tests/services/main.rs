@@ -1,11 +1,21 @@
 //! Supervised programs on live nodes: one node, and three on addresses of the loopback.
 //!
-//! Without arguments it is the test. With `--table [TRIALS]` it prints how long a crash and a dead node cost.
+//! Without arguments it is the test. With `--table [TRIALS]` it prints how fast crashes and hangs are seen and mended.
 
 #[cfg(target_os = "linux")]
 mod cluster;
 #[cfg(target_os = "linux")]
+mod fenced;
+#[cfg(target_os = "linux")]
 mod killed;
+#[cfg(target_os = "linux")]
+mod managed;
+#[cfg(target_os = "linux")]
+mod operated;
+#[cfg(target_os = "linux")]
+mod peers;
+#[cfg(target_os = "linux")]
+mod supervise;
 #[cfg(target_os = "linux")]
 mod tests;
 
@@ -28,10 +38,8 @@ fn main() -> std::process::ExitCode {
             println!("services: test");
             Ok(())
         }
-        ["--table", ref trials @ ..] => {
-            tests::table(trials.first().and_then(|trials| trials.parse().ok()).unwrap_or(30));
-            Ok(())
-        }
+        ["program", what] => supervise::program(what),
+        ["--table", ref words @ ..] => supervise::table(words),
         _ => {
             tests::all(words.first().copied().filter(|word| !word.starts_with('-')));
             Ok(())

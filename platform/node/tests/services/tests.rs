@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, Row};
 use crate::killed::killed;
+use crate::{fenced, managed, operated, supervise};
 
 const ALL: &[(&str, fn())] = &[
     ("a program that crashes is started again, with the cause told", restarted),
@@ -19,6 +20,12 @@ const ALL: &[(&str, fn())] = &[
     ("what nobody can keep alive runs the reboot hook", rebooted),
     ("a dead node's program runs elsewhere, and only once", moved),
     ("a program is moved by order, and a standby takes over", ordered),
+    ("a service manager hears of a node, and a stuck one feeds nobody", managed::managed),
+    ("a watchdog device is fed by the loop, and disarmed in order", managed::watched),
+    ("what a plan says is what happens, and maintenance is in the log", operated::planned),
+    ("a new file is applied as far as it can be, and the rest at a reload", operated::applied),
+    ("another machine is fenced once, with an epoch, by a majority", fenced::fenced),
+    ("crashes and hangs are seen in time", supervise::smoke),
 ];
 
 pub(crate) fn all(only: Option<&str>) {
@@ -41,7 +48,7 @@ pub(crate) fn began(pid: u32) -> Option<String> {
     (*fields.first()? != "Z").then(|| fields.get(19).map(|began| (*began).to_owned()))?
 }
 
-fn signal(name: &str, pids: &[u32]) {
+pub(crate) fn signal(name: &str, pids: &[u32]) {
     assert!(pids.iter().all(|pid| *pid > 1), "{pids:?}");
     let pids = pids.iter().map(u32::to_string);
     assert!(Command::new("kill").arg(format!("-{name}")).args(pids).status().expect("kill").success());
@@ -201,29 +208,4 @@ fn ordered() {
     let (other, row) = cluster.ready("web", 0, |other, row| other != node && row["node"] == other);
     assert_eq!((other, pid(&row)), (standby, waiting), "{}", cluster.story());
     cluster.until(node, "web", |row| row["pid"].is_null());
-}
-
-/// The value that so many per mille are not above.
-fn at(sorted: &[u64], per_mille: usize) -> u64 {
-    sorted[(sorted.len() * per_mille).div_ceil(1_000).clamp(1, sorted.len()) - 1]
-}
-
-/// From a kill to ready again, by the daemon's word.
-pub(crate) fn table(trials: usize) {
-    let services = "[[services]]\nname = \"web\"\ncommand = [\"/bin/sleep\", \"1000\"]\nbackoff = \"1ms\"\nbackoff_max = \"1ms\"\nfailures = 255\nwithin = \"1s\"\n";
-    let cluster = Cluster::new("table", 1, "", services);
-    let (_, mut row) = cluster.ready("web", 0, |_, _| true);
-    let mut times = Vec::new();
-    for _ in 0..trials {
-        let old = pid(&row);
-        let killed = Instant::now();
-        signal("KILL", &[old]);
-        (_, row) = cluster.ready("web", 0, |_, row| pid(row) != old);
-        times.push(u64::try_from(killed.elapsed().as_millis()).unwrap_or(u64::MAX));
-    }
-    times.sort_unstable();
-    println!(
-        "| {trials} kills of a trivial program, node's back-off 1 ms, in ms by polls of 5 ms | p50 | p99 | most |\n|---|---|---|---|"
-    );
-    println!("| ready again | {} | {} | {} |", at(&times, 500), at(&times, 990), at(&times, 1_000));
 }

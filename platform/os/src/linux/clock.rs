@@ -5,9 +5,19 @@ use std::time::Duration;
 /// Nanoseconds since the machine started, sleep included: `CLOCK_BOOTTIME`, the one that the kernel's receive path reads too.
 #[must_use]
 pub fn boot() -> u64 {
+    read(libc::CLOCK_BOOTTIME)
+}
+
+/// Nanoseconds since the machine started without its sleep: what service managers count in.
+#[must_use]
+pub fn monotonic() -> u64 {
+    read(libc::CLOCK_MONOTONIC)
+}
+
+fn read(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` outlives the call; the clock exists since Linux 2.6.39, so that the call cannot fail.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    // SAFETY: `now` outlives the call; both clocks exist since Linux 2.6.39, so that the call cannot fail.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
     let whole = u64::try_from(now.tv_sec).unwrap_or_default();
     whole * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }

@@ -53,7 +53,7 @@ function ring() {
     const name = svg("text", { x, y: y + 5 }); name.textContent = (n.coordinator ? "★ " : "") + n.node; box.append(name);
     const roles = [n.coordinator ? "coordinates" : "", n.dispatcher ? "has the address" : ""].filter(x => x).join(", ");
     const held = (S.leases || []).filter(l => l.holder === n.node).length;
-    const sub = [n.status !== "up" ? n.status : "", n.drained ? "drained" : "", held ? held + (held > 1 ? " leases" : " lease") : "", !n.voter && n.member ? "no vote" : ""].filter(x => x).join(", ") || n.status;
+    const sub = [n.status !== "up" ? n.status : "", n.maintenance ? "in maintenance" : n.drained ? "drained" : "", held ? held + (held > 1 ? " leases" : " lease") : "", !n.voter && n.member ? "no vote" : ""].filter(x => x).join(", ") || n.status;
     const t1 = svg("text", { x, y: up ? y - r - 19 : y + r + 15, class: "sub" }), t2 = svg("text", { x, y: up ? y - r - 6 : y + r + 28, class: "role" });
     t1.textContent = sub; t2.textContent = roles; box.append(t1, t2);
     box.onclick = () => why("n" + n.node); box.onkeydown = e => { if (e.key === "Enter") why("n" + n.node) };

@@ -57,7 +57,7 @@ impl Apus {
 
     /// A node's file and its store.
     fn write(&self, node: usize) -> Result<(), String> {
-        let file = self.field.net.config(node)?;
+        let file = self.field.net.config(node, apus_engine::wire::VERSION)?;
         let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
         let told = self.field.file(&format!("told{node}"));
         let text = format!(

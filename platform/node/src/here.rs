@@ -1,0 +1,136 @@
+//! Whether this machine has what a file names: programs, users, folders, the port and its addresses.
+
+use std::net::UdpSocket;
+use std::path::Path;
+
+use apus_os::program::{Check, Readiness, Spec};
+
+use crate::check::line;
+use crate::{Config, ConfigError};
+
+/// What of right files this machine does not have.
+#[must_use]
+pub fn check_here(files: &[(String, String)]) -> Vec<ConfigError> {
+    let mut wrong = Vec::new();
+    for (name, text) in files {
+        let Ok(config) = Config::check(name, text) else { continue };
+        let mut put = |key: &str, what: String| {
+            wrong.push(ConfigError { file: name.clone(), line: line(text, key), what });
+        };
+        let own = config.own();
+        if let Err(error) = UdpSocket::bind((own.address, 0)) {
+            put(
+                "nodes",
+                format!(
+                    "node {}: {}: {error}; give this machine's own address, or run it there",
+                    own.id.0, own.address
+                ),
+            );
+        }
+        if let Some(vip) = &config.vip {
+            let port = Path::new("/sys/class/net").join(&vip.interface);
+            let mac = own.mac.map(|byte| format!("{byte:02x}")).join(":");
+            match std::fs::read_to_string(port.join("address")) {
+                Ok(found) if found.trim() == mac => {}
+                Ok(found) => {
+                    put("nodes", format!("node {}: `{}` has `mac = \"{}\"`", own.id.0, vip.interface, found.trim()))
+                }
+                Err(error) => put("vip", format!("`interface` is `{}`: {error}; see `ip link`", vip.interface)),
+            }
+        }
+        for command in [&config.reboot, &config.fence.as_ref().map(|fence| fence.command.clone())].into_iter().flatten()
+        {
+            if let Some(what) = missing(command) {
+                put(if config.reboot.as_ref() == Some(command) { "reboot" } else { "fence" }, what);
+            }
+        }
+        if let Some(watchdog) = config.watchdog.as_ref().filter(|watchdog| !watchdog.device.exists()) {
+            put(
+                "watchdog",
+                format!("{}: it is not there; is a driver loaded, such as softdog?", watchdog.device.display()),
+            );
+        }
+        for service in &config.services {
+            for what in of_service(&service.spec) {
+                put("services", format!("`{}`: {what}", service.engine.name));
+            }
+        }
+    }
+    wrong
+}
+
+fn of_service(spec: &Spec) -> Vec<String> {
+    let script = |check: &Check| match check {
+        Check::Script(command) => Some(command.clone()),
+        Check::Tcp(_) | Check::Http { .. } => None,
+    };
+    let ready = match &spec.readiness {
+        Readiness::Check { check, .. } => script(check),
+        Readiness::Started | Readiness::Notify => None,
+    };
+    let live = spec.liveness.as_ref().and_then(|live| script(&live.check));
+    let commands = [&Some(spec.command.clone()), &spec.promote, &spec.hooks.before, &spec.hooks.after, &ready, &live];
+    let mut wrong: Vec<String> = commands.into_iter().flatten().filter_map(|command| missing(command)).collect();
+    if let Some(directory) = spec.directory.as_ref().filter(|directory| !Path::new(directory).is_dir()) {
+        wrong.push(format!("`directory` is {directory}, which is not there"));
+    }
+    if let Some(user) = &spec.user {
+        let known = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let found = known.lines().any(|line| line.split(':').next() == Some(user));
+        // Others may come from elsewhere, by the system's name services.
+        let elsewhere = || {
+            std::process::Command::new("getent").args(["passwd", user]).output().is_ok_and(|said| said.status.success())
+        };
+        if !found && !elsewhere() {
+            wrong.push(format!("there is no user `{user}`"));
+        }
+    }
+    wrong
+}
+
+/// Why a command cannot be run here.
+fn missing(command: &[String]) -> Option<String> {
+    let name = command.first()?;
+    let runs = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt as _;
+        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    let found = if name.contains('/') {
+        runs(Path::new(name))
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|folder| runs(&folder.join(name)))
+    };
+    (!found).then(|| format!("`{name}` is no program here; give its whole path, or install it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_here;
+
+    #[test]
+    fn what_this_machine_has_not_is_told() {
+        let text = |rest: &str| {
+            format!(
+                "cluster = 7\nnode = 0\n[[nodes]]\nid = 0\naddress = \"127.0.0.1\"\n[[services]]\nname = \"web\"\n\
+                 command = [\"/bin/sleep\", \"9\"]\n{rest}"
+            )
+        };
+        let said = |text: String| -> Vec<String> {
+            check_here(&[("x".into(), text)]).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(said(text("user = \"root\"\ndirectory = \"/\"\nready = { script = [\"true\"] }\n")), [""; 0]);
+        let told = said(
+            text("user = \"nobody-such\"\ndirectory = \"/no/such\"\npromote = [\"/etc/passwd\"]\n")
+                .replace("127.0.0.1", "192.0.2.1"),
+        );
+        let want = [
+            "x:3: node 0: 192.0.2.1: ",
+            "x:6: `web`: `/etc/passwd` is no program here",
+            "x:6: `web`: `directory` is /no/such",
+            "x:6: `web`: there is no user `nobody-such`",
+        ];
+        assert_eq!(told.len(), want.len(), "{told:#?}");
+        assert!(told.iter().zip(want).all(|(told, want)| told.starts_with(want)), "{told:#?}");
+    }
+}

@@ -162,6 +162,8 @@ impl Stack for Apus {
             let (dispatches, _) = self.dispatcher()?;
             if dispatches != runs {
                 self.order(&json!({"do": "move", "node": runs}))?;
+                // A second order by what was so before would have it go to and fro.
+                std::thread::sleep(Duration::from_millis(300));
                 return Err(format!("{dispatches} dispatches, the copy is on {runs}"));
             }
             let alive = copy::lives(&self.copies, boot_us().saturating_sub(60_000)).len();

@@ -18,8 +18,9 @@ pub(crate) struct Answer {
     pub(crate) gave: u64,
 }
 
-/// Answers of one node that are not farther apart, in microseconds, are of one stretch.
-const APART: u64 = 100_000;
+/// Answers of one node that are not farther apart, in microseconds, are of one stretch: ten questions. Two hand-overs, to another and back,
+/// take longer, and the other is the only owner between them.
+const APART: u64 = 20_000;
 /// An answer proves that its node took the question when it was asked, or so long before it came: a frozen server does not make its
 /// dispatcher an owner, a frozen dispatcher that sends late is one. In microseconds.
 const LATE: u64 = 50_000;
@@ -252,9 +253,15 @@ pub(crate) fn self_test() {
     let late = [answer(0, 0, 300), answer(1, 1_000, 1_200), answer(1, 9_000, 9_200), answer(0, 200, 5_000)];
     let spans: Vec<Vec<Span>> = (0..2).map(|node| owned(&late, node)).collect();
     assert_eq!(overlap(&spans), 0, "a slow server makes its dispatcher an owner");
-    let later = [answer(0, 0, 300), answer(1, 1_000, 1_200), answer(1, 90_000, 90_200), answer(0, 200, 80_000)];
+    let mut later: Vec<Answer> = (1..=45).map(|n| answer(1, n * 2_000, n * 2_000 + 200)).collect();
+    later.extend([answer(0, 0, 300), answer(0, 200, 80_000)]);
     let spans: Vec<Vec<Span>> = (0..2).map(|node| owned(&later, node)).collect();
-    assert!(overlap(&spans) > 25_000, "an answer from before the freeze is not seen: {spans:?}");
+    assert_eq!(overlap(&spans), 1, "an answer from before the freeze is not seen: {spans:?}");
+    // To another and back: one owner at any time.
+    let tenure = |node, from: u64| (from..from + 20).map(move |n| answer(node, n * 2_000, n * 2_000 + 300));
+    let back: Vec<Answer> = tenure(0, 0).chain(tenure(1, 25)).chain(tenure(0, 50)).collect();
+    let spans: Vec<Vec<Span>> = (0..2).map(|node| owned(&back, node)).collect();
+    assert_eq!(overlap(&spans), 0, "to another and back is called two owners");
     // Rows: an invalid trial is counted, and its overlap too.
     let trial = |us: u64, invalid: Option<&str>, overlap: u64| json!({"stack": "a", "fault": "b", "outage_us": us, "invalid": invalid, "overlap_us": overlap});
     let made = rows(&[trial(500_000, None, 0), trial(900_000, Some("probes: late"), 7)]);

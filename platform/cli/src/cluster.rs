@@ -61,7 +61,7 @@ pub(crate) fn cluster(what: &ClusterCommand, format: Format) -> Result<u8, Troub
             return plan::tell(&of.control, json!({ "do": "leave", "node": of.node }), format);
         }
         ClusterCommand::Leave { of, .. } => {
-            node::done(&of.control, &json!({ "do": "leave", "node": of.node }), format)?
+            node::done(&of.control, &json!({ "do": "leave", "node": of.node }), format)?;
         }
         ClusterCommand::Rotate { what, control } => {
             let what = match what {

@@ -424,7 +424,7 @@ fn nodes<'t>(file: &Section<'t>, value: &'t Value<'t>) -> Result<Vec<Member>, Wr
     let entries = value.get_ref().as_array().filter(|all| !all.is_empty()).ok_or_else(wrong)?;
     let (mut all, before) = (Vec::new(), file.wrongs().many());
     let (mut ids, mut macs, mut addresses) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for entry in entries.iter() {
+    for entry in entries {
         let Some(section) = file.ok(file.below(entry, "a node", "{ id = 0, address = \"10.0.0.1\" }")) else {
             continue;
         };

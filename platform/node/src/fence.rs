@@ -117,7 +117,6 @@ impl Action {
 
 /// One call of the plug-in.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 pub(crate) struct Call {
     pub(crate) action: Action,
     pub(crate) cluster: u32,
@@ -130,7 +129,6 @@ pub(crate) struct Call {
     pub(crate) why: String,
 }
 
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 impl Call {
     /// A line for standard input.
     pub(crate) fn input(&self) -> Json {
@@ -161,7 +159,6 @@ impl Call {
 
 /// What a plug-in's end means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 pub(crate) enum Verdict {
     /// The machine is stopped, for certain.
     Done,
@@ -175,7 +172,6 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     /// By exit code; `None`: killed, or out of time.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
     pub(crate) const fn of(code: Option<i32>) -> Self {
         match code {
             Some(0) => Self::Done,

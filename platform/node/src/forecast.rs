@@ -145,13 +145,10 @@ impl Then<'_> {
             for resource in &safe {
                 let Some(from) = self.known.holder(&self.state, resource.id) else { continue };
                 let Some(why) = self.must_go(resource, from) else { continue };
-                match self.choose(resource, from).filter(|to| *to != from) {
-                    Some(to) => {
-                        self.give(resource.id, to);
-                        steps.push(Step { resource: resource.id, from: Some(from), to: Some(to), why });
-                        rests = false;
-                    }
-                    None => continue,
+                if let Some(to) = self.choose(resource, from).filter(|to| *to != from) {
+                    self.give(resource.id, to);
+                    steps.push(Step { resource: resource.id, from: Some(from), to: Some(to), why });
+                    rests = false;
                 }
             }
             if rests {
@@ -268,7 +265,7 @@ mod tests {
                 holder: NodeId(holder),
                 released: false,
                 moving: None,
-                because: Default::default(),
+                because: apus_engine::Causes::default(),
             };
             state.grants.insert(slot_resource(ServiceId(at.0), at.1), grant);
         }
@@ -292,7 +289,7 @@ mod tests {
     #[test]
     fn what_requires_something_follows_it_and_copies_stay_apart() {
         let (steps, acts) = told([0, 0, 0, 1], &[], Change::Drain(NodeId(0), true));
-        assert_eq!(steps, ["db 0 to 2", "hot.0 0 to 2", "web 0 to 2"], "the least loaded; not beside the other copy");
+        assert_eq!(steps, ["db 0 to 2", "web 0 to 2", "hot.0 0 to 2"], "the least loaded; not beside the other copy");
         assert_eq!(acts[..2], ["0 0 stops", "0 2 starts"]);
         let (steps, _) = told([0, 0, 0, 1], &[], Change::Move(slot_resource(ServiceId(0), 0), NodeId(1)));
         assert_eq!(steps, ["db 0 to 1", "web 0 to 1"]);
@@ -306,7 +303,7 @@ mod tests {
         assert_eq!(steps, ["db 0 to 1", "web 0 to 1", "hot.0 0 to nobody"]);
         assert!(!acts.iter().any(|act| act.starts_with('2')), "{acts:?}");
         let (steps, _) = told([1, 1, 0, 1], &[], Change::Leave(NodeId(1)));
-        assert_eq!(steps, ["db 1 to 2", "hot.1 1 to 2", "web 1 to 2"]);
+        assert_eq!(steps, ["db 1 to 2", "web 1 to 2", "hot.1 1 to 2"]);
         let (steps, _) = told([1, 1, 0, 1], &[], Change::Drain(NodeId(2), false));
         assert!(steps.is_empty(), "nothing comes by itself: {steps:?}");
     }

@@ -33,7 +33,7 @@ pub fn check_here(files: &[(String, String)]) -> Vec<ConfigError> {
             match std::fs::read_to_string(port.join("address")) {
                 Ok(found) if found.trim() == mac => {}
                 Ok(found) => {
-                    put("nodes", format!("node {}: `{}` has `mac = \"{}\"`", own.id.0, vip.interface, found.trim()))
+                    put("nodes", format!("node {}: `{}` has `mac = \"{}\"`", own.id.0, vip.interface, found.trim()));
                 }
                 Err(error) => put("vip", format!("`interface` is `{}`: {error}; see `ip link`", vip.interface)),
             }

@@ -15,6 +15,7 @@ mod copy;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 mod difference;
 mod engine;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 mod fence;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 mod forecast;

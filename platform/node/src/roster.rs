@@ -27,13 +27,11 @@ pub(crate) const fn setting(node: NodeId) -> ResourceId {
 }
 
 /// Why a node is in maintenance.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 pub(crate) const fn maintenance(node: NodeId) -> ResourceId {
     ResourceId(ResourceId::SETTINGS.0 + 0x100 + (node.0 & 0xff))
 }
 
 /// How the last attempt to fence a node went.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 pub(crate) const fn fencing(node: NodeId) -> ResourceId {
     ResourceId(ResourceId::SETTINGS.0 + 0x200 + (node.0 & 0xff))
 }

@@ -107,7 +107,7 @@ pub(crate) fn killed() {
     let services = service("web", two)
         + &service("job", &format!("{two}\nstrategy = \"warm\""))
         + &service("hot", &format!("{two}\nstrategy = \"hot\"\nreplicas = 2"));
-    let mut cluster = Cluster::new("killed", 3, "lease = \"60s\"\nrecord = \"8M\"", &services);
+    let mut cluster = Cluster::new("killed", 3, "lease = \"20s\"\nrecord = \"8M\"", &services);
     let before = copies(&cluster);
     let (_, standby) = (0, cluster.until(1 - before[&("job", 0)].0, "job", |row| row["state"] == "standby"));
     assert!(pid(&standby) != 0);

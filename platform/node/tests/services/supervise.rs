@@ -130,10 +130,9 @@ fn measure(kills: usize, hangs: usize) -> Vec<Row> {
     }
     let cluster = Cluster::new("supervise", 1, "told = \"FOLDER/told\"", &services);
     let folder = cluster.folder().to_path_buf();
-    let teller = || Teller { file: folder.join("told"), read: 0 };
     let copy = |service| Copy { service: ServiceId(service), slot: 0 };
     let (_, row) = cluster.ready("trivial", 0, |_, _| true);
-    let (mut killer, mut told) = (Killer::new(), teller());
+    let (mut killer, mut told) = (Killer::new(), Teller { file: folder.join("told"), read: 0 });
     let mut seen = Row::new("crash seen by the engine", Some(5_000));
     let mut ran = Row::new("the next one runs", None);
     let mut again = Row::new("crash to ready again, by its own word", Some(50_000));
@@ -157,7 +156,6 @@ fn measure(kills: usize, hangs: usize) -> Vec<Row> {
         std::thread::sleep(Duration::from_micros(clock::boot() % 20_000));
     }
     let mut late = Row::new("hang seen after its timeout of 500 ms", Some(TIMEOUT / 10));
-    let mut told = teller();
     for _ in 0..hangs {
         let hung = told.until(&cluster, |at, told| match told {
             Told::Event { event } => match event.fact {

@@ -281,7 +281,7 @@ fn run(section: &Section<'_>) -> Result<Run, Wrong> {
         let want = "`args` must be a list: a pattern for each argument, in which `*` stands for any characters; \"...\" at the end for \
                     any more arguments";
         let wrong = || (value.span(), want.to_owned());
-        for one in value.get_ref().as_array().ok_or_else(wrong)?.iter() {
+        for one in value.get_ref().as_array().ok_or_else(wrong)? {
             let word = text(one, "args").map_err(|_| wrong())?;
             if more {
                 return Err((one.span(), "`...` stands at the end of `args` or nowhere".into()));

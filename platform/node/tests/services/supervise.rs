@@ -226,7 +226,7 @@ pub(crate) fn table(words: &[&str]) -> Result<(), String> {
     );
     rows.iter().for_each(|row| println!("{}", row.line()));
     ratios.iter().for_each(|one| {
-        println!("{}: {:.1} times ours at p50", one["what"], one["p50_ratio_to_apus"].as_f64().unwrap_or_default())
+        println!("{}: {:.1} times ours at p50", one["what"], one["p50_ratio_to_apus"].as_f64().unwrap_or_default());
     });
     skipped.iter().for_each(|why| println!("{why}"));
     Ok(())

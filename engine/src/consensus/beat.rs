@@ -25,7 +25,9 @@ impl Consensus {
     fn prolong(&mut self, ctx: &Ctx<'_>, to: NodeId, term: Term) -> Renewed {
         let nothing = Renewed { sent_at: Time(0), left: Micros::ZERO, held: alloc::vec::Vec::new(), term };
         let Role::Leader(lead) = &self.role else { return nothing };
-        let Some((renew, at)) = lead.peers.get(&to).and_then(|progress| progress.asking.clone()) else { return nothing };
+        let Some((renew, at)) = lead.peers.get(&to).and_then(|progress| progress.asking.clone()) else {
+            return nothing;
+        };
         let Some((renewed, until)) = views::judge_renewal(ctx, self, to, &renew, at) else { return nothing };
         if let Role::Leader(lead) = &mut self.role
             && !ctx.has(Mutant::CarriedUncounted)

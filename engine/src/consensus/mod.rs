@@ -12,8 +12,8 @@ mod state;
 mod tests;
 
 pub use message::{
-    Append, AppendReply, Beat, BeatReply, Entry, Fact, Grant, Install, Membership, Message, Payload, Snapshot, TakeOver, ViewState,
-    VoteReply, VoteRequest,
+    Append, AppendReply, Beat, BeatReply, Entry, Fact, Grant, Install, Membership, Message, Payload, Snapshot,
+    TakeOver, ViewState, VoteReply, VoteRequest,
 };
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};

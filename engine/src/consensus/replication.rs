@@ -45,8 +45,7 @@ impl Consensus {
         let Role::Leader(lead) = &mut self.role else { return };
         lead.peers.retain(|node, _| members.contains(node));
         for node in members.into_iter().filter(|node| *node != me) {
-            let fresh =
-                Progress {
+            let fresh = Progress {
                 matched: Index(0),
                 next,
                 acked: None,

@@ -57,7 +57,8 @@ impl Diagnosis {
     /// A heartbeat is on its way.
     pub(super) fn await_beat(&mut self, ctx: &mut Ctx<'_>, node: NodeId) {
         let Some(rank) = self.table.rank(node) else { return };
-        let waits = self.probes.iter().any(|probe| probe.target == node && !matches!(probe.purpose, Purpose::Help { .. }));
+        let waits =
+            self.probes.iter().any(|probe| probe.target == node && !matches!(probe.purpose, Purpose::Help { .. }));
         if !waits && !self.table.entry(rank).down && ctx.config().diagnosis.rule == DiagnosisRule::Adaptive {
             self.probe(ctx, node, Purpose::Beat);
         }

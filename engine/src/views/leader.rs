@@ -161,11 +161,8 @@ pub(crate) fn judge_renewal(
     let is_member = log.membership().contains(from) || ctx.has(Mutant::RemovedKeepsHolding);
     let mine = |resource: &ResourceId, epoch| {
         let applied = log.state().grants.get(resource);
-        let newest = if applied_only {
-            applied.map(|grant| (grant.epoch, grant.holder))
-        } else {
-            log.newest_grant(*resource)
-        };
+        let newest =
+            if applied_only { applied.map(|grant| (grant.epoch, grant.holder)) } else { log.newest_grant(*resource) };
         newest == Some((epoch, from)) && applied.is_some_and(|grant| grant.epoch == epoch && !grant.released)
     };
     let held: alloc::vec::Vec<_> =

@@ -49,7 +49,8 @@ async fn serve<S: Sockets>(shared: Rc<Shared<S>>, stream: S::Stream) {
     let proved = S::who(&stream);
     let (read, write) = tokio::io::split(stream);
     let (decoder, buffer) = (Decoder::default(), vec![0; 16 * 1024]);
-    let stream = Stream { shared: &shared, proved, read, write, decoder, buffer, received: 0, silence: shared.settings.silence };
+    let stream =
+        Stream { shared: &shared, proved, read, write, decoder, buffer, received: 0, silence: shared.settings.silence };
     let end = match stream.run().await {
         Ok(never) => match never {},
         Err(end) => end,

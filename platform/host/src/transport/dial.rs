@@ -35,10 +35,18 @@ pub(super) async fn dial<S: Sockets>(shared: Rc<Shared<S>>, peer: NodeId, outbox
     loop {
         outbox.filled().await;
         let began = Instant::now();
-        let end =
-            Stream { shared: &shared, outbox: &outbox, out: Vec::new(), at: 0, sent: 0, credited: 0, version: None, used: true }
-                .run(peer)
-                .await;
+        let end = Stream {
+            shared: &shared,
+            outbox: &outbox,
+            out: Vec::new(),
+            at: 0,
+            sent: 0,
+            credited: 0,
+            version: None,
+            used: true,
+        }
+        .run(peer)
+        .await;
         shared.count(|counters| match end {
             End::NotDialled => &mut counters.dial_failed,
             End::Refused => &mut counters.hellos_refused,

@@ -6,6 +6,7 @@ pub mod clock;
 mod guard;
 mod handed;
 mod lease;
+pub mod memory;
 mod netfilter;
 mod packet;
 pub mod program;

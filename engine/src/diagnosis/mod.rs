@@ -39,7 +39,7 @@ const LHM_MAX: u8 = 8;
 /// Probes on their way at most; a flood of requests for help finds no room.
 const PROBES_MAX: usize = 64;
 /// Periods between two tests in one ring of a node that the leader watches, while all is well.
-const REST: u64 = 8;
+const REST: u64 = 32;
 /// All must have been well for so many periods before.
 const CALM: u64 = 16;
 

@@ -156,6 +156,10 @@ impl Engine {
 
     fn finish_step(&mut self) {
         self.with(Part::Consensus, |parts, ctx| parts.consensus.finish_step(ctx));
+        if !self.shared.signals.is_empty() {
+            self.route_signals();
+            self.deadline = self.next_deadline();
+        }
     }
 
     /// Takes in one thing the application wants. A refusal leaves the engine unchanged.

@@ -61,6 +61,9 @@ pub struct Diagnosis {
     /// When the table last changed, or was found to differ from another's, and its digest since.
     stirred: Time,
     settled: u64,
+    /// When this node was last at rest, and whether the silence of its leader has woken it since.
+    rested: Option<Time>,
+    woken: bool,
     probes: Vec<Probe>,
     seq: u32,
     lhm: u8,
@@ -102,6 +105,8 @@ impl Diagnosis {
             beats: BTreeMap::new(),
             stirred: now,
             settled: 0,
+            rested: None,
+            woken: false,
             probes: Vec::new(),
             seq: 0,
             lhm: 0,
@@ -180,6 +185,7 @@ impl Diagnosis {
     pub(crate) fn on_timer(&mut self, ctx: &mut Ctx<'_>, log: &Consensus) {
         self.miss_due(ctx);
         self.look_for_change(ctx);
+        self.wake_by_silence(ctx, log);
         for ring in 0..self.next.len() {
             if self.next[ring] <= ctx.now {
                 let next = ctx.now + ctx.config().diagnosis.period;

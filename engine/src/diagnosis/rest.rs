@@ -10,7 +10,7 @@ use crate::mutant::Mutant;
 use crate::time::{Micros, Time};
 
 /// How long nobody, or the leader, may be silent on a healthy network: a period, or a leader's rest and a quarter.
-pub(super) fn silence(config: &Config) -> Micros {
+fn silence(config: &Config) -> Micros {
     let diagnosis = &config.diagnosis;
     diagnosis.period.max(diagnosis.deadline_floor.scale(2, 1)).max(config.rest().scale(5, 4))
 }
@@ -33,6 +33,33 @@ impl Diagnosis {
             && self.queue.is_empty()
             && self.rumor.is_none()
             && ctx.now.since(self.stirred) >= config.period.scale(CALM, 1)
+    }
+
+    /// Who only hears the leader hears nobody when it falls silent: all rings test at once, so that those that live are heard.
+    pub(super) fn wake_by_silence(&mut self, ctx: &Ctx<'_>, log: &Consensus) {
+        if !self.is_calm(ctx) || ctx.has(Mutant::RingsNeverRest) {
+            return;
+        }
+        let silent = |at: Time| ctx.now.since(at) >= silence(ctx.config());
+        let silent = log.leader_heard().is_some_and(silent);
+        if !silent {
+            (self.rested, self.woken) = (Some(ctx.now), false);
+        } else if !self.woken && !ctx.has(Mutant::LeaderUnwatched) {
+            self.woken = true;
+            self.next.fill(ctx.now);
+        }
+    }
+
+    /// How long nobody may be heard before this node takes itself for cut off. At rest its tests begin only when the leader is silent.
+    pub(super) fn isolated_after(&self, ctx: &Ctx<'_>) -> Micros {
+        let config = &ctx.config().diagnosis;
+        let awake = config.deadline_floor.scale(2, 1).max(config.period);
+        match self.rested {
+            Some(at) if ctx.now.since(at) < config.period.scale(4, 1) => {
+                awake.max(silence(ctx.config()) + config.deadline_floor)
+            }
+            _ => awake,
+        }
     }
 
     /// Until when a ring's successor needs no test, because the leader watches it, or is heard itself; `None`: it does need one.

@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 
 use super::probe::{Probe, Purpose};
-use super::rest::silence;
 use super::{Diagnosis, Fact, LHM_MAX, Message, News, PingReply, PingReq, Rumor, Spread, Status};
 use crate::config::DiagnosisRule;
 use crate::context::{Ctx, Signal};
@@ -213,7 +212,7 @@ impl Diagnosis {
         let config = &ctx.config().diagnosis;
         self.table.len() > 2
             && config.rule == DiagnosisRule::Adaptive
-            && ctx.now.since(self.last_heard) > silence(ctx.config())
+            && ctx.now.since(self.last_heard) > self.isolated_after(ctx)
     }
 
     /// Somebody is heard: if nobody was for long, what this node thought of the others meanwhile is void.

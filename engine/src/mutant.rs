@@ -130,6 +130,8 @@ mutants! {
         DriftIgnored "drift-ignored" "neither the lease nor the leader's wait has a margin for clock drift",
         ElectedTimeIgnored "elected-time-ignored" "a new leader does not wait for leases that its predecessor renewed",
         RemovedKeepsHolding "removed-keeps-holding" "a node removed from the cluster keeps renewing",
+        PlacedBlind "placed-blind" "the leader places a slot without regard to what it proposed a moment ago",
+        OvertakenAsked "overtaken-asked" "a release that the log has overtaken is asked for without end",
         DeadHolderKept "dead-holder-kept" "a resource whose holder is down is never granted again",
     }
     supervision {

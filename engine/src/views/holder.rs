@@ -273,7 +273,11 @@ impl Views {
     pub(super) fn release(&mut self, ctx: &mut Ctx<'_>, log: &Consensus, resource: ResourceId, epoch: Epoch) {
         let because = self.held.get(&resource).map(|held| held.evidence).unwrap_or_default();
         self.event(ctx, &[because], Fact::Released { resource, epoch });
-        self.ask(ctx, log, resource, Ask::Release { resource, epoch });
+        // A later grant, applied while the guard was being disarmed, tells the leader as much.
+        let overtaken = self.newest.get(&resource).is_some_and(|newest| *newest > epoch);
+        if !overtaken || ctx.has(Mutant::OvertakenAsked) {
+            self.ask(ctx, log, resource, Ask::Release { resource, epoch });
+        }
     }
 
     /// Asks the leader for something, now and again until the log shows it.

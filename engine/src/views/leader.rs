@@ -14,6 +14,7 @@ impl Views {
         self.leads = Some(evidence);
         self.renewed.clear();
         self.failed.clear();
+        self.proposing.clear();
         self.waiting.clear();
         let wait = self.wait(ctx);
         let alone_since = log.alone_since().unwrap_or(ctx.now);
@@ -24,6 +25,7 @@ impl Views {
     pub(super) fn on_deposed(&mut self) {
         self.leads = None;
         self.place_at = None;
+        self.proposing.clear();
         self.renewed.clear();
     }
 

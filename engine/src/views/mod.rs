@@ -59,6 +59,8 @@ pub struct Views {
     not_before: Time,
     /// Leader: who failed to keep a resource alive; others are tried first.
     failed: BTreeMap<ResourceId, NodeId>,
+    /// Leader: grants on their way to the log, which does not show them yet.
+    proposing: BTreeMap<ResourceId, NodeId>,
     /// Leader: when to look at the placement next.
     place_at: Option<Time>,
     /// Leader: told about waiting.
@@ -85,6 +87,7 @@ impl Views {
             renewed: BTreeMap::new(),
             not_before: Time(0),
             failed: BTreeMap::new(),
+            proposing: BTreeMap::new(),
             place_at: None,
             waiting: BTreeSet::new(),
             leads: None,
@@ -143,6 +146,9 @@ impl Views {
             Signal::Stalled { late, .. } => self.on_stalled(ctx, *late),
             Signal::Leads { evidence, .. } => self.on_leads(ctx, log, *evidence),
             Signal::Deposed { .. } => self.on_deposed(),
+            Signal::Proposed { payload: Payload::Grant { resource, .. }, .. } => {
+                self.proposing.remove(resource);
+            }
             Signal::Applied { entry, evidence } => self.on_applied(ctx, log, entry, *evidence),
             Signal::Restored { snapshot, evidence } => {
                 for (resource, grant) in &snapshot.state.grants {

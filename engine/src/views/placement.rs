@@ -1,5 +1,6 @@
 //! Placement: who should own what. A function of configuration, applied state and diagnosis; only the leader acts on it.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::{Fact, Views};
@@ -33,7 +34,7 @@ impl Views {
             .map(|resource| resource.id)
             .collect();
         for resource in resources {
-            if !log.in_flight(resource) {
+            if !log.in_flight(resource) && !self.proposing.contains_key(&resource) {
                 self.place_one(ctx, log, resource);
             }
         }
@@ -86,7 +87,7 @@ impl Views {
 
     fn grant(&mut self, ctx: &mut Ctx<'_>, log: &Consensus, resource: ResourceId, because: &[EvidenceId]) {
         let Some(holder) = self.choose(ctx, log, resource) else { return };
-        let index = crate::ids::Index(log.last_index().0 + 1);
+        let index = crate::ids::Index(log.last_index().0 + 1 + self.proposing.len() as u64);
         let mut reasons: Vec<EvidenceId> = because.to_vec();
         reasons.push(self.leads.unwrap_or_default());
         let proposed = self.event(ctx, &reasons, Fact::Proposed { resource, holder, index });
@@ -96,6 +97,7 @@ impl Views {
             *slot = *id;
         }
         self.failed.remove(&resource);
+        self.proposing.insert(resource, holder);
         ctx.signal(Signal::Propose(Payload::Grant { resource, holder, because: causes }));
     }
 
@@ -128,7 +130,11 @@ impl Views {
         };
         let failed = self.failed.get(&resource);
         let leaving = state.grants.get(&resource).filter(|grant| grant.moving.is_some()).map(|grant| grant.holder);
-        let load = |node: NodeId| state.grants.values().filter(|grant| grant.holder == node && !grant.released).count();
+        let mut loads: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for owner in ctx.config().resources.iter().filter_map(|other| self.owner(ctx, log, other.id)) {
+            *loads.entry(owner).or_default() += 1;
+        }
+        let load = |node: &NodeId| loads.get(node).copied().unwrap_or_default();
         let order = |at: usize| if config.candidates.is_empty() { 0 } else { at };
         let (pick, _) = nodes
             .iter()
@@ -136,10 +142,20 @@ impl Views {
             .filter(|(_, node)| fit(**node))
             .map(|(at, node)| {
                 let avoid = failed == Some(node) || leaving == Some(*node);
-                (*node, (avoid, self.suspect.contains(node), order(at), load(*node), *node))
+                (*node, (avoid, self.suspect.contains(node), order(at), load(node), *node))
             })
             .min_by_key(|(_, rank)| *rank)?;
         Some(pick)
+    }
+
+    /// Who has a resource or is about to, by the newest grant that is known of; nobody if that was released.
+    fn owner(&self, ctx: &Ctx<'_>, log: &Consensus, resource: ResourceId) -> Option<NodeId> {
+        let proposed = self.proposing.get(&resource).filter(|_| !ctx.has(Mutant::PlacedBlind));
+        proposed.copied().or_else(|| {
+            let (epoch, holder) = log.newest_grant(resource)?;
+            let applied = log.state().grants.get(&resource);
+            (!applied.is_some_and(|grant| grant.epoch == epoch && grant.released)).then_some(holder)
+        })
     }
 
     /// Slots of one service go to different nodes.
@@ -148,14 +164,7 @@ impl Views {
         ctx.config().resources.iter().any(|other| {
             other.id != config.id
                 && matches!(other.role, Role::Slot { service: same, .. } if same == service)
-                && log.newest_grant(other.id).is_some_and(|(epoch, holder)| {
-                    holder == node
-                        && !log
-                            .state()
-                            .grants
-                            .get(&other.id)
-                            .is_some_and(|grant| grant.epoch == epoch && grant.released)
-                })
+                && self.owner(ctx, log, other.id) == Some(node)
         })
     }
 

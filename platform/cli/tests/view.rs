@@ -261,7 +261,9 @@ fn a_cluster_is_seen_through_a_drain_a_death_and_a_return() {
     let mut follow = Command::new(env!("CARGO_BIN_EXE_apus"));
     let follow = follow.args(["events", "--follow", "--since", "1ms", "--format", "json", "--control"]);
     let mut follow = follow.arg(cluster.control(seer)).stdout(Stdio::piped()).spawn().expect("it starts");
-    let pid = cluster.status(seer)["services"][0]["pid"].to_string();
+    // Its node may have been too late with its answer.
+    let status = cluster.until(seer, "its program is told of", |status| status["services"][0]["pid"].is_u64());
+    let pid = status["services"][0]["pid"].to_string();
     assert!(Command::new("kill").args(["-9", &pid]).status().expect("kill").success());
     let told = BufReader::new(follow.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
     let fails =

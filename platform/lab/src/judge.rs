@@ -28,6 +28,7 @@ pub const JUDGED: &[&str] = &[
     "news-bound",
     "clusters-apart",
     "grant-eligible",
+    "asks-end",
     "restart-after-exit",
     "backoff-kept",
     "escalation-kept",

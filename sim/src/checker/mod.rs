@@ -1,6 +1,7 @@
 //! Properties that must hold, each in a file of its own, outside the engine: they see only what nodes tell and do.
 
 mod at_rest;
+mod asks_end;
 mod bounded;
 mod convergence;
 mod diagnosis_accurate;
@@ -17,6 +18,7 @@ mod log_matching;
 pub mod names;
 mod program_bounds;
 mod programs;
+mod slots_apart;
 mod state_machine_safety;
 mod truth;
 
@@ -179,6 +181,8 @@ fn all(plan: &Plan) -> Vec<Box<dyn Checker>> {
         Box::new(lives::OldLifeRefused::new(plan)),
         Box::new(lives::ClustersApart::default()),
         Box::new(lives::PausedAccusesNobody::new(plan)),
+        Box::new(asks_end::AsksEnd::default()),
+        Box::new(slots_apart::SlotsApart),
         Box::new(grant_eligible::GrantEligible::new(plan)),
         Box::new(programs::RestartAfterExit::default()),
         Box::new(programs::OutliveDaemon::default()),

@@ -45,6 +45,8 @@ names! {
     "clusters-apart" safety "own", "nodes of different clusters do not follow each other";
     "paused-accuses-nobody" safety "Dadgar and others 2018, Lifeguard", "a node that was itself paused accuses nobody by what it sent before";
     "grant-eligible" safety "NT-SwiFT 3.1", "a resource is granted to no arbiter, no drained node, and none that the leader holds for dead";
+    "asks-end" liveness "own, rule R6 of views", "what a node asks of the leader is not asked for on and on once the log has answered it";
+    "slots-apart" safety "NT-SwiFT 3.1, replication degree", "two slots of a service are never granted to one node";
     "one-active-copy" safety "NT-SwiFT 3.1, watchd", "a copy of a service is active on one node at a time";
     "restart-after-exit" safety "NT-SwiFT 3.1, watchd", "a program is started again only after its last run is gone";
     "programs-outlive-daemon" safety "NT-SwiFT 3.1, the UNIX daemons outlive each other", "a daemon's end stops no program; its successor takes over what runs and starts no second copy";

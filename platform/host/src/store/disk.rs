@@ -1,9 +1,11 @@
 //! What a store needs of a disk, and the disk of a real machine.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A folder of files. One user at a time.
 pub trait Disk: 'static {
@@ -24,9 +26,16 @@ pub trait Disk: 'static {
 }
 
 /// A folder of the machine's file system. Each call runs on tokio's threads for blocking work.
+///
+/// The file that is written to stays open: what a sync costs is then the flush alone, and an error that the system meets between two
+/// of them is told by the second.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// The file that was written to last.
+    open: Option<(String, Arc<File>)>,
+    /// Files whose names are durable.
+    named: BTreeSet<String>,
 }
 
 impl Folder {
@@ -37,7 +46,7 @@ impl Folder {
     pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         fs::create_dir_all(&path)?;
-        Ok(Self { path })
+        Ok(Self { path, open: None, named: BTreeSet::new() })
     }
 
     async fn at<T: Send + 'static>(
@@ -47,6 +56,30 @@ impl Folder {
     ) -> io::Result<T> {
         let path = self.path.join(file);
         tokio::task::spawn_blocking(move || work(&path)).await.map_err(io::Error::other)?
+    }
+
+    /// Works on a file opened for appending, which stays open if that went well.
+    async fn with(
+        &mut self,
+        file: &str,
+        work: impl FnOnce(&File, &Path) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let known = self.open.take().filter(|(name, _)| name == file).map(|(_, known)| known);
+        let work = move |path: &Path| {
+            let file = match known {
+                Some(file) => file,
+                None => Arc::new(OpenOptions::new().create(true).append(true).open(path)?),
+            };
+            work(&file, path).map(|()| file)
+        };
+        let known = self.at(file, work).await?;
+        self.open = Some((file.into(), known));
+        Ok(())
+    }
+
+    /// Is about to change a file by other means.
+    fn close(&mut self, file: &str) {
+        self.open.take_if(|(name, _)| name == file);
     }
 }
 
@@ -73,16 +106,20 @@ impl Disk for Folder {
     }
     async fn append(&mut self, file: &str, bytes: &[u8]) -> io::Result<()> {
         let bytes = Vec::from(bytes);
-        self.at(file, move |path| OpenOptions::new().create(true).append(true).open(path)?.write_all(&bytes)).await
+        self.with(file, move |mut file, _| file.write_all(&bytes)).await
     }
     async fn sync(&mut self, file: &str) -> io::Result<()> {
-        let sync = |path: &Path| {
-            OpenOptions::new().append(true).open(path)?.sync_all()?;
-            sync_names(path)
+        let named = self.named.contains(file);
+        let sync = move |file: &File, path: &Path| {
+            file.sync_data()?;
+            if named { Ok(()) } else { sync_names(path) }
         };
-        self.at(file, sync).await
+        self.with(file, sync).await?;
+        self.named.insert(file.into());
+        Ok(())
     }
     async fn truncate(&mut self, file: &str, length: u64) -> io::Result<()> {
+        self.close(file);
         let cut = move |path: &Path| {
             let file = OpenOptions::new().write(true).open(path)?;
             file.set_len(length)?;
@@ -91,6 +128,7 @@ impl Disk for Folder {
         self.at(file, cut).await
     }
     async fn replace(&mut self, file: &str, bytes: &[u8]) -> io::Result<()> {
+        self.close(file);
         let bytes = Vec::from(bytes);
         let replace = move |path: &Path| {
             let new = path.with_extension("new");
@@ -104,6 +142,8 @@ impl Disk for Folder {
         self.at(file, replace).await
     }
     async fn remove(&mut self, file: &str) -> io::Result<()> {
+        self.close(file);
+        self.named.remove(file);
         let remove = |path: &Path| match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -73,7 +73,12 @@ pub fn alarms(status: &Value) -> Vec<Value> {
             all.push(alarm("error", name, format!("{name} is nobody's"), mend));
         } else if down(&lease["holder"]) {
             let what = format!("{name} is held by node {}, which is down: its lease is waited for", lease["holder"]);
-            all.push(alarm("warning", name, what, "it goes to another node when the lease is over"));
+            all.push(alarm(
+                "warning",
+                name,
+                what,
+                "it goes to another node when the lease is over, if one is up that may take it",
+            ));
         } else if !lease["moving"].is_null() {
             let what = format!("{name} is on its way from node {}", lease["holder"]);
             all.push(alarm("warning", name, what, "wait"));

@@ -16,6 +16,10 @@ use super::entry::{Called, Entry};
 const STEPS: usize = 40;
 /// Another node's verdict belongs to the first one if it comes within so many microseconds.
 const TOGETHER: u64 = 2_000_000;
+/// A grant that no failure led to, so many microseconds after another, belongs to its story: what is taken over in haste moves once more.
+const HASTE: u64 = 5_000_000;
+/// After so many microseconds a lease that was waited for is over, whatever its length.
+const LONG_OVER: u64 = 10_000_000;
 
 /// What is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +115,9 @@ struct End<'a> {
     entry: &'a Entry,
     holder: u16,
     epoch: u64,
-    /// The grant before, and whose that was.
+    /// Grants that led to it in haste, the newest first, and whose they were.
+    between: Vec<(u64, u16)>,
+    /// The grant before all those, and whose that was.
     before: Option<(u64, u16)>,
 }
 
@@ -121,6 +127,11 @@ impl<'a> Known<'a> {
         entry.wall.saturating_add_signed(ahead.saturating_neg())
     }
 
+    /// When the newest entry was told.
+    fn now(&self) -> u64 {
+        self.entries.iter().map(|entry| self.at(entry)).max().unwrap_or_default()
+    }
+
     /// Whether entries came in this order, by log, then by clock.
     fn order(&self, entry: &Entry) -> (u64, u64, u64) {
         (entry.index, self.at(entry), entry.seq)
@@ -128,22 +139,34 @@ impl<'a> Known<'a> {
 
     fn newest(&self, resource: u16) -> Option<End<'a>> {
         let of = |entry: &&Entry| entry.resource == Some(resource);
-        let grants: BTreeMap<u64, u16> = self
-            .entries
-            .iter()
-            .filter(|entry| of(entry) && entry.kind == "granted")
-            .filter_map(|entry| Some((entry.epoch?, entry.about?)))
-            .collect();
-        let (epoch, holder) = grants.last_key_value().map(|(epoch, holder)| (*epoch, *holder))?;
-        let before = grants.range(..epoch).next_back().map(|(epoch, holder)| (*epoch, *holder));
+        // Whose each was, and when it was first known.
+        let mut grants: BTreeMap<u64, (u16, u64)> = BTreeMap::new();
+        for entry in self.entries.iter().filter(|entry| of(entry) && entry.kind == "granted") {
+            let Some((epoch, holder)) = entry.epoch.zip(entry.about) else { continue };
+            let known = grants.entry(epoch).or_insert((holder, u64::MAX));
+            known.1 = known.1.min(self.at(entry));
+        }
+        let (epoch, (holder, mut since)) = grants.last_key_value().map(|(epoch, grant)| (*epoch, *grant))?;
+        let (mut between, mut before, mut later) = (Vec::new(), None, epoch);
+        for (epoch, (holder, at)) in grants.range(..epoch).rev() {
+            before = Some((*epoch, *holder));
+            if since.saturating_sub(*at) >= HASTE || between.len() == STEPS || self.is_mend(resource, later) {
+                break;
+            }
+            between.push((*epoch, *holder));
+            (since, later) = (*at, *epoch);
+        }
+        if between.last() == before.as_ref() {
+            // All grants there are.
+            before = None;
+        }
         // What the holder says last, by its own numbers; before it says anything, the grant.
         let says = |entry: &&Entry| {
             let other = matches!(&*entry.kind, "granted" | "proposed" | "refused" | "waiting");
             of(entry) && entry.node == holder && entry.index >= epoch && entry.id.is_some() && !other
         };
-        let grant = |entry: &&Entry| of(entry) && entry.kind == "granted" && entry.epoch == Some(epoch);
         let said = self.entries.iter().filter(says).max_by_key(|entry| entry.seq);
-        let entry = said.or_else(|| self.entries.iter().filter(grant).max_by_key(|entry| self.order(entry)))?;
+        let entry = said.or_else(|| self.grant(resource, epoch))?;
         // A coordinator that waits for the holder's lease, and has not thought better of it.
         let waits = |entry: &&Entry| {
             let well = |later: &Entry| {
@@ -154,7 +177,7 @@ impl<'a> Known<'a> {
         };
         let waiting = self.entries.iter().filter(waits).max_by_key(|entry| self.order(entry));
         let entry = waiting.filter(|waiting| self.at(waiting) > self.at(entry)).unwrap_or(entry);
-        Some(End { entry, holder, epoch, before })
+        Some(End { entry, holder, epoch, between, before })
     }
 
     /// Everything that an entry follows from, as far as journals tell, it included; entries that `keep` refuses are not looked
@@ -172,26 +195,48 @@ impl<'a> Known<'a> {
         chain
     }
 
+    fn grant(&self, resource: u16, epoch: u64) -> Option<&'a Entry> {
+        let of =
+            |entry: &&Entry| entry.resource == Some(resource) && entry.kind == "granted" && entry.epoch == Some(epoch);
+        self.entries.iter().filter(of).max_by_key(|entry| self.order(entry))
+    }
+
+    /// Whether a grant follows from a verdict that its holder before is down.
+    fn is_mend(&self, resource: u16, epoch: u64) -> bool {
+        let Some(id) = self.grant(resource, epoch).and_then(|entry| entry.id) else { return false };
+        let behind = self.back(id, |entry| !matches!(&*entry.kind, "granted" | "armed"));
+        behind.iter().any(|id| self.by_id.get(id).is_some_and(|entry| entry.kind == "down"))
+    }
+
     fn of_resource(&self, resource: u16, end: &End<'a>) -> Story {
         let floor = end.before.map_or(0, |(epoch, _)| epoch);
         let older = |entry: &Entry| {
             let grants = matches!(&*entry.kind, "granted" | "proposed" | "armed");
             entry.index < floor || grants && entry.epoch.is_some_and(|epoch| epoch <= floor)
         };
-        let chain = end.entry.id.map(|id| self.back(id, |entry| !older(entry))).unwrap_or_default();
+        let mut chain = end.entry.id.map(|id| self.back(id, |entry| !older(entry))).unwrap_or_default();
+        for (epoch, _) in &end.between {
+            if let Some(id) = self.grant(resource, *epoch).and_then(|entry| entry.id) {
+                chain.extend(self.back(id, |entry| !older(entry)));
+            }
+        }
         let mut told: Vec<&Entry> =
             self.entries.iter().filter(|entry| entry.id.is_some_and(|id| chain.contains(&id))).collect();
         // What no event names: the wait for the old lease, its end, and who ordered it.
-        let old = end.before.map(|(_, holder)| holder);
+        let old: BTreeMap<u64, u16> = end.between.iter().chain(&end.before).copied().collect();
+        let of_old = |entry: &Entry| old.values().any(|holder| entry.about == Some(*holder));
         let ends = |entry: &&Entry| {
-            let waits = entry.kind == "waiting" && entry.index >= floor && entry.about == old && old.is_some();
-            let ends = matches!(&*entry.kind, "expired" | "released") && entry.epoch == Some(floor) && floor > 0;
-            entry.resource == Some(resource) && (ends || waits)
+            let waits = entry.kind == "waiting" && entry.index >= floor && of_old(entry);
+            let ended = entry.epoch.is_some_and(|epoch| old.contains_key(&epoch));
+            let ends = matches!(&*entry.kind, "expired" | "released") && ended;
+            // Who held it in between.
+            let held = entry.kind == "armed" && ended && entry.epoch != Some(floor);
+            entry.resource == Some(resource) && (ends || held || waits)
         };
         let orders = |entry: &&Entry| {
             let place = (floor..end.epoch).contains(&entry.index) && entry.id.is_none();
             let whose = entry.resource == Some(resource) && matches!(&*entry.kind, "move" | "step-aside")
-                || entry.kind == "drain" && old.is_some() && entry.about == old;
+                || entry.kind == "drain" && of_old(entry);
             place && whose
         };
         told.extend(self.entries.iter().filter(|entry| ends(entry) || orders(entry)));
@@ -207,6 +252,10 @@ impl<'a> Known<'a> {
             "granted" | "proposed" => {
                 format!("{what} was granted to {holder}, epoch {epoch}, which has not taken it yet")
             }
+            "waiting" if self.now() > self.at(end.entry) + LONG_OVER => format!(
+                "{what} is nobody's: the lease of {holder}, epoch {epoch}, is over, and nobody was granted it since: \
+                 no other node that is up may take it, or there is no quorum"
+            ),
             "waiting" => format!("{what} is nobody's until the lease of {holder}, epoch {epoch}, is over"),
             _ => format!("{what}, held by {holder}, epoch {epoch}: {}", end.entry.text),
         }
@@ -280,7 +329,11 @@ impl<'a> Known<'a> {
         let left_out = steps.len().saturating_sub(STEPS);
         steps.drain(..left_out);
         let over = matches!(&*end.kind, "armed" | "ready" | "promoted");
-        let outage = began.filter(|_| over).map(|began| self.at(end).saturating_sub(began));
+        // Whoever held it first after that ended the outage, whoever holds it now.
+        let outage = began.filter(|_| over).map(|began| {
+            let again = rest.iter().filter(|entry| entry.kind == end.kind).map(|entry| self.at(entry));
+            again.filter(|at| *at > began).min().unwrap_or_else(|| self.at(end)).saturating_sub(began)
+        });
         Story { headline, steps, left_out, outage }
     }
 
@@ -515,6 +568,36 @@ mod tests {
         );
         assert_eq!(story.outage, Some(604_000));
         assert!(story.steps.is_sorted_by_key(|step| step.at), "{story:?}");
+    }
+
+    #[test]
+    fn what_moves_on_in_haste_is_one_story_with_its_takeover() {
+        let mut tale = Tale(takeover());
+        // A second later it goes to node 0, by choice.
+        set(tale.event(1, 8, 2_700, 6, "released", &[]), Some(1), Some(6), None);
+        set(tale.event(0, 11, 1_701, 7, "proposed", &[(0, 2)]), Some(1), Some(8), Some(0));
+        set(tale.event(0, 12, 1_702, 8, "granted", &[(0, 11)]), Some(1), Some(8), Some(0));
+        set(tale.event(0, 13, 1_703, 8, "armed", &[(0, 12)]), Some(1), Some(8), None);
+        let clocks = Clocks::from([(1, 1_000_000)]);
+        let story = why(&tale.0, &clocks, &Subject::Resources(vec![1]), &called()).expect("there is one");
+        assert_eq!(story.headline, "the address is held by node 0, epoch 8");
+        let told = texts(&story);
+        assert!(told[0].starts_with("node 2 stops answering"), "{told:?}");
+        assert_eq!(told.iter().filter(|text| text.contains("is granted")).count(), 2, "{told:?}");
+        assert_eq!(story.outage, Some(604_000), "until node 1 held it");
+    }
+
+    #[test]
+    fn a_lease_that_is_long_over_is_not_waited_for() {
+        let mut tale = Tale(takeover());
+        tale.0.retain(|entry| !matches!(&*entry.kind, "proposed") && entry.epoch != Some(6));
+        let headline = |tale: &Tale| {
+            let story = why(&tale.0, &Clocks::new(), &Subject::Resources(vec![1]), &called()).expect("there is one");
+            story.headline
+        };
+        assert_eq!(headline(&tale), "the address is nobody's until the lease of node 2, epoch 5, is over");
+        tale.event(0, 20, 60_000, 6, "committed", &[]);
+        assert!(headline(&tale).contains("nobody was granted it since"), "{}", headline(&tale));
     }
 
     #[test]

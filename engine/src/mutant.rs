@@ -107,7 +107,6 @@ mutants! {
         LedForgotten "led-forgotten" "a voter that led until just now does not say so to the one it votes for",
         StartForgotten "start-forgotten" "a restarted voter says that it never served a leader",
         NeverRests "never-rests" "a leader repeats heartbeats that were answered as soon as those that were not",
-        SilenceBorne "silence-borne" "a heartbeat that is not answered is not repeated before the next one is due",
         LeaderRewrites "leader-rewrites" "a new leader drops its own uncommitted suffix",
     }
     views {

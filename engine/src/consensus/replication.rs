@@ -92,8 +92,7 @@ impl Consensus {
         }
         lead.heartbeat = lead.round;
         for (node, progress) in &mut lead.peers {
-            let owes = progress.owes() && !ctx.has(Mutant::SilenceBorne);
-            if !round && !owes && ctx.knows_rest(*node) {
+            if !round && !progress.owes() && ctx.knows_rest(*node) {
                 continue;
             }
             // No answer for two heartbeats: send again from what is known to be there.

@@ -15,12 +15,11 @@ const AWAKE: Ns = 7 * S;
 pub(super) struct CheapAtRest {
     most: Option<u64>,
     changed: Ns,
-    worst: u64,
 }
 
 impl CheapAtRest {
     pub(super) fn new(plan: &Plan) -> Self {
-        Self { most: plan.scenario.expect.packets_at_rest, changed: 0, worst: 0 }
+        Self { most: plan.scenario.expect.packets_at_rest, changed: 0 }
     }
 }
 
@@ -43,7 +42,6 @@ impl Checker for CheapAtRest {
         let Some(most) = self.most.filter(|_| now > self.changed + AWAKE) else { return Ok(()) };
         let all: u64 = sent.iter().sum();
         let nodes = sent.len() as u64;
-        self.worst = self.worst.max(all);
         if all > most * nodes {
             return Err(format!("{nodes} nodes at rest sent {all} packets in a second, {most} for each are the bound"));
         }

@@ -1,7 +1,7 @@
 //! Properties that must hold, each in a file of its own, outside the engine: they see only what nodes tell and do.
 
-mod at_rest;
 mod asks_end;
+mod at_rest;
 mod bounded;
 mod convergence;
 mod diagnosis_accurate;

@@ -356,7 +356,8 @@ fn a_heartbeat_answers_what_the_one_before_was_asked() {
         led.now = at;
         core::mem::take(&mut led.beats).into_iter().find(|(to, _)| *to == 1).map(|(_, beat)| beat)
     };
-    let asked = (1..20).map(|at| led.now + MS.scale(50 * at, 1)).find(|at| beat(&mut led, *at).is_some());
+    let from = led.now;
+    let asked = (1..20).map(|at| from + MS.scale(50 * at, 1)).find(|at| beat(&mut led, *at).is_some());
     let asked = asked.expect("a heartbeat");
     // The grant of another epoch is not prolonged, the resource of another neither.
     led.answer(1, asked, alloc::vec![(resource, epoch), (ResourceId(4), epoch)]);

@@ -17,7 +17,7 @@ pub struct Config {
     pub cluster: ClusterId,
     /// This node.
     pub me: NodeId,
-    /// The wire version this node writes at most; 1 to 3.
+    /// The wire version this node writes at most; 1 to 4.
     pub wire_version: u8,
     /// The members when the cluster was first started; later changes come through the log.
     pub bootstrap: Bootstrap,
@@ -109,7 +109,7 @@ impl Default for DiagnosisConfig {
 /// Knobs of `consensus`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConsensusConfig {
-    /// Between two heartbeats of a leader.
+    /// Between two heartbeats of a leader to a follower that owes it an answer; to the others it is [`Config::rest`].
     pub heartbeat: Micros,
     /// Shortest election timeout; each wait is drawn from `election..2·election`.
     pub election: Micros,
@@ -125,7 +125,7 @@ impl Default for ConsensusConfig {
     fn default() -> Self {
         Self {
             heartbeat: Micros::from_millis(50),
-            election: Micros::from_millis(200),
+            election: Micros::from_millis(300),
             batch: 64,
             keep: 256,
             window: 256,
@@ -339,7 +339,7 @@ impl Config {
         range(c.window > 0, "consensus.window", "at least 1")?;
         range(self.views.lease >= c.heartbeat.scale(3, 1), "views.lease", "at least three heartbeats")?;
         range(self.views.drift_ppm <= 100_000, "views.drift_ppm", "at most 100000")?;
-        range((1..=crate::wire::VERSION).contains(&self.wire_version), "wire_version", "1 to 3")?;
+        range((1..=crate::wire::VERSION).contains(&self.wire_version), "wire_version", "1 to 4")?;
         self.check_services()
     }
 
@@ -379,6 +379,14 @@ impl Config {
                 .requires
                 .iter()
                 .any(|next| *next == goal || (depth > 0 && self.requires_itself(goal, *next, depth - 1)))
+    }
+
+    /// Between two heartbeats of a leader to a follower that has answered the last one: at most two thirds of the shortest election
+    /// timeout, so that one which is late is repeated before anybody stands, and a third of a lease.
+    #[must_use]
+    pub fn rest(&self) -> Micros {
+        let within = self.consensus.election.scale(2, 3).min(self.views.lease.scale(1, 3));
+        within.max(self.consensus.heartbeat)
     }
 
     /// The service of this number.

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ use crate::io::{Copy, GuardOrder, Lane, Output, Part, ProcessOrder, Record};
 use crate::mutant::Mutant;
 use crate::rng::Rng;
 use crate::time::{Micros, Time};
+use crate::views::Renewed;
 use crate::wire::{self, Body, Header};
 
 /// What one part tells the others. The engine routes signals in the order they were given, each to every part in [`Part`] order.
@@ -76,6 +78,30 @@ pub enum Signal {
     },
     /// From consensus: the members, as soon as the entry is in the log.
     Members(Arc<Membership>),
+    /// From consensus: a heartbeat that is answered at once went to a voter. It counts as a test of it.
+    Beat {
+        /// To whom.
+        node: NodeId,
+    },
+    /// From consensus: a voter has answered what was sent to it at `sent`.
+    Answered {
+        /// Who.
+        node: NodeId,
+        /// By this node's clock.
+        sent: Time,
+    },
+    /// From consensus: an answer to a heartbeat carried what this node holds, as a renewal sent then.
+    Carried {
+        /// When, by this node's clock.
+        at: Time,
+    },
+    /// From consensus: the leader's heartbeat brought the answer to that.
+    Prolonged {
+        /// The leader.
+        by: NodeId,
+        /// The answer.
+        renewed: Renewed,
+    },
     /// To consensus: put this into the log if this node leads; otherwise it is dropped.
     Propose(Payload),
     /// From consensus: an entry of this node's own leadership got this index; not yet committed.
@@ -159,6 +185,8 @@ pub(crate) struct Shared {
     #[serde(skip)]
     pub(crate) journal: VecDeque<Event>,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
+    /// What this node holds and does not let go of, from views to the answers of heartbeats.
+    pub(crate) held: Vec<(ResourceId, Epoch)>,
     pub(crate) next_op: u64,
     pub(crate) next_event: u32,
     /// Persisted records that are not yet durable; a sick disk shows here.
@@ -199,6 +227,7 @@ impl Shared {
             signals: VecDeque::new(),
             journal: VecDeque::new(),
             peers: BTreeMap::new(),
+            held: Vec::new(),
             next_op: 0,
             next_event: 0,
             persisting: 0,
@@ -250,6 +279,12 @@ impl Ctx<'_> {
     #[must_use]
     pub fn persisting(&self) -> u32 {
         self.shared.persisting
+    }
+
+    /// Whether a node knows of rest: that a leader is heard less often while all is well, and tests those that decide itself.
+    #[must_use]
+    pub fn knows_rest(&self, node: NodeId) -> bool {
+        self.speaks(node) >= 4
     }
 
     /// The newest wire version that a node speaks, as far as is known.

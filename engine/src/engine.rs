@@ -109,6 +109,7 @@ impl Engine {
             signals: Default::default(),
             journal: Default::default(),
             peers: Default::default(),
+            held: Default::default(),
             next_op: 0,
             next_event: 0,
             persisting: 0,
@@ -155,6 +156,10 @@ impl Engine {
 
     fn finish_step(&mut self) {
         self.with(Part::Consensus, |parts, ctx| parts.consensus.finish_step(ctx));
+        if !self.shared.signals.is_empty() {
+            self.route_signals();
+            self.deadline = self.next_deadline();
+        }
     }
 
     /// Takes in one thing the application wants. A refusal leaves the engine unchanged.
@@ -386,9 +391,11 @@ impl Engine {
                 });
             }
             Body::Consensus(message) => {
+                self.with(Part::Diagnosis, |parts, ctx| parts.diagnosis.notice(ctx, from));
                 self.with(Part::Consensus, |parts, ctx| parts.consensus.on_message(ctx, from, message));
             }
             Body::Views(message) => {
+                self.with(Part::Diagnosis, |parts, ctx| parts.diagnosis.notice(ctx, from));
                 self.with(Part::Views, |parts, ctx| parts.views.on_message(ctx, &parts.consensus, from, message));
             }
         }
@@ -486,7 +493,7 @@ impl Engine {
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
         self.with(Part::Diagnosis, |parts, ctx| {
             if due(parts.diagnosis.deadline()) {
-                parts.diagnosis.on_timer(ctx);
+                parts.diagnosis.on_timer(ctx, &parts.consensus);
             }
         });
         self.with(Part::Consensus, |parts, ctx| {

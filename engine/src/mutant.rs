@@ -74,6 +74,9 @@ mutants! {
         NoBuddy "no-buddy" "the suspect is not told that it is suspected",
         AnyAckCounts "any-ack-counts" "an answer of any node clears the oldest probe",
         SelfAccusation "self-accusation" "a node believes news of its own death",
+        RingsNeverRest "rings-never-rest" "observers test nodes that the leader watches as often as those that nobody does",
+        BeatUnwatched "beat-unwatched" "a heartbeat that is not answered says nothing about who was to answer it",
+        LeaderUnwatched "leader-unwatched" "who follows a leader does not test it when it falls silent",
         ForgedLifeKept "forged-life-kept" "a node does not contradict news of a life of its own that never was",
     }
     consensus {
@@ -103,6 +106,7 @@ mutants! {
         VotersUnheard "voters-unheard" "a new leader counts its predecessor's leases from its own last heartbeat, not from its voters'",
         LedForgotten "led-forgotten" "a voter that led until just now does not say so to the one it votes for",
         StartForgotten "start-forgotten" "a restarted voter says that it never served a leader",
+        NeverRests "never-rests" "a leader repeats heartbeats that were answered as soon as those that were not",
         LeaderRewrites "leader-rewrites" "a new leader drops its own uncommitted suffix",
     }
     views {
@@ -121,6 +125,7 @@ mutants! {
         GrantToDown "grant-to-down" "a resource is granted to a node diagnosed down",
         GrantToDraining "grant-to-draining" "a resource is granted to a draining node",
         GuardOutlivesLease "guard-outlives-lease" "the guard is armed for a third longer than the lease",
+        CarriedUncounted "carried-uncounted" "a leader does not wait for leases that its heartbeats have prolonged",
         DriftIgnored "drift-ignored" "neither the lease nor the leader's wait has a margin for clock drift",
         ElectedTimeIgnored "elected-time-ignored" "a new leader does not wait for leases that its predecessor renewed",
         RemovedKeepsHolding "removed-keeps-holding" "a node removed from the cluster keeps renewing",

@@ -198,6 +198,8 @@ impl Consensus {
             first: self.log.last_index().next(),
             peers: Default::default(),
             heartbeat: ctx.now,
+            round: ctx.now,
+            renewed: Default::default(),
             untold: false,
             promote: Default::default(),
             transferred: None,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Causes, Epoch, Index, NodeId, ResourceId, Term};
 use crate::time::{Micros, Time};
+use crate::views::{Renew, Renewed};
 use crate::wire::{DecodeError, Reader, Wire, Writer};
 use crate::{wire_messages, wire_struct};
 
@@ -312,6 +313,34 @@ pub struct AppendReply {
 }
 wire_struct!(AppendReply { term, sent_at, fits, index, blank } least 5);
 
+/// A heartbeat to a follower that has all (since version 4). It is answered at once, and may be lost.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Beat {
+    /// As in [`Append`].
+    pub term: Term,
+    /// The last entry.
+    pub prev_index: Index,
+    /// The term of that.
+    pub prev_term: Term,
+    /// How far the leader has committed.
+    pub commit: Index,
+    /// As in [`Append`].
+    pub sent_at: Time,
+    /// The answer to what the receiver asked for with its last answer; of no grants if to nothing.
+    pub renewed: Renewed,
+}
+wire_struct!(Beat { term, prev_index, prev_term, commit, sent_at, renewed } least 9);
+
+/// The answer to a [`Beat`] (since version 4).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BeatReply {
+    /// As to an append.
+    pub reply: AppendReply,
+    /// What the follower holds, as if it asked for more time itself (rule R1).
+    pub renew: Renew,
+}
+wire_struct!(BeatReply { reply, renew } least 7);
+
 /// A snapshot for a follower that needs compacted entries.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Install {
@@ -347,6 +376,10 @@ wire_messages! {
         0x24 "install" Install(Install),
         /// Campaign now.
         0x25 "take-over" TakeOver(TakeOver),
+        /// A heartbeat at rest.
+        0x26 "beat" Beat(Beat),
+        /// Its answer.
+        0x27 "beat-reply" BeatReply(BeatReply),
     }
 }
 

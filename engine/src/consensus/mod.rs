@@ -1,6 +1,7 @@
 //! The replicated log: Raft (Ongaro 2014) with pre-votes, a quorum check, leader stickiness, joint membership changes,
 //! readmission of wiped nodes, and durability as data: what depends on a record is sent when the record is done.
 
+mod beat;
 mod election;
 mod log;
 mod membership;
@@ -11,8 +12,8 @@ mod state;
 mod tests;
 
 pub use message::{
-    Append, AppendReply, Entry, Fact, Grant, Install, Membership, Message, Payload, Snapshot, TakeOver, ViewState,
-    VoteReply, VoteRequest,
+    Append, AppendReply, Beat, BeatReply, Entry, Fact, Grant, Install, Membership, Message, Payload, Snapshot,
+    TakeOver, ViewState, VoteReply, VoteRequest,
 };
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,6 +29,7 @@ use crate::io::{Command, Durable, Lane, Outcome, Record, SubmitError};
 use crate::mutant::Mutant;
 use crate::rng::Rng;
 use crate::time::{Micros, Time};
+use crate::views::Renew;
 use crate::wire::Body;
 use log::Log;
 
@@ -110,7 +112,12 @@ struct Leadership {
     /// The leader's first entry.
     first: Index,
     peers: BTreeMap<NodeId, Progress>,
+    /// When to look again at who owes an answer.
     heartbeat: Time,
+    /// When the next heartbeat goes to all.
+    round: Time,
+    /// How far heartbeats have prolonged leases: as [`Consensus::renewed`].
+    renewed: BTreeMap<ResourceId, Time>,
     /// The commit index moved in this step, and followers were not told yet.
     untold: bool,
     /// Readmissions and promotions that the leader works on.
@@ -128,6 +135,10 @@ struct Progress {
     next: Index,
     /// Newest send time it has answered.
     acked: Option<Time>,
+    /// When something that it has to answer was sent last.
+    asked: Option<Time>,
+    /// What it asked to go on holding with its last heartbeat's answer, and when that came.
+    asking: Option<(Renew, Time)>,
     /// The disk was wiped.
     blank: bool,
     /// When entries were last sent that it has not answered.
@@ -139,6 +150,11 @@ struct Progress {
 }
 
 impl Progress {
+    /// Whether it has left something unanswered.
+    fn owes(&self) -> bool {
+        self.asked > self.acked
+    }
+
     /// Whether it has all, knows how far it is committed, and has said so lately.
     fn is_settled(&self, last: Index, commit: Index, since: Time) -> bool {
         let answered = |told: Time| self.acked.is_some_and(|acked| acked >= told.max(since));
@@ -204,7 +220,9 @@ impl Consensus {
         match message {
             Message::VoteRequest(request) => self.on_vote_request(ctx, from, &request),
             Message::VoteReply(reply) => self.on_vote_reply(ctx, from, reply),
-            Message::Append(append) => self.on_append(ctx, from, append),
+            Message::Append(append) => self.on_append(ctx, from, append, false),
+            Message::Beat(beat) => self.on_beat(ctx, from, beat),
+            Message::BeatReply(answer) => self.on_beat_reply(ctx, from, answer),
             Message::AppendReply(reply) => self.on_append_reply(ctx, from, reply),
             Message::Install(install) => self.on_install(ctx, from, install),
             Message::TakeOver(take_over) => self.on_take_over(ctx, from, take_over),
@@ -323,6 +341,12 @@ impl Consensus {
             Role::Leader(lead) => Some(lead.alone_since),
             _ => None,
         }
+    }
+
+    /// When the leader that this node follows was heard last.
+    #[must_use]
+    pub fn leader_heard(&self) -> Option<Time> {
+        self.heard.filter(|_| self.leader.is_some_and(|leader| leader != self.me))
     }
 
     /// Who leads, as far as this node knows.

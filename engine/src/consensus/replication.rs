@@ -45,8 +45,17 @@ impl Consensus {
         let Role::Leader(lead) = &mut self.role else { return };
         lead.peers.retain(|node, _| members.contains(node));
         for node in members.into_iter().filter(|node| *node != me) {
-            let fresh =
-                Progress { matched: Index(0), next, acked: None, blank: false, sent: None, refused: None, told: None };
+            let fresh = Progress {
+                matched: Index(0),
+                next,
+                acked: None,
+                asked: None,
+                asking: None,
+                blank: false,
+                sent: None,
+                refused: None,
+                told: None,
+            };
             lead.peers.entry(node).or_insert(fresh);
         }
     }
@@ -54,7 +63,6 @@ impl Consensus {
     /// Heartbeats, the quorum check, and membership work that waits.
     pub(super) fn lead_on(&mut self, ctx: &mut Ctx<'_>) {
         let timeout = ctx.config().consensus.election;
-        let heartbeat = ctx.config().consensus.heartbeat;
         let Some((_, elected_at)) = self.leads() else { return };
         let contact = self.quorum_contact(ctx.now).unwrap_or(elected_at).max(elected_at);
         if ctx.now.since(contact) > timeout.scale(2, 1) && !ctx.has(Mutant::NoCheckQuorum) {
@@ -64,21 +72,29 @@ impl Consensus {
         if let Role::Leader(lead) = &mut self.role
             && lead.heartbeat <= ctx.now
         {
-            lead.heartbeat = ctx.now + heartbeat;
-            self.beat_all(ctx);
+            self.beat(ctx);
         }
         self.work_on_members(ctx);
     }
 
-    /// Sends every follower what it lacks, or a heartbeat. A learner that has all decides nothing and is left alone for
-    /// some: in a large cluster the heartbeats of learners would be most of what is sent.
-    fn beat_all(&mut self, ctx: &mut Ctx<'_>) {
+    /// Sends followers what they lack, or a heartbeat: to all once in a rest, to who owes an answer every heartbeat. A learner
+    /// that has all decides nothing and is left alone for some: in a large cluster the heartbeats of learners would be most of
+    /// what is sent.
+    fn beat(&mut self, ctx: &mut Ctx<'_>) {
         let retry = ctx.config().consensus.heartbeat.scale(2, 1);
         let rest = ctx.now - ctx.config().consensus.heartbeat.scale(LEARNER_REST, 1);
         let (last, commit, members) = (self.log.last_index(), self.commit, self.log.membership());
         let Role::Leader(lead) = &mut self.role else { return };
         let mut peers = Vec::with_capacity(lead.peers.len());
+        let round = lead.round <= ctx.now || ctx.has(Mutant::NeverRests);
+        if round {
+            lead.round = ctx.now + ctx.config().rest();
+        }
+        lead.heartbeat = lead.round;
         for (node, progress) in &mut lead.peers {
+            if !round && !progress.owes() && ctx.knows_rest(*node) {
+                continue;
+            }
             // No answer for two heartbeats: send again from what is known to be there.
             if progress.sent.is_some_and(|at| ctx.now.since(at) >= retry) {
                 progress.next = progress.matched.next();
@@ -111,6 +127,8 @@ impl Consensus {
             return;
         }
         let prev_index = Index(progress.next.0.saturating_sub(1));
+        progress.asked = Some(ctx.now);
+        lead.heartbeat = lead.heartbeat.min(ctx.now + ctx.config().consensus.heartbeat);
         let Some(prev_term) = self.log.term(prev_index) else {
             progress.sent = Some(ctx.now);
             progress.next = self.log.snapshot.index.next();
@@ -125,11 +143,17 @@ impl Consensus {
             progress.next = entry.index.next();
             progress.sent.get_or_insert(ctx.now);
         }
+        let idle = entries.is_empty() && progress.matched == last && ctx.knows_rest(to);
         let append = Append { term, prev_index, prev_term, commit, sent_at: ctx.now, entries };
-        self.send(ctx, to, Message::Append(append));
+        if idle {
+            self.send_beat(ctx, to, &append);
+        } else {
+            self.send(ctx, to, Message::Append(append));
+        }
     }
 
-    pub(super) fn on_append(&mut self, ctx: &mut Ctx<'_>, from: NodeId, append: Append) {
+    /// `beat`: it came as a heartbeat of a cluster at rest, and is answered as one.
+    pub(super) fn on_append(&mut self, ctx: &mut Ctx<'_>, from: NodeId, append: Append, beat: bool) {
         if !self.follow(ctx, from, append.term, append.sent_at) {
             return;
         }
@@ -161,7 +185,15 @@ impl Consensus {
                 let pending = Pending::Entries { first, last, reply: Some((from, append.sent_at)) };
                 self.persist(ctx, Record::Entries(entries), pending);
             }
-            None => self.acknowledge(ctx, from, append.sent_at, matched),
+            None => {
+                if let Some(reply) = self.acknowledgement(ctx, from, append.sent_at, matched) {
+                    if beat {
+                        self.answer_beat(ctx, from, reply);
+                    } else {
+                        self.send(ctx, from, Message::AppendReply(reply));
+                    }
+                }
+            }
         }
     }
 
@@ -236,16 +268,21 @@ impl Consensus {
 
     /// Answers an append whose entries up to `index` are durable.
     pub(super) fn acknowledge(&mut self, ctx: &mut Ctx<'_>, to: NodeId, sent_at: Time, index: Index) {
+        if let Some(reply) = self.acknowledgement(ctx, to, sent_at, index) {
+            self.send(ctx, to, Message::AppendReply(reply));
+        }
+    }
+
+    fn acknowledgement(&self, ctx: &Ctx<'_>, to: NodeId, sent_at: Time, index: Index) -> Option<AppendReply> {
         if self.leader != Some(to) {
-            return;
+            return None;
         }
         let durable = if ctx.has(Mutant::AckBeforePersist) { index } else { index.min(self.durable) };
         // The term this follower acts in must be durable too, or it could vote in it again.
         if self.durable_vote.0 < self.term {
-            return;
+            return None;
         }
-        let reply = AppendReply { term: self.term, sent_at, fits: true, index: durable, blank: self.blank };
-        self.send(ctx, to, Message::AppendReply(reply));
+        Some(AppendReply { term: self.term, sent_at, fits: true, index: durable, blank: self.blank })
     }
 
     pub(super) fn on_append_reply(&mut self, ctx: &mut Ctx<'_>, from: NodeId, reply: AppendReply) {
@@ -257,6 +294,7 @@ impl Consensus {
         }
         let Some(progress) = lead.peers.get_mut(&from) else { return };
         progress.acked = progress.acked.max(Some(reply.sent_at));
+        ctx.signal(Signal::Answered { node: from, sent: reply.sent_at });
         let newly_blank = reply.blank && !progress.blank;
         progress.blank = reply.blank;
         if reply.blank {

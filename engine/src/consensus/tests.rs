@@ -6,13 +6,17 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::log::Log;
-use super::{Append, AppendReply, Consensus, Entry, Membership, Message, Payload, Snapshot, VoteReply, VoteRequest};
-use crate::config::{Bootstrap, Config, ViewsConfig};
+use super::{
+    Append, AppendReply, Beat, BeatReply, Consensus, Entry, Membership, Message, Payload, Snapshot, VoteReply,
+    VoteRequest,
+};
+use crate::config::{Availability, Bootstrap, Config, ResourceConfig, Role, ViewsConfig};
 use crate::context::{Ctx, Peer, Shared, Signal};
 use crate::ids::{Epoch, EvidenceId, Incarnation, Index, NO_CAUSE, NodeId, OpId, ResourceId, Term};
 use crate::io::{Durable, Outcome, Output, Part};
 use crate::rng::{Rng, Seed};
 use crate::time::{Micros, Time};
+use crate::views::Renew;
 use crate::wire::{self, Body};
 
 fn members(rng: &mut Rng) -> Membership {
@@ -148,6 +152,8 @@ struct Led {
     now: Time,
     /// Operations that wait for the disk.
     disk: Vec<OpId>,
+    /// Heartbeats at rest that it sent since somebody looked.
+    beats: Vec<(u16, Beat)>,
 }
 
 impl Led {
@@ -157,7 +163,8 @@ impl Led {
         let config = Config::new(NodeId(0), Bootstrap { voters, ..Bootstrap::default() });
         let mut rng = Seed(4).stream("led");
         let log = Consensus::new(&config, Durable::formatted(), Time(0), &mut rng);
-        let mut led = Self { shared: Shared::of(config), rng, log, now: Time(1_000), disk: Vec::new() };
+        let mut led =
+            Self { shared: Shared::of(config), rng, log, now: Time(1_000), disk: Vec::new(), beats: Vec::new() };
         led.step(|log, ctx| log.campaign(ctx, true));
         led.sync();
         let term = led.log.term();
@@ -186,11 +193,11 @@ impl Led {
         for output in core::mem::take(&mut self.shared.outputs) {
             match output {
                 Output::Persist { op, .. } => self.disk.push(op),
-                Output::Send { to, datagram, .. } => {
-                    if let Ok((_, Body::Consensus(Message::Append(append)))) = wire::decode(&config, &datagram) {
-                        sent.push((to.0, append));
-                    }
-                }
+                Output::Send { to, datagram, .. } => match wire::decode(&config, &datagram) {
+                    Ok((_, Body::Consensus(Message::Append(append)))) => sent.push((to.0, append)),
+                    Ok((_, Body::Consensus(Message::Beat(beat)))) => self.beats.push((to.0, beat)),
+                    _ => {}
+                },
                 _ => {}
             }
         }
@@ -277,6 +284,91 @@ fn a_follower_that_lags_is_not_told_in_between() {
 }
 
 const MS: Micros = Micros::from_millis(1);
+
+impl Led {
+    /// Its timer fires at an instant; whom it sends heartbeats of a cluster at rest to.
+    fn beats_at(&mut self, at: Time) -> Vec<u16> {
+        let appends = self.step(|log, ctx| {
+            ctx.now = at;
+            log.on_timer(ctx);
+        });
+        assert!(appends.is_empty(), "{appends:?}");
+        self.now = at;
+        core::mem::take(&mut self.beats).into_iter().map(|(to, _)| to).collect()
+    }
+
+    /// A follower answers the heartbeat of an instant, and holds a resource.
+    fn answer(&mut self, from: u16, sent_at: Time, held: Vec<(ResourceId, Epoch)>) {
+        let reply =
+            AppendReply { term: self.log.term(), sent_at, fits: true, index: self.log.last_index(), blank: false };
+        let renew = Renew { sent_at: Time(7), held };
+        self.step(|log, ctx| log.on_message(ctx, NodeId(from), Message::BeatReply(BeatReply { reply, renew })));
+    }
+}
+
+#[test]
+fn who_has_answered_is_left_alone_and_who_has_not_is_asked_again() {
+    let mut led = Led::new();
+    for node in [1, 2] {
+        led.shared.peers.insert(NodeId(node), Peer { inc: Incarnation(1), speaks: wire::VERSION });
+    }
+    let first = led.now + MS.scale(50, 1);
+    let (rest, again) = (led.shared.config.rest(), led.shared.config.consensus.heartbeat);
+    assert_eq!((rest, again), (MS.scale(200, 1), MS.scale(50, 1)));
+    // Whatever is on its way from the election: from the first whole round on both have answered all.
+    let round = (0..8).map(|at| first + again.scale(at, 1)).find(|at| !led.beats_at(*at).is_empty()).expect("a round");
+    led.answer(1, round, Vec::new());
+    assert_eq!(led.log.deadline(), Some(round + again), "one has not answered");
+    assert_eq!(led.beats_at(round + again), [2]);
+    led.answer(2, round + again, Vec::new());
+    assert_eq!(led.beats_at(round + again.scale(2, 1)), []);
+    assert_eq!(led.log.deadline(), Some(round + rest));
+    assert_eq!(led.beats_at(round + rest), [1, 2]);
+}
+
+#[test]
+fn a_heartbeat_answers_what_the_one_before_was_asked() {
+    let mut led = Led::new();
+    let (resource, mine) = (ResourceId(3), NodeId(1));
+    led.shared.peers.insert(mine, Peer { inc: Incarnation(1), speaks: wire::VERSION });
+    let mut config = Config::clone(&led.shared.config);
+    config.resources.push(ResourceConfig {
+        id: resource,
+        role: Role::Dispatcher,
+        availability: Availability::Safe,
+        candidates: Vec::new(),
+    });
+    led.shared.config = Arc::new(config);
+    led.step(|log, ctx| {
+        log.propose(ctx, Payload::Grant { resource, holder: mine, because: Default::default() });
+    });
+    let epoch = Epoch(led.log.last_index().0);
+    led.sync();
+    led.ack(1);
+    led.ack(2);
+    led.beats.clear();
+    let lease = led.shared.config.views.lease;
+    let beat = |led: &mut Led, at: Time| {
+        led.step(|log, ctx| {
+            ctx.now = at;
+            log.on_timer(ctx);
+        });
+        led.now = at;
+        core::mem::take(&mut led.beats).into_iter().find(|(to, _)| *to == 1).map(|(_, beat)| beat)
+    };
+    let from = led.now;
+    let asked = (1..20).map(|at| from + MS.scale(50 * at, 1)).find(|at| beat(&mut led, *at).is_some());
+    let asked = asked.expect("a heartbeat");
+    // The grant of another epoch is not prolonged, the resource of another neither.
+    led.answer(1, asked, alloc::vec![(resource, epoch), (ResourceId(4), epoch)]);
+    let came = led.now;
+    led.answer(2, asked, Vec::new());
+    let next = (1..20).find_map(|at| beat(&mut led, came + MS.scale(50 * at, 1))).expect("the next one");
+    assert_eq!((next.renewed.sent_at, &next.renewed.held[..]), (Time(7), &[(resource, epoch)][..]));
+    // The quorum's contact is that of the first heartbeat, a moment before it was asked: nearly the whole lease, whenever it is told.
+    assert!(next.renewed.left > lease - MS.scale(2, 1), "{:?}", next.renewed.left);
+    assert_eq!(led.log.renewed(resource), Some(asked), "a successor waits from the quorum's contact");
+}
 
 /// A follower of three that is asked for its vote at some time; how quiet it says that it was.
 fn quiet_of(led: &mut Led, at: Time) -> Option<Micros> {

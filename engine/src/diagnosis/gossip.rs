@@ -72,6 +72,7 @@ impl Diagnosis {
         if digest == self.table.digest() || ctx.has(Mutant::DigestIgnored) {
             return;
         }
+        self.stirred = ctx.now;
         let period = ctx.config().diagnosis.period;
         if self.compared.is_some_and(|at| ctx.now.since(at) < period) || self.table.rank(with).is_none() {
             return;

@@ -4,6 +4,7 @@
 mod gossip;
 mod message;
 mod probe;
+mod rest;
 mod ring;
 mod table;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, DiagnosisRule};
+use crate::consensus::Consensus;
 use crate::context::{Ctx, Signal, earliest};
 use crate::event::Fact as AnyFact;
 use crate::ids::{EvidenceId, Incarnation, NodeId};
@@ -36,6 +38,10 @@ const SICK_QUEUE: u32 = 64;
 const LHM_MAX: u8 = 8;
 /// Probes on their way at most; a flood of requests for help finds no room.
 const PROBES_MAX: usize = 64;
+/// Periods between two tests in one ring of a node that the leader watches, while all is well.
+const REST: u64 = 32;
+/// All must have been well for so many periods before.
+const CALM: u64 = 16;
 
 /// One node's view of the ring.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
@@ -48,6 +54,16 @@ pub struct Diagnosis {
     next: Vec<Time>,
     rtt: Vec<Rtt>,
     walked: Vec<usize>,
+    /// When each ring tested last.
+    tested: Vec<Time>,
+    /// Round trips of a leader's heartbeats.
+    beats: BTreeMap<NodeId, Rtt>,
+    /// When the table last changed, or was found to differ from another's, and its digest since.
+    stirred: Time,
+    settled: u64,
+    /// When this node was last at rest, and whether the silence of its leader has woken it since.
+    rested: Option<Time>,
+    woken: bool,
     probes: Vec<Probe>,
     seq: u32,
     lhm: u8,
@@ -85,6 +101,12 @@ impl Diagnosis {
             next: Vec::new(),
             rtt: Vec::new(),
             walked: Vec::new(),
+            tested: Vec::new(),
+            beats: BTreeMap::new(),
+            stirred: now,
+            settled: 0,
+            rested: None,
+            woken: false,
             probes: Vec::new(),
             seq: 0,
             lhm: 0,
@@ -117,6 +139,10 @@ impl Diagnosis {
         self.next = (0..many).map(|_| now + Micros(rng.below(period.0))).collect();
         self.rtt = alloc::vec![Rtt::default(); many];
         self.walked = alloc::vec![1; many];
+        self.tested = alloc::vec![now; many];
+        self.stirred = now;
+        let table = &self.table;
+        self.beats.retain(|node, _| table.rank(*node).is_some());
         if let Some(rank) = self.table.rank(self.me) {
             let inc = self.inc;
             self.table.change(rank, |entry| {
@@ -132,8 +158,7 @@ impl Diagnosis {
 
     pub(crate) fn on_message(&mut self, ctx: &mut Ctx<'_>, from: NodeId, inc: Incarnation, message: Message) {
         if let Some(rank) = self.table.rank(from) {
-            self.end_isolation(ctx);
-            self.last_heard = ctx.now;
+            self.notice(ctx, from);
             self.hear(ctx, rank, inc);
         }
         match message {
@@ -149,12 +174,28 @@ impl Diagnosis {
         self.flush(ctx);
     }
 
-    pub(crate) fn on_timer(&mut self, ctx: &mut Ctx<'_>) {
+    /// A packet of any kind came from a node.
+    pub(crate) fn notice(&mut self, ctx: &mut Ctx<'_>, from: NodeId) {
+        if self.table.rank(from).is_some() {
+            self.end_isolation(ctx);
+            self.last_heard = ctx.now;
+        }
+    }
+
+    pub(crate) fn on_timer(&mut self, ctx: &mut Ctx<'_>, log: &Consensus) {
         self.miss_due(ctx);
+        self.look_for_change(ctx);
+        self.wake_by_silence(ctx, log);
         for ring in 0..self.next.len() {
             if self.next[ring] <= ctx.now {
-                self.next[ring] = ctx.now + ctx.config().diagnosis.period;
-                self.test(ctx, ring);
+                let next = ctx.now + ctx.config().diagnosis.period;
+                match self.rests_until(ctx, log, ring) {
+                    Some(until) if until > ctx.now => self.next[ring] = until.min(next),
+                    _ => {
+                        self.next[ring] = next;
+                        self.test(ctx, ring);
+                    }
+                }
             }
         }
         if self.revisit <= ctx.now {
@@ -178,6 +219,8 @@ impl Diagnosis {
                     self.reshape(&config, nodes, ctx.now, ctx.rng);
                 }
             }
+            Signal::Beat { node } if !ctx.has(Mutant::BeatUnwatched) => self.await_beat(ctx, *node),
+            Signal::Answered { node, sent } => self.beat_answered(ctx, *node, *sent),
             Signal::Stalled { evidence, .. } if !ctx.has(Mutant::AccuseAfterStall) => {
                 // Whoever was paused himself must not accuse: every running verdict is void.
                 self.probes.clear();
@@ -280,6 +323,7 @@ impl Diagnosis {
     }
 
     fn test(&mut self, ctx: &mut Ctx<'_>, ring: usize) {
+        self.tested[ring] = ctx.now;
         if let Some(target) = self.target(ctx, ring) {
             self.probe(ctx, target, Purpose::Test { ring });
         }
@@ -307,12 +351,15 @@ impl Diagnosis {
             return;
         }
         let config = &ctx.config().diagnosis;
+        let of = |rtt: Option<&Rtt>| rtt.map_or(config.deadline_floor, |rtt| rtt.deadline(config));
         let mut wait = match purpose {
             _ if config.rule == DiagnosisRule::Paper || ctx.has(Mutant::TimeoutFixed) => config.deadline_floor,
-            Purpose::Test { ring } => self.rtt.get(ring).map_or(config.deadline_floor, |rtt| rtt.deadline(config)),
+            Purpose::Test { ring } => of(self.rtt.get(ring)),
             Purpose::Confirm { ring, .. } => {
-                self.rtt.get(ring).map_or(config.deadline_floor, |rtt| rtt.deadline(config)).scale(2, 1)
+                let beat = self.beats.get(&target).map_or(Micros::ZERO, |rtt| rtt.deadline(config));
+                of(self.rtt.get(ring)).max(beat).scale(2, 1)
             }
+            Purpose::Beat => of(self.beats.get(&target)),
             Purpose::Help { .. } | Purpose::Revisit => config.deadline_floor.scale(3, 2),
         };
         if config.rule == DiagnosisRule::Paper {
@@ -321,6 +368,9 @@ impl Diagnosis {
         wait = wait.scale(u64::from(self.lhm) + 1, 1);
         self.seq = self.seq.wrapping_add(1);
         self.probes.push(Probe { seq: self.seq, target, sent: ctx.now, due: ctx.now + wait, purpose });
+        if purpose == Purpose::Beat {
+            return;
+        }
         let ping = Ping { seq: self.seq, digest: self.table.digest(), lhm: self.lhm, news: self.piggyback() };
         self.send(ctx, target, Message::Ping(ping));
     }
@@ -371,7 +421,7 @@ impl Diagnosis {
             Purpose::Help { asker, seq } => {
                 self.send(ctx, asker, Message::PingReply(PingReply { seq, target: probe.target, heard: true }));
             }
-            Purpose::Revisit => {}
+            Purpose::Beat | Purpose::Revisit => {}
         }
         self.note_sick(ctx, probe.target, sick);
     }
@@ -395,6 +445,10 @@ impl Diagnosis {
     fn on_ping_req(&mut self, ctx: &mut Ctx<'_>, from: NodeId, request: PingReq) {
         if self.table.rank(request.target).is_some() && self.table.rank(from).is_some() {
             self.probe(ctx, request.target, Purpose::Help { asker: from, seq: request.seq });
+            // Its observers may be resting: one suspects it, so they test it too.
+            if !self.probes.iter().any(|probe| probe.target == request.target && probe.ring().is_some()) {
+                self.test_as_observer(ctx, request.target);
+            }
         }
     }
 

@@ -50,6 +50,8 @@ pub(super) enum Purpose {
         /// The missed test.
         missed: EvidenceId,
     },
+    /// A heartbeat of the log, whose answer is the test's.
+    Beat,
     /// For another node.
     Help {
         /// Who asked.
@@ -76,7 +78,7 @@ impl Probe {
     pub(super) const fn ring(&self) -> Option<usize> {
         match self.purpose {
             Purpose::Test { ring } | Purpose::Confirm { ring, .. } => Some(ring),
-            Purpose::Help { .. } | Purpose::Revisit => None,
+            Purpose::Beat | Purpose::Help { .. } | Purpose::Revisit => None,
         }
     }
 }

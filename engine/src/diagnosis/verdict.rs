@@ -28,8 +28,10 @@ impl Diagnosis {
             // Many silent at once: it is more likely this node.
             self.lhm = (self.lhm + 1).min(LHM_MAX);
         }
+        self.blames_itself(late.iter().filter(|probe| probe.purpose == Purpose::Beat).count());
         for probe in late {
             match probe.purpose {
+                Purpose::Beat => self.missed(ctx, &probe, 0),
                 Purpose::Test { ring } => self.missed(ctx, &probe, ring),
                 Purpose::Confirm { missed, .. } => self.accuse(ctx, probe.target, missed),
                 Purpose::Help { asker, seq } => {
@@ -59,7 +61,17 @@ impl Diagnosis {
         }
         self.probe(ctx, target, Purpose::Confirm { ring, missed });
         let seq = self.seq;
-        for helper in self.helpers(ctx, target) {
+        let mut helpers = self.helpers(ctx, target);
+        if let Some(rank) = self.table.rank(target) {
+            for ring in 0..self.rings.offsets.len() {
+                let observer = self.observer(ctx, rank, ring).map(|behind| self.table.node(behind));
+                let new = |node: &NodeId| *node != self.me && *node != target && !helpers.contains(node);
+                if let Some(observer) = observer.filter(new) {
+                    helpers.push(observer);
+                }
+            }
+        }
+        for helper in helpers {
             self.send(ctx, helper, Message::PingReq(PingReq { seq, target }));
         }
         self.speculate(ctx, target, ring);
@@ -127,7 +139,7 @@ impl Diagnosis {
     }
 
     /// Who tests a rank in a ring now: the first node behind it that is not judged down.
-    fn observer(&self, ctx: &Ctx<'_>, rank: usize, ring: usize) -> Option<usize> {
+    pub(super) fn observer(&self, ctx: &Ctx<'_>, rank: usize, ring: usize) -> Option<usize> {
         let live = |behind: &usize| !self.table.entry(*behind).down || ctx.has(Mutant::DeadObserversTold);
         (1..self.rings.len).map(|steps| self.rings.behind(rank, ring, steps)).find(live)
     }
@@ -200,7 +212,7 @@ impl Diagnosis {
         let config = &ctx.config().diagnosis;
         self.table.len() > 2
             && config.rule == DiagnosisRule::Adaptive
-            && ctx.now.since(self.last_heard) > config.deadline_floor.scale(2, 1).max(config.period)
+            && ctx.now.since(self.last_heard) > self.isolated_after(ctx)
     }
 
     /// Somebody is heard: if nobody was for long, what this node thought of the others meanwhile is void.

@@ -59,6 +59,7 @@ impl Views {
         {
             ctx.signal(Signal::LeaseLost { resource, epoch: old.epoch, evidence });
         }
+        self.publish(ctx);
         self.renew(ctx, log);
     }
 
@@ -66,6 +67,7 @@ impl Views {
     pub(super) fn lose_grant(&mut self, ctx: &mut Ctx<'_>, resource: ResourceId, epoch: Epoch, evidence: EvidenceId) {
         self.asks.remove(&resource);
         let Some(held) = self.held.remove(&resource) else { return };
+        self.publish(ctx);
         let refused = Fact::Refused { resource, epoch: held.epoch, newest: epoch };
         let evidence = self.event(ctx, &[evidence, held.evidence], refused);
         if held.until.is_some() {
@@ -80,6 +82,7 @@ impl Views {
             return;
         }
         let held = core::mem::take(&mut self.held);
+        self.publish(ctx);
         for (resource, held) in held {
             if held.until.is_some() {
                 let evidence = self.event(ctx, &[held.evidence], Fact::Released { resource, epoch: held.epoch });
@@ -105,7 +108,8 @@ impl Views {
             self.renew_at = None;
             return;
         }
-        self.renew_at = Some(ctx.now + self.lease.scale(1, 6));
+        // Until there is an answer.
+        self.renew_at = Some(ctx.now + self.lease.scale(1, 12));
         let renew = Renew { sent_at: ctx.now, held };
         match log.leader() {
             Some(leader) if leader == self.me => {
@@ -130,6 +134,46 @@ impl Views {
             }
             self.extend(ctx, *resource, *epoch, renewed);
         }
+        self.rest(renewed);
+    }
+
+    /// Asks again a sixth of a lease after what was answered, if that was for all that is held.
+    fn rest(&mut self, renewed: &Renewed) {
+        let answered = |(resource, held): (&ResourceId, &Holding)| {
+            held.releasing
+                || held.asked.last() == Some(&renewed.sent_at) && renewed.held.contains(&(*resource, held.epoch))
+        };
+        if self.renew_at.is_some() && self.held.iter().all(answered) {
+            self.renew_at = Some(renewed.sent_at + self.lease.scale(1, 6));
+        }
+    }
+
+    /// An answer to a heartbeat has asked for more time for all that is held.
+    pub(super) fn on_carried(&mut self, at: Time) {
+        let keep = self.lease.scale(2, 1);
+        for held in self.held.values_mut().filter(|held| !held.releasing) {
+            held.asked.retain(|asked| at.since(*asked) < keep);
+            held.asked.push(at);
+        }
+    }
+
+    /// A heartbeat brought the answer to that: while they do, this node asks by itself only if one stays away.
+    pub(super) fn on_prolonged(&mut self, ctx: &mut Ctx<'_>, by: NodeId, renewed: &Renewed) {
+        let before = self.renew_at;
+        self.on_renewed(ctx, by, renewed);
+        let kept = self.held.values().filter(|held| !held.releasing);
+        let until = kept.map(|held| held.until).min().flatten();
+        let reserve = self.lease.scale(1, 4);
+        self.renew_at = match until {
+            Some(until) if before.is_some() && until > ctx.now + reserve => Some(until - reserve),
+            _ => before,
+        };
+    }
+
+    /// What goes with the answers to heartbeats from now on.
+    fn publish(&self, ctx: &mut Ctx<'_>) {
+        let kept = self.held.iter().filter(|(_, held)| !held.releasing);
+        ctx.shared.held = kept.map(|(resource, held)| (*resource, held.epoch)).collect();
     }
 
     fn extend(&mut self, ctx: &mut Ctx<'_>, resource: ResourceId, epoch: Epoch, renewed: &Renewed) {
@@ -212,6 +256,7 @@ impl Views {
             held.until = None;
             held.releasing = true;
         }
+        self.publish(ctx);
         if self.disarming.values().any(|waiting| *waiting == (resource, epoch)) {
             return;
         }

@@ -54,45 +54,20 @@ impl Views {
         }
     }
 
-    /// Rule R1: the leader of a fresh quorum, with an entry of its own term committed, renews what is newest in its log.
+    /// Rule R1 for a renewal that came now.
     pub(super) fn answer_renewal(
         &mut self,
-        ctx: &mut Ctx<'_>,
+        ctx: &Ctx<'_>,
         log: &Consensus,
         from: NodeId,
         renew: &Renew,
     ) -> Option<Renewed> {
-        let (term, _) = log.leads()?;
-        if !log.own_term_committed() && !ctx.has(Mutant::RenewBeforeOwnTerm) {
-            return None;
+        let (renewed, until) = judge_renewal(ctx, log, from, renew, ctx.now)?;
+        for (resource, _) in &renewed.held {
+            let known = self.renewed.entry(*resource).or_insert(until);
+            *known = (*known).max(until);
         }
-        let contact = if ctx.has(Mutant::RenewWithoutQuorum) { Some(ctx.now) } else { log.quorum_contact(ctx.now) };
-        let contact = contact?;
-        let age = ctx.now.since(contact);
-        if age >= self.lease {
-            return None;
-        }
-        let drift_ppm = if ctx.has(Mutant::DriftIgnored) { 0 } else { ctx.config().views.drift_ppm };
-        let whole = ctx.has(Mutant::LeftIsWholeLease);
-        let left = if whole { self.lease } else { left(self.lease, age, drift_ppm) };
-        let applied_only = ctx.has(Mutant::RenewAppliedOnly);
-        let is_member = log.membership().contains(from) || ctx.has(Mutant::RemovedKeepsHolding);
-        let mine = |resource: &ResourceId, epoch| {
-            let applied = log.state().grants.get(resource);
-            let newest = if applied_only {
-                applied.map(|grant| (grant.epoch, grant.holder))
-            } else {
-                log.newest_grant(*resource)
-            };
-            newest == Some((epoch, from)) && applied.is_some_and(|grant| grant.epoch == epoch && !grant.released)
-        };
-        let held: alloc::vec::Vec<_> =
-            renew.held.iter().filter(|(resource, epoch)| is_member && mine(resource, *epoch)).copied().collect();
-        for (resource, _) in &held {
-            let known = self.renewed.entry(*resource).or_insert(contact);
-            *known = (*known).max(contact);
-        }
-        (!held.is_empty()).then_some(Renewed { sent_at: renew.sent_at, left, held, term })
+        Some(renewed)
     }
 
     /// From when on a resource may be granted to another node than its holder (rule R3).
@@ -101,7 +76,8 @@ impl Views {
         if grant.released || ctx.has(Mutant::GrantWithoutWait) {
             return Time(0);
         }
-        let renewed = self.renewed.get(&resource).map_or(Time(0), |contact| *contact + self.wait(ctx));
+        let renewed = self.renewed.get(&resource).copied().max(log.renewed(resource));
+        let renewed = renewed.map_or(Time(0), |contact| contact + self.wait(ctx));
         self.not_before.max(renewed)
     }
 
@@ -157,6 +133,43 @@ impl Views {
         ctx.signal(Signal::Propose(Payload::Move { resource, to: Some(to), because }));
         Ok(())
     }
+}
+
+/// Rule R1: the leader of a fresh quorum, with an entry of its own term committed, renews what is newest in its log. `at`: when
+/// the renewal came here, perhaps a while ago. What a quorum did since then is not needed: from `at` on the lease lasts a whole
+/// length at most, so what counts for rule R3 is the earlier of `at` and the quorum's contact, which is told with the answer.
+pub(crate) fn judge_renewal(
+    ctx: &Ctx<'_>,
+    log: &Consensus,
+    from: NodeId,
+    renew: &Renew,
+    at: Time,
+) -> Option<(Renewed, Time)> {
+    let lease = ctx.config().views.lease;
+    let (term, _) = log.leads()?;
+    if !log.own_term_committed() && !ctx.has(Mutant::RenewBeforeOwnTerm) {
+        return None;
+    }
+    let contact = if ctx.has(Mutant::RenewWithoutQuorum) { Some(ctx.now) } else { log.quorum_contact(ctx.now) };
+    let contact = contact?;
+    let age = at.since(contact);
+    if ctx.now.since(contact) >= lease {
+        return None;
+    }
+    let drift_ppm = if ctx.has(Mutant::DriftIgnored) { 0 } else { ctx.config().views.drift_ppm };
+    let whole = ctx.has(Mutant::LeftIsWholeLease);
+    let left = if whole { lease } else { left(lease, age, drift_ppm) };
+    let applied_only = ctx.has(Mutant::RenewAppliedOnly);
+    let is_member = log.membership().contains(from) || ctx.has(Mutant::RemovedKeepsHolding);
+    let mine = |resource: &ResourceId, epoch| {
+        let applied = log.state().grants.get(resource);
+        let newest =
+            if applied_only { applied.map(|grant| (grant.epoch, grant.holder)) } else { log.newest_grant(*resource) };
+        newest == Some((epoch, from)) && applied.is_some_and(|grant| grant.epoch == epoch && !grant.released)
+    };
+    let held: alloc::vec::Vec<_> =
+        renew.held.iter().filter(|(resource, epoch)| is_member && mine(resource, *epoch)).copied().collect();
+    (!held.is_empty()).then_some((Renewed { sent_at: renew.sent_at, left, held, term }, contact.min(at)))
 }
 
 /// How long a leader waits by its clock so that a lease has run out by its holder's: L(1 + 2ρ/(1−ρ)), rounded up (rule R3).

@@ -10,7 +10,7 @@ use crate::time::{Micros, Time};
 use crate::{wire_messages, wire_struct};
 
 /// A holder asks for more time (rule R1).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Renew {
     /// When it was sent, on the holder's clock; echoed (rule R2).
     pub sent_at: Time,
@@ -31,7 +31,7 @@ impl crate::wire::Wire for (ResourceId, Epoch) {
 }
 
 /// The leader's answer: `left` from `sent_at` on the holder's clock, for the listed grants only.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Renewed {
     /// Echo.
     pub sent_at: Time,

@@ -8,6 +8,7 @@ mod prefer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use leader::judge_renewal;
 pub use message::{Ask, Claim, Fact, Message, Order, Renew, Renewed};
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -158,6 +159,8 @@ impl Views {
                 }
             }
             Signal::Members(members) if !members.contains(self.me) => self.leave(ctx),
+            Signal::Carried { at } => self.on_carried(*at),
+            Signal::Prolonged { by, renewed } => self.on_prolonged(ctx, *by, renewed),
             Signal::LetGo { resource, epoch } => self.on_let_go(ctx, *resource, *epoch),
             Signal::CannotKeep { resource, epoch, because } => {
                 let ask = Ask::FailOver { resource: *resource, epoch: *epoch, because: *because };

@@ -20,6 +20,8 @@ pub(crate) enum Close {
     Refused = 2,
     /// This end has a new certificate, and shows it on the next connection.
     Renewed = 3,
+    /// The peer leaves what is sent to it unanswered.
+    Silent = 4,
 }
 
 pub(crate) fn close(connection: &Connection, why: Close) {
@@ -33,6 +35,8 @@ struct Link {
     /// Serial number of the certificate that this node has shown.
     shown: u64,
     since: Instant,
+    /// Datagrams received and sent when all that was sent may have been answered, and when that was.
+    settled: Cell<(u64, u64, Instant)>,
 }
 
 /// One peer: its connection, and what waits for one.
@@ -62,6 +66,21 @@ impl Peer {
         self.connection().filter(|_| shown != Some(own))
     }
 
+    /// The connection, if for `silence` nothing has come by it although something was sent. One that nobody uses is not asked.
+    pub(crate) fn silent(&self, silence: Duration) -> Option<Connection> {
+        let connection = self.connection()?;
+        let link = self.link.borrow();
+        let settled = &link.as_ref()?.settled;
+        let stats = connection.stats();
+        let (received, sent) = (stats.udp_rx.datagrams, stats.udp_tx.datagrams);
+        let (before, asked, since) = settled.get();
+        if received != before || sent == asked {
+            settled.set((received, sent, Instant::now()));
+            return None;
+        }
+        (since.elapsed() >= silence).then_some(connection)
+    }
+
     /// Takes a connection in; false if it is closed, because the pair has another.
     ///
     /// A node dials only while it has no connection. So a second one is either that of a peer which has lost the first, and the newer
@@ -83,7 +102,9 @@ impl Peer {
             }
             close(&known.connection, Close::Twice);
         }
-        *link = Some(Link { connection: connection.clone(), dialled, shown, since: Instant::now() });
+        let since = Instant::now();
+        let settled = Cell::new((0, 0, since));
+        *link = Some(Link { connection: connection.clone(), dialled, shown, since, settled });
         true
     }
 

@@ -49,10 +49,12 @@ pub struct Limits {
     pub of_peer: usize,
     /// From the first packet to a connection.
     pub connect: Duration,
-    /// Nothing heard for so long ends a connection.
+    /// Nothing heard for so long, where something was sent, ends a connection.
     pub silence: Duration,
-    /// A packet goes out at least so often.
+    /// Where nothing else does, a packet goes out so often.
     pub keep_alive: Duration,
+    /// Nothing heard for so long ends a connection that nobody uses.
+    pub idle: Duration,
     /// Between two attempts to dial, at first and at most.
     pub back_off: (Duration, Duration),
     /// Datagrams that wait for the transport; the oldest gives way.
@@ -74,9 +76,9 @@ impl Default for Limits {
             handshakes: (50, 10),
             of_peer: 2,
             connect: ms(1_000),
-            // The last keep-alive may have been sent just before the peer was gone.
             silence: ms(1_500),
-            keep_alive: ms(500),
+            keep_alive: ms(10_000),
+            idle: ms(30_000),
             back_off: (ms(50), ms(500)),
             probes: 256,
             waiting: (16, ms(500)),
@@ -90,8 +92,8 @@ impl Default for Limits {
 #[must_use]
 pub fn transport_settings() -> transport::Settings {
     transport::Settings {
-        keep_alive: Duration::from_secs(5),
-        silence: Duration::from_secs(15),
+        keep_alive: Duration::from_secs(20),
+        silence: Duration::from_secs(50),
         streams: 1_024,
         ..transport::Settings::default()
     }
@@ -202,7 +204,7 @@ impl Drop for Datagrams {
 
 fn transport_config(limits: &Limits) -> TransportConfig {
     let mut config = TransportConfig::default();
-    let idle = IdleTimeout::from(VarInt::from_u32(u32::try_from(limits.silence.as_millis()).unwrap_or(u32::MAX)));
+    let idle = IdleTimeout::from(VarInt::from_u32(u32::try_from(limits.idle.as_millis()).unwrap_or(u32::MAX)));
     let long = u32::try_from(limits.long).unwrap_or(8);
     config
         .max_idle_timeout(Some(idle))
@@ -742,12 +744,15 @@ async fn serve(inner: Rc<Inner>, node: NodeId, peer: Rc<Peer>, connection: Conne
     }
 }
 
-/// Closes connections whose peer is not believed any more, tells the gate who is where, and counts what it did not let in.
+/// Between two looks at all connections.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// Closes connections whose peer is silent or not believed any more, tells the gate who is where, and counts what it did not let in.
 async fn sweep(inner: Rc<Inner>) {
-    const JUDGE_EVERY: u32 = 10;
+    const JUDGE_EVERY: u32 = 20;
     let (mut garbage, mut flood) = (0, 0);
     let mut rounds = 0_u32;
-    let mut wait = Duration::from_secs(1);
+    let mut wait = SWEEP;
     loop {
         let changed = tokio::select! {
             () = inner.trust.changed() => true,
@@ -756,10 +761,13 @@ async fn sweep(inner: Rc<Inner>) {
         // A new certificate is shown at one peer after the other, so that whoever sees this node sees it by the others meanwhile.
         let own = inner.trust.serial();
         let stale = inner.peers.borrow().values().find_map(|peer| peer.stale(own));
-        wait = Duration::from_millis(if stale.is_some() { 100 } else { 1_000 });
+        wait = if stale.is_some() { Duration::from_millis(100) } else { SWEEP };
         if let Some(connection) = stale {
             close(&connection, Close::Renewed);
         }
+        let silent: Vec<_> =
+            inner.peers.borrow().values().filter_map(|peer| peer.silent(inner.limits.silence)).collect();
+        silent.iter().for_each(|connection| close(connection, Close::Silent));
         inner.know();
         let told = |counter: &AtomicU64, before: &mut u64, why, what: &str| {
             let now = counter.load(Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! Properties that must hold, each in a file of its own, outside the engine: they see only what nodes tell and do.
 
 mod asks_end;
+mod at_rest;
 mod bounded;
 mod convergence;
 mod diagnosis_accurate;
@@ -200,6 +201,8 @@ fn all(plan: &Plan) -> Vec<Box<dyn Checker>> {
         Box::new(bounded::BoundedMemory),
         Box::new(bounded::BoundedRate::new(plan)),
         Box::new(bounded::CleanWire::new(plan)),
+        Box::new(at_rest::CheapAtRest::new(plan)),
+        Box::new(at_rest::LeaseKept::new(plan)),
         Box::new(goals::Goals::new(plan)),
     ];
     if safe {

@@ -61,6 +61,8 @@ names! {
     "evidence-complete" safety "own", "every automatic act names events that led to it";
     "bounded-memory" safety "own", "state stays within what the configuration implies";
     "bounded-rate" safety "own", "messages a second stay within what the configuration implies";
+    "cheap-at-rest" safety "own", "while nothing goes wrong nodes send no more packets than the scenario allows";
+    "lease-kept" safety "own", "where the worst is one packet lost in a hundred, no lease runs out";
     "bounded-work" safety "own", "an engine is handed no more inputs a second than duties, faults and clients explain";
     "converges" liveness "own", "after healing there is one leader, an owner of each resource, and every program runs";
     "takeover-bound" liveness "NT-SwiFT 3.6", "after its holder failed the dispatcher is held again within the bound";

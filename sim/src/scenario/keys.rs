@@ -203,12 +203,12 @@ pub(super) static CLUSTER: Table = Table {
         may("deadline_ceiling", Shape::Time(MS, 60 * S), "\"800ms\"", "longest deadline of a probe"),
         may("suspicion", Shape::Time(0, 60 * S), "\"200ms\"", "how long a lone accusation waits for company"),
         may("heartbeat", Shape::Time(MS, 60 * S), "\"50ms\"", "between two heartbeats of the leader"),
-        may("election", Shape::Time(MS, 60 * S), "\"200ms\"", "shortest election timeout; at least twice `heartbeat`"),
+        may("election", Shape::Time(MS, 60 * S), "\"300ms\"", "shortest election timeout; at least twice `heartbeat`"),
         may("lease", Shape::Time(MS, 60 * S), "\"600ms\"", "how long a lease lasts; at least three heartbeats"),
         may("drift", Shape::Share(100_000), "\"500ppm\"", "how far two clocks may drift apart"),
         may("batch", Shape::Count(1, 1_024), "64", "log entries in one packet at most"),
         may("keep", Shape::Count(1, 1_000_000), "256", "applied log entries kept before compaction"),
-        may("wire_version", Shape::Count(1, 3), "3", "wire version that all nodes write at the start"),
+        may("wire_version", Shape::Count(1, 4), "4", "wire version that all nodes write at the start"),
         may(
             "link_delay",
             Shape::Time(1_000, S),
@@ -327,6 +327,12 @@ pub(super) static EXPECT: Table = Table {
             Shape::Time(MS, HOUR),
             "no bound",
             "no longer than this does no client's segment reach a server; looked at where there are frames",
+        ),
+        may(
+            "packets_at_rest",
+            Shape::Count(1, 10_000),
+            "no bound",
+            "seven seconds after a fault, a start or a change of the leader, nodes send no more packets a second, on average over them",
         ),
         may("sometimes", Shape::WordList(Words::Goals), "[]", "goals that at least one seed must reach"),
         may(

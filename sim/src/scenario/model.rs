@@ -184,6 +184,8 @@ pub struct Expect {
     pub converge_within: Option<Ns>,
     /// For no longer than this no client's segment reaches a server; looked at where there are frames.
     pub blackout_within: Option<Ns>,
+    /// While nothing goes wrong nodes send no more than so many packets a second, on average over the nodes.
+    pub packets_at_rest: Option<u64>,
     /// Goals that at least one seed must reach; names in [`crate::goal`].
     pub sometimes: Vec<String>,
     /// The scenario shows a failure on purpose: checkers of which at least one must fail in some seed (canary, 1998 rule).

@@ -250,6 +250,7 @@ fn read_expect<'t>(r: &mut Reader<'t>, view: &View<'t>) -> Expect {
         news_within: r.time(view, "news_within"),
         converge_within: r.time(view, "converge_within"),
         blackout_within: r.time(view, "blackout_within"),
+        packets_at_rest: r.number(view, "packets_at_rest"),
         sometimes: Vec::new(),
         fails: Vec::new(),
     }

@@ -24,6 +24,9 @@ pub(crate) struct Ours {
     sent: Vec<(u16, Message)>,
 }
 
+/// The last wire version without heartbeats of their own kind: theirs has none.
+const PLAIN: u8 = 3;
+
 impl Ours {
     pub(crate) fn new(me: u16, start: &Start, mutant: Option<Mutant>) -> Self {
         let ids = |list: &[u16]| list.iter().copied().map(NodeId).collect::<Vec<_>>();
@@ -33,6 +36,7 @@ impl Ours {
         // Nothing but consensus acts.
         config.diagnosis.period = Micros::from_secs(1_000_000);
         config.mutant = mutant;
+        config.wire_version = PLAIN;
         let membership = Membership {
             voters: start.voters.iter().copied().map(NodeId).collect(),
             outgoing: start.outgoing.iter().copied().map(NodeId).collect(),
@@ -79,8 +83,8 @@ impl Ours {
 
     pub(crate) fn receive(&mut self, from: u16, message: &Message) {
         let header = Header {
-            version: wire::VERSION,
-            speaks: wire::VERSION,
+            version: PLAIN,
+            speaks: PLAIN,
             cluster: self.config.cluster,
             sender: NodeId(from),
             incarnation: Incarnation(1),

@@ -180,6 +180,7 @@ impl Theirs {
                 (meta.index, meta.term) = (install.snapshot.index.0, install.snapshot.term.0);
                 meta.set_conf_state(self.base.get_metadata().get_conf_state().clone());
             }
+            Message::Beat(_) | Message::BeatReply(_) => panic!("ours was told to speak a version without heartbeats"),
             Message::TakeOver(ask) => {
                 out.set_msg_type(MessageType::MsgTimeoutNow);
                 out.term = ask.term.0;

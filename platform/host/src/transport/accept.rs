@@ -2,6 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use apus_engine::NodeId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
@@ -10,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::frame::{Decoder, Frame, Hello, Refusal, VERSION};
-use super::{OLDEST, Shared, Sockets, pass_on};
+use super::{OLDEST, RESTS, Shared, Sockets, pass_on};
 
 /// Why a stream is over.
 enum End {
@@ -48,7 +49,8 @@ async fn serve<S: Sockets>(shared: Rc<Shared<S>>, stream: S::Stream) {
     let proved = S::who(&stream);
     let (read, write) = tokio::io::split(stream);
     let (decoder, buffer) = (Decoder::default(), vec![0; 16 * 1024]);
-    let stream = Stream { shared: &shared, proved, read, write, decoder, buffer, received: 0 };
+    let stream =
+        Stream { shared: &shared, proved, read, write, decoder, buffer, received: 0, silence: shared.settings.silence };
     let end = match stream.run().await {
         Ok(never) => match never {},
         Err(end) => end,
@@ -70,6 +72,8 @@ struct Stream<'a, S: Sockets> {
     decoder: Decoder,
     buffer: Vec<u8>,
     received: u64,
+    /// Without a frame for so long the stream is dropped.
+    silence: Duration,
 }
 
 impl<S: Sockets> Stream<'_, S> {
@@ -83,6 +87,9 @@ impl<S: Sockets> Stream<'_, S> {
         }
         let version = hello.version.min(VERSION);
         self.answer(&Frame::Welcome { version, incarnation: self.shared.identity.incarnation }).await?;
+        if version >= RESTS {
+            self.silence += self.shared.settings.rest;
+        }
         let mut owed = 0;
         loop {
             let frame = tokio::select! {
@@ -112,7 +119,7 @@ impl<S: Sockets> Stream<'_, S> {
             if let Some(frame) = self.decoder.next().map_err(|_| End::BadFrame)? {
                 return Ok(frame);
             }
-            let read = timeout(self.shared.settings.silence, self.read.read(&mut self.buffer)).await;
+            let read = timeout(self.silence, self.read.read(&mut self.buffer)).await;
             match read.map_err(|_| End::Silent)?? {
                 0 => return Err(End::Closed),
                 length => self.decoder.push(&self.buffer[..length]),

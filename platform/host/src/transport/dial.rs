@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::frame::{Decoder, Frame, Hello, VERSION};
 use super::queue::Outbox;
-use super::{OLDEST, Shared, Sockets};
+use super::{OLDEST, RESTS, Shared, Sockets};
 
 /// Bytes put into one write at most, unless a single packet is longer.
 const CHUNK: usize = 16 * 1024;
@@ -35,10 +35,18 @@ pub(super) async fn dial<S: Sockets>(shared: Rc<Shared<S>>, peer: NodeId, outbox
     loop {
         outbox.filled().await;
         let began = Instant::now();
-        let end =
-            Stream { shared: &shared, outbox: &outbox, out: Vec::new(), at: 0, sent: 0, credited: 0, welcomed: false }
-                .run(peer)
-                .await;
+        let end = Stream {
+            shared: &shared,
+            outbox: &outbox,
+            out: Vec::new(),
+            at: 0,
+            sent: 0,
+            credited: 0,
+            version: None,
+            used: true,
+        }
+        .run(peer)
+        .await;
         shared.count(|counters| match end {
             End::NotDialled => &mut counters.dial_failed,
             End::Refused => &mut counters.hellos_refused,
@@ -62,7 +70,10 @@ struct Stream<'a, S: Sockets> {
     at: usize,
     sent: u64,
     credited: u64,
-    welcomed: bool,
+    /// Once welcomed.
+    version: Option<u8>,
+    /// Packets went out since the last ping.
+    used: bool,
 }
 
 impl<S: Sockets> Stream<'_, S> {
@@ -91,11 +102,14 @@ impl<S: Sockets> Stream<'_, S> {
         let (mut read, mut write) = tokio::io::split(stream);
         let mut decoder = Decoder::default();
         let mut buffer = vec![0; 4_096];
-        let mut heard = Instant::now();
-        let mut ping = heard + settings.keep_alive;
+        // Since when an answer is owed, if one is; and when a ping was sent last.
+        let mut owed = Some(Instant::now());
+        let mut pinged = Instant::now();
         loop {
             self.fill();
             let writing = self.at < self.out.len();
+            let rests = self.version.is_some_and(|version| version >= RESTS) && !self.used && owed.is_none();
+            let ping = pinged + if rests { settings.rest } else { settings.keep_alive };
             tokio::select! {
                 biased;
                 length = read.read(&mut buffer) => {
@@ -105,7 +119,7 @@ impl<S: Sockets> Stream<'_, S> {
                     }
                     while let Some(frame) = decoder.next().map_err(|_| End::BadFrame)? {
                         self.take(&frame)?;
-                        heard = Instant::now();
+                        owed = None;
                     }
                 }
                 length = write.write(&self.out[self.at..]), if writing => match length? {
@@ -113,17 +127,19 @@ impl<S: Sockets> Stream<'_, S> {
                     length => self.at += length,
                 },
                 () = self.outbox.filled(), if !writing && self.may_send() => {}
-                () = sleep_until(ping), if self.welcomed => {
+                () = sleep_until(ping), if self.version.is_some() => {
                     Frame::Ping.put(&mut self.out);
-                    ping = Instant::now() + settings.keep_alive;
+                    pinged = Instant::now();
+                    owed = owed.or(Some(pinged));
+                    self.used = false;
                 }
-                () = sleep_until(heard + settings.silence) => return Err(End::Silent),
+                () = sleep_until(owed.unwrap_or(pinged) + settings.silence), if owed.is_some() => return Err(End::Silent),
             }
         }
     }
 
     const fn may_send(&self) -> bool {
-        self.welcomed && self.sent.saturating_sub(self.credited) < self.shared.settings.window
+        self.version.is_some() && self.sent.saturating_sub(self.credited) < self.shared.settings.window
     }
 
     /// Takes packets from the outbox, once everything before them is written.
@@ -137,17 +153,18 @@ impl<S: Sockets> Stream<'_, S> {
             let Some(packet) = self.outbox.pop(self.shared) else { break };
             Frame::Data(packet).put(&mut self.out);
             self.sent += 1;
+            self.used = true;
             self.shared.count(|counters| &mut counters.packets_sent);
         }
     }
 
     fn take(&mut self, frame: &Frame) -> Result<(), End> {
         match frame {
-            Frame::Welcome { version: OLDEST..=VERSION, .. } if !self.welcomed => {
-                self.welcomed = true;
+            Frame::Welcome { version: version @ OLDEST..=VERSION, .. } if self.version.is_none() => {
+                self.version = Some(*version);
                 self.shared.count(|counters| &mut counters.dialled);
             }
-            Frame::Credit(received) if self.welcomed && *received <= self.sent => self.credited = *received,
+            Frame::Credit(received) if self.version.is_some() && *received <= self.sent => self.credited = *received,
             Frame::Refuse(_) => return Err(End::Refused),
             _ => return Err(End::BadFrame),
         }

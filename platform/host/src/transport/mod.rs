@@ -32,6 +32,8 @@ use queue::{Inbox, Outbox, Probes};
 
 /// Oldest version of the stream format that is still spoken.
 const OLDEST: u8 = 1;
+/// From this version on both ends leave a stream that is not used alone.
+const RESTS: u8 = 2;
 
 /// Who a node is to its peers.
 #[derive(Clone, Copy, Debug)]
@@ -63,10 +65,12 @@ pub struct Settings {
     pub streams: usize,
     /// From dialling to a stream.
     pub connect: Duration,
-    /// Between two pings.
+    /// From a packet to the ping that asks for an answer, and between two pings while packets go out.
     pub keep_alive: Duration,
-    /// Without a frame for so long a stream is dropped.
+    /// Without a frame for so long after one that must be answered, a stream is dropped.
     pub silence: Duration,
+    /// Between two pings on a stream that is not used.
+    pub rest: Duration,
     /// Between two attempts to dial, at first and at most; doubled each time.
     pub back_off: (Duration, Duration),
 }
@@ -84,6 +88,7 @@ impl Default for Settings {
             connect: Duration::from_secs(1),
             keep_alive: Duration::from_millis(500),
             silence: Duration::from_secs(2),
+            rest: Duration::from_secs(20),
             back_off: (Duration::from_millis(50), Duration::from_secs(1)),
         }
     }

@@ -213,6 +213,7 @@ async fn live<S: Sockets>(
     };
     let nodes = serving.nodes.clone();
     let apart = tokio::task::spawn_local(apart(serving.clone()));
+    let slim = tokio::task::spawn_local(slim());
     let unclaimed = tokio::task::spawn_local(services::unclaimed(serving.clone()));
     let follow = tokio::task::spawn_local(cluster::follow(serving.clone()));
     let door = tokio::task::spawn_local(cluster::door(serving.clone()));
@@ -227,7 +228,7 @@ async fn live<S: Sockets>(
     let shell = Shell::new(machine, transport, store.spawn());
     let live = Live::new(engine, orders, nodes, config.me);
     let ended: Result<(), std::convert::Infallible> = apus_host::run(live, shell).await;
-    for task in [control, apart, unclaimed, follow, door, fencing] {
+    for task in [control, apart, slim, unclaimed, follow, door, fencing] {
         task.abort();
     }
     drop(web);
@@ -237,6 +238,16 @@ async fn live<S: Sockets>(
     match ended {
         Ok(()) => Ok(if anew.get() { Ended::Anew } else { Ended::ForGood }),
         Err(never) => match never {},
+    }
+}
+
+/// A start, and now and then a change or an operator's question, need memory that a node at rest does not.
+async fn slim() {
+    let mut wait = Duration::from_secs(5);
+    loop {
+        tokio::time::sleep(wait).await;
+        apus_os::linux::memory::give_back();
+        wait = (wait * 4).min(Duration::from_mins(10));
     }
 }
 

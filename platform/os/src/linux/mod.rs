@@ -8,6 +8,7 @@ pub mod exec;
 mod guard;
 mod handed;
 mod lease;
+pub mod memory;
 mod netfilter;
 mod packet;
 pub mod plugin;

@@ -73,7 +73,7 @@ fn a_restarted_peer_is_reached_at_once() {
     });
 }
 
-/// Silence ends a connection within two seconds and a little.
+/// Silence of one that is spoken to ends a connection within two seconds and a little.
 #[test]
 fn a_silent_peer_is_noticed() {
     block_on(async {
@@ -88,6 +88,7 @@ fn a_silent_peer_is_noticed() {
         proxy.cut.set(true);
         timeout(Duration::from_millis(2_500), async {
             while !one.quic.connected().is_empty() {
+                one.transport.send(NodeId(1), Lane::Probe, b"are you there".to_vec()).expect("it is known");
                 sleep(Duration::from_millis(20)).await;
             }
         })

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,7 +110,7 @@ impl Keys {
             file.sync_all()?;
             fs::rename(&new, self.path(name))?;
             #[cfg(unix)]
-            File::open(&self.folder)?.sync_all()?;
+            fs::File::open(&self.folder)?.sync_all()?;
             Ok(())
         };
         write().map_err(|error: io::Error| self.wrong(name, error, "the folder must be the node's own to write"))

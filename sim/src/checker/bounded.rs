@@ -1,8 +1,6 @@
 //! Memory and message rate stay within what the configuration implies.
 
-use apus_engine::NodeId;
-
-use super::{Checker, Look};
+use super::{Checker, Look, logs, nodes};
 use crate::fault::{Kind, Ns, S};
 use crate::scenario::{Plan, Workload};
 use crate::trace::{Line, What};
@@ -16,10 +14,8 @@ impl Checker for BoundedMemory {
         "bounded-memory"
     }
     fn second(&mut self, _now: Ns, _sent: &[u64], look: &dyn Look) -> Result<(), String> {
-        for at in 0..look.nodes() {
-            let node = NodeId(u16::try_from(at).unwrap_or(u16::MAX));
-            let Some((_, log, ..)) = look.engine(node).and_then(|engine| engine.look()) else { continue };
-            let config = &look.plan().configs[at].consensus;
+        for (node, log) in logs(look) {
+            let config = &look.plan().configs[usize::from(node.0)].consensus;
             let held = (0..).take_while(|back| {
                 log.last_index().0 > *back && log.entry(apus_engine::Index(log.last_index().0 - back)).is_some()
             });
@@ -124,8 +120,7 @@ impl Checker for CleanWire {
         "clean-wire"
     }
     fn end(&mut self, look: &dyn Look) -> Result<(), String> {
-        for at in 0..look.nodes() {
-            let node = NodeId(u16::try_from(at).unwrap_or(u16::MAX));
+        for node in nodes(look) {
             let Some(engine) = look.engine(node).filter(|_| self.clean) else { continue };
             let counters = engine.counters();
             let bad =

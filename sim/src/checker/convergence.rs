@@ -4,21 +4,14 @@ use std::collections::BTreeMap;
 
 use apus_engine::{Availability, Copy, NodeId, ResourceId, Role};
 
-use super::{Checker, Look};
+use super::{Checker, Look, logs, nodes};
 use crate::fault::{Kind, Ns, S};
 use crate::scenario::Plan;
 use crate::trace::{Line, What};
 
-fn nodes(look: &dyn Look) -> impl Iterator<Item = NodeId> {
-    (0..u16::try_from(look.nodes()).unwrap_or(u16::MAX)).map(NodeId)
-}
-
 /// The leader's node and its members, if exactly one node leads the newest term.
 fn leader(look: &dyn Look) -> Result<NodeId, String> {
-    let leads = nodes(look).filter_map(|node| {
-        let (_, log, ..) = look.engine(node)?.look()?;
-        log.leads().map(|(term, _)| (term, node))
-    });
+    let leads = logs(look).filter_map(|(node, log)| log.leads().map(|(term, _)| (term, node)));
     leads.max().map(|(_, node)| node).ok_or_else(|| "nobody leads".into())
 }
 
@@ -28,8 +21,7 @@ fn unwell(look: &dyn Look, homeless: &[Copy]) -> Result<(), String> {
     let Some((_, log, ..)) = look.engine(leader).and_then(|engine| engine.look()) else {
         return Err(format!("{leader} does not run"));
     };
-    for node in nodes(look).filter(|node| log.membership().contains(*node)) {
-        let Some((_, other, ..)) = look.engine(node).and_then(|engine| engine.look()) else { continue };
+    for (node, other) in logs(look).filter(|(node, _)| log.membership().contains(*node)) {
         if other.commit().0 + 8 < log.commit().0 {
             return Err(format!("{node} has applied {}, {leader} leads at {}", other.commit(), log.commit()));
         }

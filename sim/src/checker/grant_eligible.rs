@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use apus_engine::{Epoch, Fact, NodeId, ResourceId, diagnosis, views};
 
-use super::{Checker, Look};
+use super::{Checker, Look, logs};
 use crate::fault::{Kind, Ns};
 use crate::scenario::Plan;
 use crate::trace::{Line, What};
@@ -42,10 +42,8 @@ impl GrantEligible {
 
 /// Whom the leader of the newest term knows as drained.
 fn drained(look: &dyn Look) -> BTreeSet<NodeId> {
-    let nodes = (0..look.nodes()).filter_map(|at| u16::try_from(at).ok());
-    let logs = nodes.filter_map(|node| Some(look.engine(NodeId(node))?.look()?.1));
-    let leader = logs.filter(|log| log.leads().is_some()).max_by_key(|log| log.term());
-    leader.map(|log| log.state().drained.clone()).unwrap_or_default()
+    let leader = logs(look).filter(|(_, log)| log.leads().is_some()).max_by_key(|(_, log)| log.term());
+    leader.map(|(_, log)| log.state().drained.clone()).unwrap_or_default()
 }
 
 impl Checker for GrantEligible {

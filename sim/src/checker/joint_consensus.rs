@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use apus_engine::consensus::{Entry, Payload};
 use apus_engine::{Index, NodeId, Term};
 
-use super::{Checker, Look};
+use super::{Checker, Look, logs};
 use crate::fault::Ns;
 
 #[derive(Clone, Default)]
@@ -25,9 +25,7 @@ impl Checker for JointConsensus {
         "joint-consensus"
     }
     fn second(&mut self, _now: Ns, _sent: &[u64], look: &dyn Look) -> Result<(), String> {
-        for at in 0..look.nodes() {
-            let node = NodeId(u16::try_from(at).unwrap_or(u16::MAX));
-            let Some((_, log, ..)) = look.engine(node).and_then(|engine| engine.look()) else { continue };
+        for (node, log) in logs(look) {
             // Committed entries that are still in the log, the newest first.
             let committed = (0..=log.commit().0).rev().map_while(|index| log.entry(Index(index)));
             for entry in committed {

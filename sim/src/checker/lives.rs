@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use apus_engine::{EngineFact, Fact, NodeId, consensus, diagnosis};
 
 use super::truth::is_light;
-use super::{Checker, Look};
+use super::{Checker, Look, nodes};
 use crate::fault::{Kind, Ns};
 use crate::scenario::Plan;
 use crate::trace::{Line, What};
@@ -41,7 +41,7 @@ impl Checker for OldLifeRefused {
         Ok(())
     }
     fn end(&mut self, look: &dyn Look) -> Result<(), String> {
-        let engines = (0..look.nodes()).filter_map(|at| look.engine(NodeId(u16::try_from(at).ok()?)));
+        let engines = nodes(look).filter_map(|node| look.engine(node));
         let refused: u64 = engines.map(|engine| engine.counters().old_incarnation).sum();
         if self.applies && self.sent > FEW && refused == 0 {
             return Err(format!(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use apus_engine::{Fact, Index, NodeId, Term, consensus};
 
-use super::{Checker, Look};
+use super::{Checker, Look, logs};
 use crate::fault::Ns;
 use crate::trace::{Line, What};
 
@@ -21,9 +21,7 @@ impl Checker for LogMatching {
     }
     fn second(&mut self, _now: Ns, _sent: &[u64], look: &dyn Look) -> Result<(), String> {
         let mut known: BTreeMap<(Index, Term), (u128, NodeId)> = BTreeMap::new();
-        for at in 0..look.nodes() {
-            let node = NodeId(u16::try_from(at).unwrap_or(u16::MAX));
-            let Some((_, log, ..)) = look.engine(node).and_then(|engine| engine.look()) else { continue };
+        for (node, log) in logs(look) {
             let last = log.last_index().0;
             for index in last.saturating_sub(DEPTH) + 1..=last {
                 let Some(entry) = log.entry(Index(index)) else { continue };
@@ -59,9 +57,7 @@ impl Checker for LeaderCompleteness {
     }
     fn second(&mut self, _now: Ns, _sent: &[u64], look: &dyn Look) -> Result<(), String> {
         let Some((last, term)) = self.committed.last_key_value() else { return Ok(()) };
-        for at in 0..look.nodes() {
-            let node = NodeId(u16::try_from(at).unwrap_or(u16::MAX));
-            let Some((_, log, ..)) = look.engine(node).and_then(|engine| engine.look()) else { continue };
+        for (node, log) in logs(look) {
             // A leader of an older term may not know yet that it is one no longer.
             let lacks = log.entry(*last).map_or(log.last_index() < *last, |entry| entry.term != *term);
             if log.leads().is_some_and(|(leads, _)| leads >= *term) && lacks {

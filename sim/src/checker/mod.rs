@@ -26,6 +26,7 @@ pub use bounded::work_bound;
 
 use std::collections::BTreeMap;
 
+use apus_engine::consensus::Consensus;
 use apus_engine::{Availability, Copy, Engine, NodeId, ResourceId};
 
 use crate::fault::Ns;
@@ -49,6 +50,16 @@ pub trait Look {
     fn holders(&self, resource: ResourceId) -> Vec<NodeId>;
     /// Where the active copy runs.
     fn active_copies(&self, copy: Copy) -> Vec<NodeId>;
+}
+
+/// All nodes, whether their processes run or not.
+fn nodes(look: &dyn Look) -> impl Iterator<Item = NodeId> {
+    (0..u16::try_from(look.nodes()).unwrap_or(u16::MAX)).map(NodeId)
+}
+
+/// The logs of those whose engines run.
+fn logs(look: &dyn Look) -> impl Iterator<Item = (NodeId, &Consensus)> {
+    nodes(look).filter_map(|node| Some((node, look.engine(node)?.look()?.1)))
 }
 
 /// A checker can be copied with the run that it watches.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use apus_engine::{Availability, NodeId, Role};
+use apus_engine::{Availability, Role};
 
-use super::{Checker, Look};
+use super::{Checker, Look, logs};
 use crate::fault::Ns;
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct SlotsApart;
 
 impl Checker for SlotsApart {
@@ -15,11 +15,9 @@ impl Checker for SlotsApart {
         "slots-apart"
     }
     fn second(&mut self, _now: Ns, _sent: &[u64], look: &dyn Look) -> Result<(), String> {
-        for at in 0..look.nodes() {
-            let node = NodeId(u16::try_from(at).unwrap_or(u16::MAX));
-            let Some((_, log, ..)) = look.engine(node).and_then(|engine| engine.look()) else { continue };
+        for (node, log) in logs(look) {
             let mut taken = BTreeMap::new();
-            for resource in &look.plan().configs[at].resources {
+            for resource in &look.plan().configs[usize::from(node.0)].resources {
                 let Role::Slot { service, slot } = resource.role else { continue };
                 let grant = log.state().grants.get(&resource.id).filter(|grant| !grant.released);
                 let Some(grant) = grant.filter(|_| resource.availability == Availability::Safe) else { continue };

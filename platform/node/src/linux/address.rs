@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apus_dispatch::{Act, Block, Mac, Members, NOBODY, Notice, Station, StationConfig, Table as _};
 use apus_engine::OpId;
@@ -113,6 +113,10 @@ impl Drop for Address {
     }
 }
 
+/// The rules rest for so long before a new fence: while they change, the kernel lets no lease begin, and the fence follows each grant.
+/// Until then the holder before, whose lease is over, is held by its own guard, and its epoch is refused by the plane.
+const REST: Duration = Duration::from_millis(100);
+
 /// The guard's rules, set by commands in a thread of their own: they take their time, and a new dispatcher has none.
 struct Rules {
     to: Option<Sender<u64>>,
@@ -125,8 +129,16 @@ impl Rules {
     fn start(mut guard: Guard, say: Say) -> io::Result<Self> {
         let (to, from) = channel::<u64>();
         let thread = std::thread::Builder::new().name("rules".into()).spawn(move || {
-            while let Ok(first) = from.recv() {
-                if let Err(error) = guard.fence(from.try_iter().last().unwrap_or(first)) {
+            while let Ok(mut fence) = from.recv() {
+                let until = Instant::now() + REST;
+                loop {
+                    match from.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                        Ok(newer) => fence = newer,
+                        Err(RecvTimeoutError::Timeout) => break,
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                }
+                if let Err(error) = guard.fence(fence) {
                     say(&format!("the guard: {error}"));
                 }
             }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use apus_engine::consensus::{Grant, ViewState};
+use apus_engine::consensus::{Consensus, Grant, ViewState};
 use apus_engine::diagnosis::Status;
 use apus_engine::views::Order as Wish;
 use apus_engine::{Command, Micros, NodeId, ResourceId, ServiceConfig, SubmitError};
@@ -351,7 +351,7 @@ impl Serving {
 
     /// Has something done by whoever coordinates, and waits until this node's log shows it.
     pub(super) async fn order(&self, wish: Wish, shown: impl Fn(&ViewState) -> bool) -> Result<Value, String> {
-        let mut why = String::new();
+        let (mut why, mut asked) = (String::new(), false);
         for _ in 0..12 {
             {
                 let mut engine = self.engine.borrow_mut();
@@ -366,6 +366,7 @@ impl Serving {
                     },
                     other => other,
                 };
+                asked |= taken.is_ok();
                 why = match taken {
                     Ok(()) => "the coordinator did not do it; does it know of a majority of the nodes?".into(),
                     Err(SubmitError::NotCoordinator { .. }) => "no node coordinates: is a majority of them up?".into(),
@@ -376,7 +377,9 @@ impl Serving {
             }
             self.nudge.notify_one();
             for _ in 0..40 {
-                if self.engine.borrow().look().is_some_and(|(_, log, ..)| shown(log.state())) {
+                // A node that has begun anew knows its log, but not yet how much of it is so: what is undone there may be of long ago.
+                let current = |log: &Consensus| log.commit() == log.last_index() && shown(log.state());
+                if asked && self.engine.borrow().look().is_some_and(|(_, log, ..)| current(log)) {
                     return Ok(json!({"done": true}));
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;

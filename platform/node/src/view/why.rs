@@ -18,7 +18,7 @@ const STEPS: usize = 40;
 const TOGETHER: u64 = 2_000_000;
 /// A grant that no failure led to, so many microseconds after another, belongs to its story: what is taken over in haste moves once more.
 const HASTE: u64 = 5_000_000;
-/// After so many microseconds a lease that was waited for is over, whatever its length.
+/// So many microseconds after a wait for a lease is over, the grant for which it was is not to be expected any more.
 const LONG_OVER: u64 = 10_000_000;
 
 /// What is asked about.
@@ -147,19 +147,15 @@ impl<'a> Known<'a> {
             known.1 = known.1.min(self.at(entry));
         }
         let (epoch, (holder, mut since)) = grants.last_key_value().map(|(epoch, grant)| (*epoch, *grant))?;
-        let (mut between, mut before, mut later) = (Vec::new(), None, epoch);
-        for (epoch, (holder, at)) in grants.range(..epoch).rev() {
-            before = Some((*epoch, *holder));
-            if since.saturating_sub(*at) >= HASTE || between.len() == STEPS || self.is_mend(resource, later) {
-                break;
-            }
-            between.push((*epoch, *holder));
-            (since, later) = (*at, *epoch);
+        let (mut between, mut later) = (Vec::new(), epoch);
+        let mut older = grants.range(..epoch).rev().map(|(epoch, (holder, at))| (*epoch, *holder, *at)).peekable();
+        while let Some((epoch, holder, at)) = older.next_if(|(.., at)| {
+            since.saturating_sub(*at) < HASTE && between.len() < STEPS && !self.is_mend(resource, later)
+        }) {
+            between.push((epoch, holder));
+            (since, later) = (at, epoch);
         }
-        if between.last() == before.as_ref() {
-            // All grants there are.
-            before = None;
-        }
+        let before = older.next().map(|(epoch, holder, _)| (epoch, holder));
         // What the holder says last, by its own numbers; before it says anything, the grant.
         let says = |entry: &&Entry| {
             let other = matches!(&*entry.kind, "granted" | "proposed" | "refused" | "waiting");
@@ -252,10 +248,12 @@ impl<'a> Known<'a> {
             "granted" | "proposed" => {
                 format!("{what} was granted to {holder}, epoch {epoch}, which has not taken it yet")
             }
-            "waiting" if self.now() > self.at(end.entry) + LONG_OVER => format!(
-                "{what} is nobody's: the lease of {holder}, epoch {epoch}, is over, and nobody was granted it since: \
+            "waiting" if self.now() > self.at(end.entry) + 1_000 * end.entry.ms.unwrap_or_default() + LONG_OVER => {
+                format!(
+                    "{what} is nobody's: the lease of {holder}, epoch {epoch}, is over, and nobody was granted it since: \
                  no other node that is up may take it, or there is no quorum"
-            ),
+                )
+            }
             "waiting" => format!("{what} is nobody's until the lease of {holder}, epoch {epoch}, is over"),
             _ => format!("{what}, held by {holder}, epoch {epoch}: {}", end.entry.text),
         }
@@ -597,6 +595,12 @@ mod tests {
         };
         assert_eq!(headline(&tale), "the address is nobody's until the lease of node 2, epoch 5, is over");
         tale.event(0, 20, 60_000, 6, "committed", &[]);
+        let waits = |tale: &mut Tale, ms| {
+            tale.0.iter_mut().filter(|entry| entry.kind == "waiting").for_each(|entry| entry.ms = Some(ms));
+        };
+        waits(&mut tale, 60_000);
+        assert!(headline(&tale).contains("nobody's until"), "a lease of a minute is not over: {}", headline(&tale));
+        waits(&mut tale, 600);
         assert!(headline(&tale).contains("nobody was granted it since"), "{}", headline(&tale));
     }
 

@@ -187,6 +187,11 @@ pub(super) fn start(
         if u32::try_from(unsafe { libc::getppid() }) != Ok(keeper) {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
+        // What the daemon was told to ignore, as by `nohup`, its programs are not. Of `KILL`, `STOP` and unknown ones it is refused.
+        for signal in 1..=64 {
+            // SAFETY: no memory is passed, and no function of this process is named.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         // SAFETY: all of a set of signals may be zero.
         let none: libc::sigset_t = unsafe { std::mem::zeroed() };
         // SAFETY: the set outlives the call; nothing is asked back.

@@ -84,7 +84,7 @@ pub(crate) fn fenced() {
     cluster.wait("the end of its child", || began(child).is_none());
     put(&folder, "mood", "good");
     assert_eq!(
-        ask(json!({"force": true, "why": "\"".repeat(1_500)})).expect("it is done")["done"],
+        ask(json!({"force": true, "why": "x".repeat(3_000)})).expect("it is done")["done"],
         true,
         "a long reason"
     );

@@ -65,6 +65,8 @@ pub(super) struct Serving {
     pub(super) far: Rc<Far>,
     /// The node shall take its own place.
     pub(super) anew: Rc<Cell<bool>>,
+    /// One machine is fenced at a time.
+    pub(super) fencing: Rc<tokio::sync::Mutex<()>>,
 }
 
 /// Listens, unless a node does already.
@@ -114,14 +116,19 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
         }
         tokio::task::spawn_local(async move {
             let wanted = place.give_up.take();
+            let busy = Cell::new(false);
             let wanted = async {
                 match wanted {
                     Some(wanted) => drop(wanted.await),
                     None => std::future::pending().await,
                 }
+                // What was begun is done to its end.
+                while busy.get() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
             };
             tokio::select! {
-                () = serving.talk(stream, by) => {}
+                () = serving.talk(stream, by, &busy) => {}
                 () = wanted => {}
             }
             drop(place);
@@ -130,8 +137,8 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
 }
 
 impl Serving {
-    /// One question of one asker.
-    async fn talk(&self, stream: UnixStream, by: Local) {
+    /// One question of one asker; it is `busy` while an order is carried out.
+    async fn talk(&self, stream: UnixStream, by: Local, busy: &Cell<bool>) {
         let (from, mut to) = stream.into_split();
         let (mut line, mut from) = (String::new(), BufReader::new(from.take(LONGEST)));
         if !matches!(timeout(PATIENCE, from.read_line(&mut line)).await, Ok(Ok(_))) {
@@ -159,8 +166,12 @@ impl Serving {
         self.ordered(&question, by.user);
         let answer = match refused {
             Some(refused) => refused,
-            None => self.answer(&line).await,
+            None => {
+                busy.set(true);
+                self.answer(&line).await
+            }
         };
+        busy.set(false);
         if let Err(why) = &answer {
             self.refused(&question, why);
         }

@@ -125,6 +125,32 @@ impl Hold for Live {
     }
 }
 
+/// What ends a node, and what has it take its own place.
+pub(super) struct Signals {
+    term: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on they are heard.
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until one that ends a node has come.
+    pub(super) async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Boot clock, address, programs, signals.
 pub(super) struct LiveMachine {
     address: Option<Sender<Order>>,
@@ -134,9 +160,7 @@ pub(super) struct LiveMachine {
     done: mpsc::UnboundedReceiver<OpId>,
     waiting: VecDeque<Input>,
     nudge: Rc<Notify>,
-    term: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+    signals: Signals,
     say: Say,
     telling: Option<Telling>,
     manager: Manager,
@@ -152,27 +176,10 @@ impl LiveMachine {
         reboot: Option<Vec<String>>,
         say: Say,
         serving: Serving,
-        manager: Manager,
-    ) -> std::io::Result<Self> {
-        let (term, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let hangup = signal(SignalKind::hangup())?;
+        (manager, signals): (Manager, Signals),
+    ) -> Self {
         let (nudge, waiting) = (serving.nudge.clone(), VecDeque::new());
-        Ok(Self {
-            address,
-            programs,
-            inputs,
-            reboot,
-            done,
-            waiting,
-            nudge,
-            term,
-            interrupt,
-            hangup,
-            say,
-            telling: None,
-            manager,
-            serving,
-        })
+        Self { address, programs, inputs, reboot, done, waiting, nudge, signals, say, telling: None, manager, serving }
     }
 
     /// Tells everything in a file.
@@ -283,10 +290,10 @@ impl Machine for LiveMachine {
         let input = loop {
             break tokio::select! {
                 biased;
-                _ = self.term.recv() => None,
-                _ = self.interrupt.recv() => None,
-                _ = self.hangup.recv() => {
-                    if !self.serving.may_begin_anew() {
+                _ = self.signals.term.recv() => None,
+                _ = self.signals.interrupt.recv() => None,
+                _ = self.signals.hangup.recv() => {
+                    if !self.serving.may_begin_anew().await {
                         self.manager.tell("STATUS=not reloaded: its configuration is wrong, see its output");
                         continue;
                     }

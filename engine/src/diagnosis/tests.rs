@@ -79,12 +79,12 @@ fn a_lone_verdict_is_no_conviction() {
         let evidence = EvidenceId::NONE;
         alloc::vec![News { node, inc, ctr: 1, down: accusers.len() >= 2, accusers: accusers.to_vec(), evidence }]
     };
-    diagnosis.take_news(&mut ctx, accused(&[NodeId(0)]), false);
+    diagnosis.take_news(&mut ctx, accused(&[NodeId(1)]), false);
     assert!(!diagnosis.is_convicted(node), "a suspicion");
     diagnosis.convict(&mut ctx, node, true);
     assert_eq!(diagnosis.status(node), Some((Status::Down, inc)));
     assert!(!diagnosis.is_convicted(node), "its own verdict alone");
-    diagnosis.take_news(&mut ctx, accused(&[NodeId(0), NodeId(1)]), false);
+    diagnosis.take_news(&mut ctx, accused(&[NodeId(1), NodeId(2)]), false);
     assert!(diagnosis.is_convicted(node), "two say so");
     assert!(!diagnosis.is_convicted(NodeId(99)), "no member");
 }

@@ -236,7 +236,7 @@ mod tests {
         for (from, to, said) in [
             ("command = [\"/sbin/f\", \"-v\"]", "", "x:10: `fence` lacks `command`; write such as"),
             ("\"20s\"", "\"20ms\"", "x:12: `within` must be 1s to 600s, in whole seconds"),
-            ("auto = true", "after = \"0s\"", "x:13: `after` must be 1s to 3600s, in whole seconds"),
+            ("auto = true", "after = \"500ms\"", "x:13: `after` must be 1s to 3600s, in whole seconds"),
             ("0 = ", "9 = ", "x:14: `9` is no number of a node; see `nodes`"),
             ("12s", "1s", "x:3: `timeout` must be 2s to 3600s"),
             ("auto = true", "automatic = true", "x:13: `automatic` is not known in `fence`"),

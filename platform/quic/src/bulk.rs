@@ -149,17 +149,30 @@ impl Door {
 async fn accept(endpoint: Endpoint, trust: Arc<Trust>, to: mpsc::Sender<(NodeId, Bulk)>) {
     let places = Arc::new(Semaphore::new(PLACES));
     while let Some(incoming) = endpoint.accept().await {
-        let from = incoming.remote_address();
-        if !incoming.remote_address_validated() {
-            let _ = incoming.retry();
-            continue;
+        if let Some((incoming, from, place)) = admitted(incoming, &places, &trust) {
+            tokio::spawn(shake(incoming, from, trust.clone(), to.clone(), place));
         }
-        let Ok(place) = places.clone().try_acquire_owned() else {
+    }
+}
+
+/// Who has proved its address and finds a place; others are told to, or refused.
+pub(crate) fn admitted(
+    incoming: Incoming,
+    places: &Arc<Semaphore>,
+    trust: &Trust,
+) -> Option<(Incoming, SocketAddr, OwnedSemaphorePermit)> {
+    let from = incoming.remote_address();
+    if !incoming.remote_address_validated() {
+        let _ = incoming.retry();
+        return None;
+    }
+    match places.clone().try_acquire_owned() {
+        Ok(place) => Some((incoming, from, place)),
+        Err(_) => {
             trust.refuse(Why::TooMany, from);
             incoming.refuse();
-            continue;
-        };
-        tokio::spawn(shake(incoming, from, trust.clone(), to.clone(), place));
+            None
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::faults::{Fault, Stack};
 use super::field::{Field, NODES};
 use super::stop::until;
 use super::tail::Tail;
-use crate::cluster::end;
+use crate::cluster::{all_serve, any, end};
 use crate::watch::Watch;
 
 pub(crate) const NAME: &str = "Apus";
@@ -86,16 +86,7 @@ impl Apus {
 
     /// Asks any node.
     fn order(&self, question: &Value) -> Result<(), String> {
-        until(5, "an order", || {
-            let mut last = String::new();
-            for node in 0..NODES {
-                match self.ask(node, question) {
-                    Ok(_) => return Ok(()),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        })
+        until(5, "an order", || any(NODES, |node| self.ask(node, question)))
     }
 
     fn number(value: &Value) -> Option<usize> {
@@ -117,11 +108,7 @@ impl Apus {
     fn whole(&self) -> Result<usize, String> {
         let mut run = Vec::new();
         for node in 0..NODES {
-            let table = self.ask(node, &json!({"do": "table"}))?;
-            let servers = table["servers"].as_array().cloned().unwrap_or_default();
-            if servers.len() < NODES || servers.iter().any(|server| server["slots"] == 0) {
-                return Err(format!("node {node}: {table}"));
-            }
+            all_serve(node, NODES, &self.ask(node, &json!({"do": "table"}))?)?;
             let services = self.ask(node, &json!({"do": "services"}))?;
             let rows = services["services"].as_array().cloned().unwrap_or_default();
             if rows.iter().any(|row| row["name"] == "copy" && row["here"] == true && row["state"] == "ready") {

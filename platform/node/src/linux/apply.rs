@@ -70,11 +70,11 @@ impl Serving {
 
     /// What a file would change.
     pub(super) async fn plan_apply(&self, question: &Value) -> Result<Value, String> {
-        self.plan_of(&self.file(question).await?).await
+        let new = self.file(question).await?;
+        self.plan_of(&new, &self.now(&new)?).await
     }
 
-    async fn plan_of(&self, new: &Config) -> Result<Value, String> {
-        let now = self.now(new)?;
+    async fn plan_of(&self, new: &Config, now: &Now) -> Result<Value, String> {
         let weights = now.weights.clone();
         let table = self
             .tables(|mut table| {
@@ -131,8 +131,8 @@ impl Serving {
     /// Changes what can be changed at once, and tells what waits.
     pub(super) async fn apply(&self, question: &Value) -> Result<Value, String> {
         let new = self.file(question).await?;
-        let plan = self.plan_of(&new).await?;
         let now = self.now(&new)?;
+        let plan = self.plan_of(&new, &now).await?;
         if let Some((_, new)) = now.set_up {
             self.set(&new.json()).await?;
         }

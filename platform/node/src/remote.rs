@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use apus_engine::NodeId;
 
+use crate::hex::hex;
 use crate::section::{Section, Value, Wrong, number, text};
 use crate::service::{bytes, time};
 
@@ -180,8 +181,7 @@ fn brief(words: &[String]) -> String {
         sum.add(part);
         bytes += part.len();
     }
-    let sum: String = sum.end().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}… ({bytes} bytes, SHA-256 {sum})", shown.chars().take(WHOLE).collect::<String>())
+    format!("{}… ({bytes} bytes, SHA-256 {})", shown.chars().take(WHOLE).collect::<String>(), hex(&sum.end()))
 }
 
 impl std::fmt::Display for Wish {

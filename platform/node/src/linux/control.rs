@@ -23,12 +23,14 @@ use tokio::time::timeout;
 use super::address::Order;
 use super::cluster::Nodes;
 use super::held::Held;
+use super::machine::is_down;
 use super::places::Places;
 use super::programs::Programs;
 use super::remote::{self, Far, Local};
 use super::trace::Bounds;
 use super::view::View;
 use super::{DISPATCHER, now};
+use crate::hex::mac_text;
 use crate::view::Entry;
 use crate::{Error, Setup};
 
@@ -196,11 +198,6 @@ fn refusal(error: SubmitError) -> String {
     }
 }
 
-/// As the table writes it.
-fn mac_text(mac: apus_dispatch::Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
 /// How many connections this machine's TCP has at the address: all that are neither listening nor over.
 fn connections(setup: &Setup) -> Result<usize, String> {
     // As the kernel writes them: words of the machine's byte order, in hexadecimal digits.
@@ -335,10 +332,7 @@ impl Serving {
         let what = self.view.name(resource);
         let engine = self.engine.borrow();
         let drained = engine.look().is_some_and(|(_, log, ..)| log.state().drained.contains(&to));
-        let down = engine.look().is_some_and(|(diagnosis, ..)| {
-            diagnosis.status(to).is_some_and(|(status, _)| matches!(status, Status::Down | Status::Left))
-        });
-        if drained || down {
+        if drained || is_down(&engine, to) {
             let (why, mend) = if drained { ("drained", "undrain it first") } else { ("down", "start it first") };
             return Err(format!("node {} may not have {what}: it is {why}; {mend}", to.0));
         }

@@ -74,19 +74,27 @@ impl Live {
     /// Whether this node is with the majority. One that is cut off holds all others for dead, and while its lease lasts clients still
     /// reach it: a table of itself alone would end their connections with the others.
     fn is_connected(&self, engine: &Engine) -> bool {
-        let Some((diagnosis, log, ..)) = engine.look() else { return false };
+        let Some((_, log, ..)) = engine.look() else { return false };
         let voters = &log.membership().voters;
-        let down = |node: &&NodeId| {
-            let status = diagnosis.status(**node).map(|(status, _)| status);
-            **node != self.me && matches!(status, Some(Status::Down | Status::Left))
-        };
-        let up = voters.len() - voters.iter().filter(down).count();
+        let up = voters_up(engine, self.me);
         let heard = match log.leads() {
             Some(_) => log.quorum_contact(now()).is_some_and(|at| now().since(at) < LOST),
             None => log.leader().is_some(),
         };
         heard && 2 * up > voters.len()
     }
+}
+
+/// Whether this node's diagnosis holds another for gone.
+pub(super) fn is_down(engine: &Engine, node: NodeId) -> bool {
+    let status = engine.look().and_then(|(diagnosis, ..)| diagnosis.status(node));
+    matches!(status, Some((Status::Down | Status::Left, _)))
+}
+
+/// How many voters are not down; this node is not.
+pub(super) fn voters_up(engine: &Engine, me: NodeId) -> usize {
+    let voters = engine.look().map(|(_, log, ..)| log.membership().voters.iter());
+    voters.into_iter().flatten().filter(|node| **node == me || !is_down(engine, **node)).count()
 }
 
 /// A leader that heard no majority for so long may be cut off.
@@ -98,12 +106,9 @@ fn member(node: &Member, draining: bool) -> dispatch::Member {
 
 /// Servers are the members of the cluster that are not down; who is drained takes nothing new.
 pub(super) fn seen(engine: &Engine, nodes: &[Member], me: NodeId) -> Option<Seen> {
-    let (diagnosis, log, ..) = engine.look()?;
+    let (_, log, ..) = engine.look()?;
     let state = log.state();
-    let serves = |node: NodeId| {
-        let down = diagnosis.status(node).is_some_and(|(status, _)| matches!(status, Status::Down | Status::Left));
-        log.membership().contains(node) && (node == me || !down)
-    };
+    let serves = |node: NodeId| log.membership().contains(node) && (node == me || !is_down(engine, node));
     let members = nodes.iter().filter(|node| serves(node.id));
     let members = members.map(|node| member(node, state.drained.contains(&node.id)));
     let fence = state.grants.get(&DISPATCHER).map_or(0, |grant| grant.epoch.0);

@@ -6,12 +6,11 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use apus_engine::NodeId;
-use apus_engine::diagnosis::Status;
 use apus_os::linux::{Watchdog, clock};
 
 use super::Say;
 use super::control::Serving;
+use super::machine::voters_up;
 use crate::Error;
 
 /// The state in words is looked at this often.
@@ -223,23 +222,17 @@ impl Serving {
     /// How this node stands, in a line; `None` while it starts.
     pub(super) fn brief(&self) -> Option<String> {
         let engine = self.engine.borrow();
-        let (diagnosis, log, views, _) = engine.look()?;
-        let voters = &log.membership().voters;
-        let down = |node: &&NodeId| {
-            let status = diagnosis.status(**node).map(|(status, _)| status);
-            **node != self.me && matches!(status, Some(Status::Down | Status::Left))
-        };
-        let up = voters.len() - voters.iter().filter(down).count();
+        let (_, log, views, _) = engine.look()?;
+        let voters = log.membership().voters.len();
+        let up = voters_up(&engine, self.me);
         let leader = log.leader().map_or_else(|| "nobody".into(), |node| format!("node {}", node.0));
         let held = log.state().grants.keys().filter(|resource| views.holds(**resource).is_some());
         let held: Vec<String> = held.map(|resource| self.view.name(*resource)).collect();
         let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
         let kept = if log.state().drained.contains(&self.me) { ", gets nothing new" } else { "" };
         Some(format!(
-            "node {} of cluster {}{kept}: {leader} coordinates, {up} of {} voters up; holds {held}",
-            self.me.0,
-            self.cluster,
-            voters.len()
+            "node {} of cluster {}{kept}: {leader} coordinates, {up} of {voters} voters up; holds {held}",
+            self.me.0, self.cluster
         ))
     }
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::SAID;
 use super::frame::{self, BLOCK, Kind, odd};
+use crate::hex::hex;
 use crate::remote::Copied;
 use crate::view::short;
 
@@ -123,7 +124,7 @@ pub(crate) fn take(place: Place, most: u64, stream: &mut (impl Read + Write)) ->
     }
     let room = place.room()?;
     // Of the same content only: another version of a file begins anew.
-    let part = place.part(&super::hex(&whole[..8]))?;
+    let part = place.part(&hex(&whole[..8]))?;
     let had = part.file().metadata()?.len();
     if length.saturating_sub(had) > room {
         if had == 0 {

@@ -23,14 +23,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use apus_engine::NodeId;
-use apus_engine::diagnosis::Status;
 use apus_quic::Trust;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Say;
 use super::control::Serving;
+use super::machine::is_down;
 use super::view::Place;
+use crate::hex::hex;
 use crate::remote::{Asker, Grant, Wish, judge};
 use crate::view::{Entry, Journal, TEXT, short};
 use crate::{Config, Remote};
@@ -210,10 +211,6 @@ fn word() -> Option<[u8; 16]> {
     let mut word = [0; 16];
     std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut word)).ok()?;
     Some(word)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex(text: &str) -> Option<[u8; 16]> {
@@ -409,12 +406,7 @@ impl Serving {
                 "nodes speak in the clear here: remote execution and copy need certificates, by `apus cluster init`",
             ));
         }
-        let down = {
-            let engine = self.engine.borrow();
-            let status = engine.look().and_then(|(diagnosis, ..)| diagnosis.status(node));
-            matches!(status, Some((Status::Down | Status::Left, _)))
-        };
-        if down {
+        if is_down(&self.engine.borrow(), node) {
             return Err(failed(format!("node {} is down", node.0)));
         }
         let place = far.asking.clone().try_acquire_owned();

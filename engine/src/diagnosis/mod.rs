@@ -268,6 +268,12 @@ impl Diagnosis {
         Some((entry.status(), entry.inc))
     }
 
+    /// Whether a node is down by a verdict that is not this node's alone: enough to act on it where it may be up.
+    #[must_use]
+    pub fn is_convicted(&self, node: NodeId) -> bool {
+        self.table.rank(node).map(|rank| self.table.entry(rank)).is_some_and(|entry| entry.down && !entry.private)
+    }
+
     /// Who tests whom now, by this node's verdicts: pairs of tester and tested, each once.
     #[must_use]
     pub fn tests(&self) -> BTreeSet<(NodeId, NodeId)> {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::probe::Rtt;
 use super::ring::Rings;
-use super::{Diagnosis, News};
+use super::{Diagnosis, News, Status};
 use crate::config::{Bootstrap, Config, DiagnosisConfig};
 use crate::context::Shared;
 use crate::ids::{EvidenceId, Incarnation, NodeId};
@@ -64,6 +64,29 @@ fn merging_is_idempotent_commutative_and_associative() {
         let down = newest.1 % 2 == 1 && accusers.len() >= 2;
         assert_eq!((once.0, once.1, &once.2, once.3), (newest.0, newest.1, &accusers, down), "{items:?}");
     }
+}
+
+/// A verdict of this node's alone is one to it, and none to act on beyond it.
+#[test]
+fn a_lone_verdict_is_no_conviction() {
+    let mut shared = Shared::of(config());
+    let mut rng = Seed(1).stream("diagnosis");
+    let now = Time(1_000_000);
+    let mut diagnosis = Diagnosis::new(&config(), Incarnation(1), now, &mut rng);
+    let mut ctx = shared.ctx(&mut rng, Part::Diagnosis, now);
+    let (node, inc) = (NodeId(5), Incarnation(1));
+    let accused = |accusers: &[NodeId]| {
+        let evidence = EvidenceId::NONE;
+        alloc::vec![News { node, inc, ctr: 1, down: accusers.len() >= 2, accusers: accusers.to_vec(), evidence }]
+    };
+    diagnosis.take_news(&mut ctx, accused(&[NodeId(1)]), false);
+    assert!(!diagnosis.is_convicted(node), "a suspicion");
+    diagnosis.convict(&mut ctx, node, true);
+    assert_eq!(diagnosis.status(node), Some((Status::Down, inc)));
+    assert!(!diagnosis.is_convicted(node), "its own verdict alone");
+    diagnosis.take_news(&mut ctx, accused(&[NodeId(1), NodeId(2)]), false);
+    assert!(diagnosis.is_convicted(node), "two say so");
+    assert!(!diagnosis.is_convicted(NodeId(99)), "no member");
 }
 
 #[test]

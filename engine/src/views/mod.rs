@@ -206,6 +206,9 @@ impl Views {
 
     /// Sends a command on to whoever leads, who takes or refuses it in silence: what comes of it is in the log.
     pub(crate) fn pass_on(&self, ctx: &mut Ctx<'_>, log: &Consensus, order: Order) -> Result<(), SubmitError> {
+        if matches!(&order, Order::Set { value, .. } if value.len() > SETTING_MAX) {
+            return Err(SubmitError::TooLarge);
+        }
         match log.leader() {
             Some(leader) if leader != self.me => {
                 let message = Message::Order(order);

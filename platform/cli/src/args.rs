@@ -298,7 +298,7 @@ What may be run stands in `[remote]` of each node's own file; nothing, without.
 Both nodes put down who asked what, and what came of it: `apus events`.
 Exit codes: the command's own, of several nodes the highest; 128 and the signal that ended it;
 124 ended because it took too long or said too much; 64 refused, with the reason;
-70 no node answers here, or the connection broke off.";
+70 no node answers here or there, it cannot be started, or the connection broke off.";
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {

@@ -123,6 +123,10 @@ pub(crate) fn exec(args: &ExecArgs, format: Format) -> Result<u8, Trouble> {
                 let trouble = Trouble::from(error);
                 if let Trouble::Usage(what) | Trouble::Internal(what) = &trouble {
                     print::error(&format!("node {node}: {what}"));
+                    if format == Format::Json {
+                        let code = trouble.code();
+                        print::line(json!({ "apus": VERSION, "node": node, "error": what, "exit_code": code }));
+                    }
                 }
                 trouble.code()
             }

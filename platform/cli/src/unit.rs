@@ -34,6 +34,8 @@ mod tests {
     fn a_unit_names_this_program_and_odd_paths_are_quoted() {
         let text = text(Path::new("/etc/a b%.toml")).ok().expect("a unit");
         assert!(text.contains(" node run --config \"/etc/a b%%.toml\"\n") && !text.contains('@'), "{text}");
+        let check = text.find("ExecReload=").map(|at| &text[at..]).expect("a reload");
+        assert!(check.lines().next().is_some_and(|line| line.ends_with(" config check \"/etc/a b%%.toml\"")), "{text}");
         assert!(word(Path::new("/a\nb")).is_err());
     }
 }

@@ -354,3 +354,71 @@ fn the_unit_is_one_that_systemd_takes() {
     let said = verify(&broken).expect("it was there");
     assert!(String::from_utf8_lossy(&said.stderr).contains("notifies"), "{said:?}");
 }
+
+/// A node that answers each who asks by the number of the node that he asks for.
+#[cfg(target_os = "linux")]
+fn answers(place: &std::path::Path) {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = std::os::unix::net::UnixListener::bind(place).expect("a socket");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("somebody asks");
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).expect("a question");
+            let question: Value = serde_json::from_str(&line).expect("a question");
+            let end = match question["node"].as_u64() {
+                Some(4) => {
+                    let _ = stream.write_all(b"{\"refused\":\"not by you\"}\n");
+                    continue;
+                }
+                Some(5) => {
+                    let _ = stream.write_all(b"{\"error\":\"node 5 is down\"}\n");
+                    continue;
+                }
+                Some(1) => r#"{"code":7}"#,
+                Some(2) => r#"{"signal":9}"#,
+                Some(3) => r#"{"signal":9,"cut":"it took longer"}"#,
+                Some(7) => r#"{"error":"no such program"}"#,
+                _ => "",
+            };
+            let _ = stream.write_all(b"{\"go\":true}\n");
+            if !end.is_empty() {
+                let length = u32::try_from(end.len() + 1).expect("short").to_le_bytes();
+                let _ = stream.write_all(&[&length[..], &[9], end.as_bytes()].concat());
+            }
+        }
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_remote_command_has_the_exit_codes_that_its_help_names() {
+    let place = temp("remote-codes").join("control");
+    answers(&place);
+    let place = place.display().to_string();
+    let run = |nodes: &[&str], more: &[&str]| {
+        let words = [&["exec", "--control", &place][..], nodes, more, &["--", "/bin/true"]].concat();
+        apus(&words)
+    };
+    for (node, code) in [("1", 7), ("2", 137), ("3", 124), ("4", 64), ("5", 70), ("6", 70), ("7", 70)] {
+        let ran = run(&[node], &[]);
+        assert_eq!(ran.code, code, "{node}: {}", ran.stderr);
+    }
+    let none = apus(&["exec", "--control", "/nonexistent/control", "1", "--", "/bin/true"]);
+    assert_eq!(none.code, 70, "{}", none.stderr);
+    // Every node has a line, also one that failed.
+    let ran = run(&["1", "4", "5"], &["--format", "json"]);
+    let mut lines: Vec<(u64, u64, bool)> = Vec::new();
+    for line in ran.stdout.lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        lines.push((
+            line["node"].as_u64().expect("a node"),
+            line["exit_code"].as_u64().expect("a code"),
+            line["error"].is_string(),
+        ));
+    }
+    lines.sort_unstable();
+    assert_eq!((ran.code, lines), (70, vec![(1, 7, false), (4, 64, true), (5, 70, true)]));
+    let cp = apus(&["cp", "--control", &place, "4:/srv/x", &format!("{place}.x")]);
+    assert_eq!(cp.code, 64, "{}", cp.stderr);
+}

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::fence::{self, Fence, Watchdog};
+use crate::hex::mac_text;
 use crate::http::{self, Http};
 use crate::knobs::{Knobs, Part};
 use crate::remote::{self, Remote};
@@ -196,7 +197,7 @@ impl Config {
         for member in all {
             text += &format!("[[nodes]]\nid = {}\naddress = \"{}\"\n", member.id.0, member.address);
             if member.mac != [0; 6] {
-                text += &format!("mac = \"{}\"\n", member.mac.map(|byte| format!("{byte:02x}")).join(":"));
+                text += &format!("mac = \"{}\"\n", mac_text(member.mac));
             }
             text += &format!("weight = {}\njoined = {}\n", member.weight, member.joined);
             if member.part != Part::Voter {

@@ -1,6 +1,6 @@
 //! What a new configuration file would change for a node that runs.
 
-use crate::{Config, Member, Service};
+use crate::{Config, Member, Service, Vip};
 
 /// One thing that is another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,37 +23,65 @@ const ALL: &str = "all nodes must have it alike before any is started anew";
 
 /// Settings that wait for the daemon to be started anew.
 pub(crate) fn settings(old: &Config, new: &Config) -> Vec<Different> {
-    let vip = |config: &Config| config.vip.as_ref().map(|vip| (vip.interface.clone(), vip.plane.clone()));
+    // Each field by its name: a new one is compared, or this is no program.
+    let Config {
+        // Another one is refused before.
+        cluster: _,
+        me: _,
+        port,
+        folder,
+        control,
+        nodes: _,
+        vip,
+        lease,
+        // These are told one by one.
+        services: _,
+        reboot,
+        fence,
+        watchdog,
+        transport,
+        keys,
+        record,
+        knobs,
+        told,
+        http,
+        remote,
+        // Of the fields above.
+        alike: _,
+        file: _,
+    } = old;
+    let place = |vip: &Option<Vip>| vip.as_ref().map(|vip| (vip.interface.clone(), vip.plane.clone()));
     let same = [
-        ("port", old.port == new.port, ALL),
-        ("transport", old.transport == new.transport, ALL),
-        ("lease", old.lease == new.lease, ALL),
-        ("knobs", old.knobs == new.knobs, ALL),
+        ("port", *port == new.port, ALL),
+        ("transport", *transport == new.transport, ALL),
+        ("lease", *lease == new.lease, ALL),
+        ("knobs", *knobs == new.knobs, ALL),
         (
             "nodes",
             who(old) == who(new),
             "who joined or left since is in the log: `apus cluster join` and `leave` change it",
         ),
-        ("vip", old.vip.is_some() == new.vip.is_some(), ALL),
-        ("vip.seed", old.vip.as_ref().map(|vip| vip.seed) == new.vip.as_ref().map(|vip| vip.seed), ALL),
+        ("vip", vip.is_some() == new.vip.is_some(), ALL),
+        ("vip.seed", vip.as_ref().map(|vip| vip.seed) == new.vip.as_ref().map(|vip| vip.seed), ALL),
         (
             "vip.interface",
-            vip(old) == vip(new),
+            place(vip) == place(&new.vip),
             "the address moves to another port of this machine, or to another data plane",
         ),
         (
             "folder",
-            old.folder == new.folder,
+            *folder == new.folder,
             "programs and log of the old folder stay there: end the node, move it, start it",
         ),
-        ("control", old.control == new.control, "this socket is then another one"),
-        ("keys", old.keys == new.keys, "this node shows the certificate that is there"),
-        ("record", old.record == new.record, "what is kept of the past is cut to this"),
-        ("told", old.told == new.told, "it is written there from then on"),
-        ("http", old.http == new.http, "the page and the metrics are there from then on"),
-        ("reboot", old.reboot == new.reboot, "the hook is then another one"),
-        ("fence", old.fence == new.fence, "the plug-in is then another one"),
-        ("watchdog", old.watchdog == new.watchdog, "the device is then another one"),
+        ("control", *control == new.control, "this socket is then another one"),
+        ("keys", *keys == new.keys, "this node shows the certificate that is there"),
+        ("record", *record == new.record, "what is kept of the past is cut to this"),
+        ("told", *told == new.told, "it is written there from then on"),
+        ("http", *http == new.http, "the page and the metrics are there from then on"),
+        ("remote", *remote == new.remote, "what operators at other nodes may have done here is then this"),
+        ("reboot", *reboot == new.reboot, "the hook is then another one"),
+        ("fence", *fence == new.fence, "the plug-in is then another one"),
+        ("watchdog", *watchdog == new.watchdog, "the device is then another one"),
     ];
     same.into_iter()
         .filter(|(_, same, _)| !same)
@@ -158,8 +186,11 @@ mod tests {
             .replace("\"/bin/web\"]", "\"/bin/web\", \"-v\"]\nfailures = 9")
             .replace("\"job\"", "\"task\"");
         let new = read(&new);
+        let far =
+            read(&ONE.replacen("[[nodes]]", "remote = { exec = [{ command = \"/usr/bin/uptime\" }] }\n[[nodes]]", 1));
         let told = |all: Vec<super::Different>| all.into_iter().map(|one| one.what).collect::<Vec<_>>();
         assert_eq!(told(settings(&old, &new)), ["lease"]);
+        assert_eq!(told(settings(&old, &far)), ["remote"]);
         let said: Vec<String> = services(&old.services, &new.services)
             .into_iter()
             .map(|one| format!("{} {} ({})", one.service, one.what, one.fields.join(", ")))

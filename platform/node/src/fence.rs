@@ -10,6 +10,19 @@ use serde_json::{Value as Json, json};
 use crate::section::{Section, Value, Wrong, text};
 use crate::service::{command, time};
 
+/// Of a reason, in bytes of JSON: a setting is small.
+const REASON: usize = 400;
+
+/// A reason as the log and a plug-in get it: without control characters, and no longer than there is room for.
+pub(crate) fn reason(text: &str) -> String {
+    let mut long = 0;
+    let fits = |c: &char| {
+        long += c.len_utf8() + usize::from(matches!(c, '"' | '\\'));
+        long <= REASON
+    };
+    text.chars().filter(|c| !c.is_control()).take_while(fits).collect()
+}
+
 /// The plug-in that stops other machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
@@ -19,6 +32,8 @@ pub struct Fence {
     pub within: Micros,
     /// Whether the coordinator fences a node that is down while it holds something.
     pub auto: bool,
+    /// It must have been down for so long without a break: a daemon that is started anew is back before.
+    pub after: Micros,
     /// What the plug-in calls each machine, such as the address of its management board.
     pub targets: BTreeMap<NodeId, String>,
 }
@@ -39,13 +54,14 @@ pub(crate) fn fence<'t>(
     nodes: Option<&[NodeId]>,
 ) -> Result<Option<Fence>, Wrong> {
     let section = file.below(value, "`fence`", "[fence]")?;
-    section.known(&["command", "within", "auto", "targets"]);
+    section.known(&["command", "within", "auto", "after", "targets"]);
     let command = section.must("command", "[\"/usr/local/sbin/fence\"]", command);
     let within = section.opt("within", |value, key| bounded(value, key, 1, 600));
     let auto = section.flag("auto", false);
+    let after = section.opt("after", |value, key| bounded(value, key, 1, 3_600)).unwrap_or(Micros::from_secs(30));
     let targets = section.opt("targets", |value, _| targets(&section, value, nodes)).unwrap_or_default();
     let within = within.unwrap_or(Micros::from_secs(30));
-    Ok(command.map(|command| Fence { command, within, auto, targets }))
+    Ok(command.map(|command| Fence { command, within, auto, after, targets }))
 }
 
 fn targets<'t>(
@@ -195,7 +211,7 @@ impl Verdict {
 mod tests {
     use apus_engine::{Micros, NodeId};
 
-    use super::{Action, Call, Verdict};
+    use super::{Action, Call, Verdict, reason};
     use crate::Config;
 
     const HEAD: &str = "cluster = 7\nnode = 0\nwatchdog = { device = \"/dev/watchdog\", timeout = \"12s\" }\n[[nodes]]\nid = 0\n\
@@ -211,6 +227,7 @@ mod tests {
             (fence.within, fence.auto, fence.targets[&NodeId(0)].as_str()),
             (Micros::from_secs(20), true, "ipmi0")
         );
+        assert_eq!(fence.after, Micros::from_secs(30), "unless it is written");
         assert_eq!(config.watchdog.expect("there is one").timeout, Micros::from_secs(12));
     }
 
@@ -219,6 +236,7 @@ mod tests {
         for (from, to, said) in [
             ("command = [\"/sbin/f\", \"-v\"]", "", "x:10: `fence` lacks `command`; write such as"),
             ("\"20s\"", "\"20ms\"", "x:12: `within` must be 1s to 600s, in whole seconds"),
+            ("auto = true", "after = \"500ms\"", "x:13: `after` must be 1s to 3600s, in whole seconds"),
             ("0 = ", "9 = ", "x:14: `9` is no number of a node; see `nodes`"),
             ("12s", "1s", "x:3: `timeout` must be 2s to 3600s"),
             ("auto = true", "automatic = true", "x:13: `automatic` is not known in `fence`"),
@@ -226,6 +244,17 @@ mod tests {
             let error = Config::read("x", &format!("{HEAD}{FENCE}").replacen(from, to, 1)).expect_err(to).to_string();
             assert!(error.contains(said), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn a_reason_has_room_in_the_log() {
+        for text in
+            ["x".repeat(3_000), "\"".repeat(3_000), "\\".repeat(3_000), "ü".repeat(3_000), "\u{1b}\n\0ü\"".repeat(900)]
+        {
+            let json = serde_json::to_string(&reason(&text)).expect("a text");
+            assert!((398..=402).contains(&json.len()), "{json}");
+        }
+        assert_eq!(reason("new \"memory\"\r\n"), "new \"memory\"");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use apus_os::program::{Check, Readiness, Spec};
 
 use crate::check::line;
+use crate::hex::mac_text;
 use crate::{Config, ConfigError};
 
 /// What of right files this machine does not have.
@@ -29,7 +30,7 @@ pub fn check_here(files: &[(String, String)]) -> Vec<ConfigError> {
         }
         if let Some(vip) = &config.vip {
             let port = Path::new("/sys/class/net").join(&vip.interface);
-            let mac = own.mac.map(|byte| format!("{byte:02x}")).join(":");
+            let mac = mac_text(own.mac);
             match std::fs::read_to_string(port.join("address")) {
                 Ok(found) if found.trim() == mac => {}
                 Ok(found) => {

@@ -21,6 +21,8 @@ mod fence;
 mod forecast;
 #[cfg(target_os = "linux")]
 mod here;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
+mod hex;
 mod http;
 mod knobs;
 #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use apus_engine::NodeId;
 
+use crate::hex::hex;
 use crate::section::{Section, Value, Wrong, number, text};
 use crate::service::{bytes, time};
 
@@ -166,12 +167,29 @@ pub(crate) fn shown(words: &[String]) -> String {
     words.iter().map(plain).collect::<Vec<_>>().join(" ")
 }
 
+/// Words that are longer are told by their beginning, and by what tells them from all others. In characters.
+const WHOLE: usize = 250;
+
+/// All of them, or the first characters, and length and hash of the words with a zero byte after each: `printf '%s\\0' … | sha256sum`.
+fn brief(words: &[String]) -> String {
+    let shown = shown(words);
+    if shown.chars().count() <= WHOLE {
+        return shown;
+    }
+    let (mut sum, mut bytes) = (apus_quic::Sum::new(), 0);
+    for part in words.iter().flat_map(|word| [word.as_bytes(), &[0]]) {
+        sum.add(part);
+        bytes += part.len();
+    }
+    format!("{}… ({bytes} bytes, SHA-256 {})", shown.chars().take(WHOLE).collect::<String>(), hex(&sum.end()))
+}
+
 impl std::fmt::Display for Wish {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Exec(words) => write!(f, "run {}", shown(words)),
-            Self::Pull(path) => write!(f, "copy {path:?} from there"),
-            Self::Push(path) => write!(f, "copy a file to {path:?} there"),
+            Self::Exec(words) => write!(f, "run {}", brief(words)),
+            Self::Pull(path) => write!(f, "copy {} from there", brief(std::slice::from_ref(path))),
+            Self::Push(path) => write!(f, "copy a file to {} there", brief(std::slice::from_ref(path))),
         }
     }
 }
@@ -242,7 +260,7 @@ pub(crate) fn judge(policy: Option<&Remote>, by: Asker, wish: &Wish) -> Result<G
         Wish::Exec(words) => {
             let rule = policy.exec.iter().find(|rule| rule.fits(words)).cloned();
             let refused =
-                || format!("no `[[remote.exec]]` of its file has this command with these arguments: {}", shown(words));
+                || format!("no `[[remote.exec]]` of its file has this command with these arguments: {}", brief(words));
             Ok(Grant::Exec { words: words.clone(), rule: rule.ok_or_else(refused)? })
         }
         Wish::Pull(path) => folder(path, |rule| rule.read, "read").map(|(path, rule)| Grant::Pull { path, rule }),
@@ -400,6 +418,18 @@ most = "2M"
     }
 
     const ROOT: Asker = Asker { node: NodeId(0), user: 0, process: 1 };
+
+    #[test]
+    fn a_long_wish_is_told_by_its_hash() {
+        let wish = |tail: &str| words(&["/bin/sh", "-c", &("x".repeat(1_000) + tail)]).to_string();
+        // As `printf '%s\0' /bin/sh -c xx…a | sha256sum` has it.
+        let sum = "ba423ca7de11063ebd5b15b9a94be5bcac819f959342d9550945f6f9cd11fb3b";
+        assert!(wish("a").ends_with(&format!("x… (1013 bytes, SHA-256 {sum})")), "{}", wish("a"));
+        assert!(wish("a").starts_with("run /bin/sh -c xxx") && wish("a").chars().count() < 350);
+        assert_ne!(wish("a"), wish("b"));
+        assert_eq!(words(&["/bin/echo", "a b"]).to_string(), "run /bin/echo \"a b\"");
+        assert!(Wish::Push("/x".repeat(400)).to_string().contains("(801 bytes, SHA-256 "));
+    }
 
     #[test]
     fn a_star_stands_for_anything_and_nothing_else_does() {

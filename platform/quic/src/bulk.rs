@@ -28,6 +28,9 @@ const ALPN: &[u8] = b"apus-bulk/1";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Handshakes at once.
 const PLACES: usize = 8;
+/// Who is not heard for so long is gone, in milliseconds; who has nothing to say is heard this often.
+const GONE: u32 = 3_000;
+const ALIVE: Duration = Duration::from_millis(500);
 /// Bytes under way in one stream, on each side.
 const WINDOW: u32 = 1 << 20;
 
@@ -92,8 +95,8 @@ fn transport() -> Arc<TransportConfig> {
         .send_window(WINDOW.into())
         .datagram_receive_buffer_size(None)
         .crypto_buffer_size(16 << 10)
-        .keep_alive_interval(Some(Duration::from_secs(2)))
-        .max_idle_timeout(Some(VarInt::from_u32(8_000).into()))
+        .keep_alive_interval(Some(ALIVE))
+        .max_idle_timeout(Some(VarInt::from_u32(GONE).into()))
         .initial_rtt(Duration::from_millis(30));
     Arc::new(config)
 }
@@ -146,17 +149,30 @@ impl Door {
 async fn accept(endpoint: Endpoint, trust: Arc<Trust>, to: mpsc::Sender<(NodeId, Bulk)>) {
     let places = Arc::new(Semaphore::new(PLACES));
     while let Some(incoming) = endpoint.accept().await {
-        let from = incoming.remote_address();
-        if !incoming.remote_address_validated() {
-            let _ = incoming.retry();
-            continue;
+        if let Some((incoming, from, place)) = admitted(incoming, &places, &trust) {
+            tokio::spawn(shake(incoming, from, trust.clone(), to.clone(), place));
         }
-        let Ok(place) = places.clone().try_acquire_owned() else {
+    }
+}
+
+/// Who has proved its address and finds a place; others are told to, or refused.
+pub(crate) fn admitted(
+    incoming: Incoming,
+    places: &Arc<Semaphore>,
+    trust: &Trust,
+) -> Option<(Incoming, SocketAddr, OwnedSemaphorePermit)> {
+    let from = incoming.remote_address();
+    if !incoming.remote_address_validated() {
+        let _ = incoming.retry();
+        return None;
+    }
+    match places.clone().try_acquire_owned() {
+        Ok(place) => Some((incoming, from, place)),
+        Err(_) => {
             trust.refuse(Why::TooMany, from);
             incoming.refuse();
-            continue;
-        };
-        tokio::spawn(shake(incoming, from, trust.clone(), to.clone(), place));
+            None
+        }
     }
 }
 

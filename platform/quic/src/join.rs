@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, spki_for_anchor};
 
 use crate::authority::NewKey;
+use crate::bulk::admitted;
 use crate::gate::{Gate, Paces};
 use crate::name::Name;
 use crate::quic::{endpoint_config, server_config};
@@ -211,16 +212,7 @@ pub async fn serve(
     let (asks, mut asked) = tokio::sync::mpsc::channel(PLACES);
     let accepting = async {
         while let Some(incoming) = endpoint.accept().await {
-            let from = incoming.remote_address();
-            if !incoming.remote_address_validated() {
-                let _ = incoming.retry();
-                continue;
-            }
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                trust.refuse(Why::TooMany, from);
-                incoming.refuse();
-                continue;
-            };
+            let Some((incoming, from, place)) = admitted(incoming, &places, &trust) else { continue };
             let (asks, trust) = (asks.clone(), trust.clone());
             tokio::spawn(async move {
                 let ask = async {

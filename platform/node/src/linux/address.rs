@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Say;
 use super::machine::Seen;
+use crate::hex::mac_text;
 use crate::{Config, Setup, Vip as Wanted};
 
 /// Foreign claims are looked for this often.
@@ -464,8 +465,7 @@ fn table(block: &[u8]) -> Value {
         .map_while(|place| block.server(place).map(|mac| (place, mac)))
         .map(|(place, mac)| {
             let (serves, served) = shares.get(&place).copied().unwrap_or_default();
-            let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
-            json!({"mac": mac.join(":"), "slots": serves, "former": served})
+            json!({"mac": mac_text(mac), "slots": serves, "former": served})
         })
         .collect();
     json!({

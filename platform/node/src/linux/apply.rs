@@ -1,15 +1,20 @@
 //! A new configuration file for a node that runs: what can change at once goes through the log, for all nodes; the rest waits until
 //! the daemon takes its own place.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use apus_engine::NodeId;
+use apus_os::linux::text_file;
 use serde_json::{Value, json};
 
 use super::control::Serving;
 use super::plan::changes;
 use crate::forecast::Forecast;
 use crate::{Config, Setup, difference};
+
+/// A configuration is at most so long, in bytes.
+const LONGEST: u64 = 1 << 20;
 
 /// What is done at once.
 #[derive(Default)]
@@ -21,13 +26,20 @@ struct Now {
 }
 
 impl Serving {
-    /// A file of this very node, read and found to be right.
-    fn file(&self, question: &Value) -> Result<Config, String> {
+    /// The file of a question, if it is one of this very node, read and found to be right.
+    async fn file(&self, question: &Value) -> Result<Config, String> {
         let name = question["file"].as_str().ok_or("`file` must be a path")?;
         if !Path::new(name).is_absolute() {
             return Err(format!("{name}: it must be an absolute path"));
         }
-        let text = std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+        self.read_own(name).await
+    }
+
+    /// A file of this very node, read and found to be right. Not in the engine's thread: a disk may be slow.
+    async fn read_own(&self, name: &str) -> Result<Config, String> {
+        let place = PathBuf::from(name);
+        let text = tokio::task::spawn_blocking(move || text_file(&place, LONGEST)).await.map_err(io::Error::other);
+        let text = text.flatten().map_err(|error| format!("{name}: {error}"))?;
         let config = Config::check(name, &text).map_err(|all| lines(&all))?;
         let (me, cluster) = (config.me, config.cluster);
         if (me, cluster) != (self.me, self.cluster) {
@@ -58,8 +70,11 @@ impl Serving {
 
     /// What a file would change.
     pub(super) async fn plan_apply(&self, question: &Value) -> Result<Value, String> {
-        let new = self.file(question)?;
-        let now = self.now(&new)?;
+        let new = self.file(question).await?;
+        self.plan_of(&new, &self.now(&new)?).await
+    }
+
+    async fn plan_of(&self, new: &Config, now: &Now) -> Result<Value, String> {
         let weights = now.weights.clone();
         let table = self
             .tables(|mut table| {
@@ -80,12 +95,12 @@ impl Serving {
             json!({ "what": format!("weight of node {}", node.0), "from": from, "to": to, "effect": "its share of the clients", "when": "now" })
         }));
         all.extend(
-            difference::settings(&self.members.config, &new)
+            difference::settings(&self.members.config, new)
                 .into_iter()
                 .map(|one| json!({ "what": one.what, "effect": one.effect, "when": "reload" })),
         );
         plan["changes"] = all.into();
-        plan["copies"] = self.copies(&new);
+        plan["copies"] = self.copies(new);
         Ok(plan)
     }
 
@@ -115,8 +130,9 @@ impl Serving {
 
     /// Changes what can be changed at once, and tells what waits.
     pub(super) async fn apply(&self, question: &Value) -> Result<Value, String> {
-        let plan = self.plan_apply(question).await?;
-        let now = self.now(&self.file(question)?)?;
+        let new = self.file(question).await?;
+        let now = self.now(&new)?;
+        let plan = self.plan_of(&new, &now).await?;
         if let Some((_, new)) = now.set_up {
             self.set(&new.json()).await?;
         }
@@ -129,17 +145,12 @@ impl Serving {
     }
 
     /// Whether the file of this node is right, so that the daemon may take its own place. What is wrong is said.
-    pub(super) fn may_begin_anew(&self) -> bool {
-        let file = &self.members.config.file;
-        let name = file.display().to_string();
-        let wrong = match std::fs::read_to_string(file) {
-            Ok(text) => Config::check(&name, &text).err().map(|all| lines(&all)),
-            Err(error) => Some(format!("{name}: {error}")),
-        };
-        for line in wrong.iter().flat_map(|wrong| wrong.lines()) {
+    pub(super) async fn may_begin_anew(&self) -> bool {
+        let read = self.read_own(&self.members.config.file.display().to_string()).await;
+        for line in read.as_ref().err().iter().flat_map(|wrong| wrong.lines()) {
             (self.members.say)(&format!("not reloaded: {line}"));
         }
-        wrong.is_none()
+        read.is_ok()
     }
 }
 

@@ -23,17 +23,19 @@ use tokio::time::timeout;
 use super::address::Order;
 use super::cluster::Nodes;
 use super::held::Held;
+use super::machine::is_down;
 use super::places::Places;
 use super::programs::Programs;
 use super::remote::{self, Far, Local};
 use super::trace::Bounds;
 use super::view::View;
 use super::{DISPATCHER, now};
+use crate::hex::mac_text;
 use crate::view::Entry;
 use crate::{Error, Setup};
 
 /// A question is at most so long, in bytes.
-const LONGEST: u64 = 4_096;
+pub(super) const LONGEST: u64 = 4_096;
 /// Who asks has so long to say what.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Askers at once.
@@ -65,6 +67,8 @@ pub(super) struct Serving {
     pub(super) far: Rc<Far>,
     /// The node shall take its own place.
     pub(super) anew: Rc<Cell<bool>>,
+    /// One machine is fenced at a time.
+    pub(super) fencing: Rc<tokio::sync::Mutex<()>>,
 }
 
 /// Listens, unless a node does already.
@@ -114,14 +118,19 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
         }
         tokio::task::spawn_local(async move {
             let wanted = place.give_up.take();
+            let busy = Cell::new(false);
             let wanted = async {
                 match wanted {
                     Some(wanted) => drop(wanted.await),
                     None => std::future::pending().await,
                 }
+                // What was begun is done to its end.
+                while busy.get() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
             };
             tokio::select! {
-                () = serving.talk(stream, by) => {}
+                () = serving.talk(stream, by, &busy) => {}
                 () = wanted => {}
             }
             drop(place);
@@ -130,8 +139,8 @@ pub(super) async fn serve(listener: UnixListener, serving: Serving) {
 }
 
 impl Serving {
-    /// One question of one asker.
-    async fn talk(&self, stream: UnixStream, by: Local) {
+    /// One question of one asker; it is `busy` while an order is carried out.
+    async fn talk(&self, stream: UnixStream, by: Local, busy: &Cell<bool>) {
         let (from, mut to) = stream.into_split();
         let (mut line, mut from) = (String::new(), BufReader::new(from.take(LONGEST)));
         if !matches!(timeout(PATIENCE, from.read_line(&mut line)).await, Ok(Ok(_))) {
@@ -159,8 +168,12 @@ impl Serving {
         self.ordered(&question, by.user);
         let answer = match refused {
             Some(refused) => refused,
-            None => self.answer(&line).await,
+            None => {
+                busy.set(true);
+                self.answer(&line).await
+            }
         };
+        busy.set(false);
         if let Err(why) = &answer {
             self.refused(&question, why);
         }
@@ -183,11 +196,6 @@ fn refusal(error: SubmitError) -> String {
         }
         other => format!("refused: {other:?}"),
     }
-}
-
-/// As the table writes it.
-fn mac_text(mac: apus_dispatch::Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// How many connections this machine's TCP has at the address: all that are neither listening nor over.
@@ -324,10 +332,7 @@ impl Serving {
         let what = self.view.name(resource);
         let engine = self.engine.borrow();
         let drained = engine.look().is_some_and(|(_, log, ..)| log.state().drained.contains(&to));
-        let down = engine.look().is_some_and(|(diagnosis, ..)| {
-            diagnosis.status(to).is_some_and(|(status, _)| matches!(status, Status::Down | Status::Left))
-        });
-        if drained || down {
+        if drained || is_down(&engine, to) {
             let (why, mend) = if drained { ("drained", "undrain it first") } else { ("down", "start it first") };
             return Err(format!("node {} may not have {what}: it is {why}; {mend}", to.0));
         }

@@ -1,30 +1,32 @@
 //! Another machine is stopped by the operator's plug-in. The log says so first: who has no majority fences nobody, and each attempt
 //! has a place in the log, its epoch, which only grows. A node remembers the highest that it gave to the plug-in.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apus_engine::diagnosis::Status;
 use apus_engine::{Incarnation, NodeId};
 use apus_os::linux::plugin;
 use serde_json::{Value, json};
 
 use super::control::{STARTING, Serving};
 use super::now;
-use crate::fence::{Action, Call, Fence, Verdict};
+use crate::fence::{Action, Call, Fence, Verdict, reason};
 use crate::roster;
 use crate::view::{Entry, wall};
 
 /// Nodes that are down are looked for this often.
 const LOOK: Duration = Duration::from_millis(200);
-/// After a failure it is tried again so much later, and so often in all.
+/// After a failure it is tried again so much later, and so often in all in one life of a node.
 const AGAIN: Duration = Duration::from_secs(20);
 const TRIES: u32 = 3;
 /// A leader that heard no majority for so long fences nobody by itself.
 const LOST: apus_engine::Micros = apus_engine::Micros::from_millis(250);
-/// Of a reason, in bytes.
-const REASON: usize = 300;
+/// Between the order and the plug-in, the node was seen to be up.
+const GIVEN_UP: &str = "given up: it is up again";
 
 impl Serving {
     fn fence_of(&self) -> Result<&Fence, String> {
@@ -70,13 +72,12 @@ impl Serving {
         }
         let engine = self.engine.borrow();
         let (diagnosis, ..) = engine.look().ok_or(STARTING)?;
-        let down = diagnosis.status(node).is_some_and(|(status, _)| matches!(status, Status::Down | Status::Left));
-        if !down && question["force"] != true {
+        if !diagnosis.is_convicted(node) && question["force"] != true {
             let mend = format!(
                 "`apus maintenance on {}` moves its work away in order; `--force` fences it all the same",
                 node.0
             );
-            return Err(format!("node {} is up: {mend}", node.0));
+            return Err(format!("node {} is up, or down by this node's word alone: {mend}", node.0));
         }
         Ok(action)
     }
@@ -92,7 +93,7 @@ impl Serving {
             target: targets.and_then(|targets| targets.get(&node).cloned()),
             epoch,
             by: self.me,
-            why: why.chars().filter(|c| !c.is_control()).take(REASON).collect(),
+            why: reason(why),
         }
     }
 
@@ -100,7 +101,8 @@ impl Serving {
     pub(super) async fn fence(&self, node: NodeId, question: &Value) -> Result<Value, String> {
         let action = self.may_fence(node, question)?;
         let why = question["why"].as_str().filter(|why| !why.is_empty()).unwrap_or("an operator asks for it");
-        let (verdict, said, epoch) = self.fence_now(node, action, why).await?;
+        let still = || self.may_fence(node, question).is_ok();
+        let (verdict, said, epoch) = self.fence_now(node, action, why, still).await?;
         let answer =
             json!({ "done": verdict == Verdict::Done, "verdict": verdict.word(), "said": said, "epoch": epoch });
         if verdict == Verdict::Done {
@@ -109,49 +111,83 @@ impl Serving {
         Err(format!("node {}: {} {}: {said}", node.0, action.word(), verdict.word()))
     }
 
-    /// Puts it into the log, asks the plug-in, and puts down what became of it.
-    async fn fence_now(&self, node: NodeId, action: Action, why: &str) -> Result<(Verdict, String, u64), String> {
+    /// Puts it into the log, asks the plug-in unless it need not be done any more, and puts down what became of it. One at a time.
+    async fn fence_now(
+        &self,
+        node: NodeId,
+        action: Action,
+        why: &str,
+        still: impl Fn() -> bool,
+    ) -> Result<(Verdict, String, u64), String> {
+        let changes = action != Action::Status;
+        let _one = if changes { Some(self.fencing.lock().await) } else { None };
+        let why = reason(why);
         let setting = roster::fencing(node);
         let mut record =
             json!({ "action": action.word(), "by": self.me.0, "since_us": wall(), "why": why, "state": "ordered" });
         record["life"] = self.life(node).map(|life| life.0).into();
-        record["down"] = self.down(&self.engine.borrow()).contains(&node).into();
-        let changes = action != Action::Status;
+        record["down"] = self.is_convicted(node).into();
+        let ordered = record.to_string().into_bytes();
         if changes {
-            self.put_words(setting, record.to_string().into_bytes()).await?;
+            self.put_words(setting, ordered.clone()).await?;
         }
         let epoch = self.engine.borrow().look().map_or(0, |(_, log, ..)| log.commit().0);
-        let call = self.call(node, action, epoch, why);
-        self.note_fence(node, epoch, &format!("fencing node {}: {} begins, for {why}", node.0, action.word()));
-        let (verdict, said) = self.run_plugin(call).await?;
-        self.note_fence(node, epoch, &format!("fencing node {}: {} {}: {said}", node.0, action.word(), verdict.word()));
+        let done = if still() {
+            let call = self.call(node, action, epoch, &why);
+            self.note_fence(node, epoch, &format!("fencing node {}: {} begins, for {why}", node.0, action.word()));
+            Some(self.run_plugin(call).await?)
+        } else {
+            None
+        };
+        let (state, said) = match &done {
+            Some((verdict, said)) => (verdict.word(), said.as_str()),
+            None => (GIVEN_UP, "the plug-in was not asked"),
+        };
+        self.note_fence(node, epoch, &format!("fencing node {}: {} {state}: {said}", node.0, action.word()));
         if changes {
             record["epoch"] = epoch.into();
-            record["state"] = verdict.word().into();
+            record["state"] = state.into();
             record["at_us"] = wall().into();
             // The machine is stopped or not: that the log cannot be told now changes nothing of it.
-            if let Err(error) = self.put_words(setting, record.to_string().into_bytes()).await {
+            let newest =
+                self.engine.borrow().look().and_then(|(_, log, ..)| log.state().settings.get(&setting).cloned());
+            let put = if newest == Some(ordered) {
+                self.put_words(setting, record.to_string().into_bytes()).await
+            } else {
+                Err("there is a later attempt".into())
+            };
+            if let Err(error) = put {
                 (self.members.say)(&format!("fencing node {}: the log does not say how it went: {error}", node.0));
             }
         }
-        Ok((verdict, said, epoch))
+        done.map(|(verdict, said)| (verdict, said, epoch)).ok_or_else(|| GIVEN_UP.into())
     }
 
     async fn run_plugin(&self, call: Call) -> Result<(Verdict, String), String> {
         let fence = self.fence_of()?.clone();
         let folder = self.members.config.folder.clone();
         let within = Duration::from_micros(fence.within.0);
+        // Whoever does not wait any more wants nothing: the plug-in is killed.
+        let waits = Arc::new(());
+        let wanted = Arc::downgrade(&waits);
         let ran = tokio::task::spawn_blocking(move || {
-            if call.action != Action::Status && !remember(folder, &call).map_err(|error| error.to_string())? {
+            if call.action != Action::Status && !remember(&folder, &call).map_err(|error| error.to_string())? {
                 return Ok((Verdict::Stale, "this node has asked with a later epoch before".to_owned()));
             }
             let input = format!("{}\n", call.input());
-            let ended = plugin::ask(&fence.command, &call.arguments(), &call.environment(), &input, within);
+            let ended = plugin::ask(&fence.command, &call.arguments(), &call.environment(), &input, within, &wanted);
             let ended = ended.map_err(|error| error.to_string())?;
             let late = format!("it was not done within {} s and was killed. {}", within.as_secs(), ended.said);
             Ok::<_, String>((Verdict::of(ended.code), if ended.late { late } else { ended.said }))
         });
-        ran.await.map_err(|error| error.to_string())?
+        let ended = ran.await.map_err(|error| error.to_string());
+        drop(waits);
+        ended?
+    }
+
+    /// Whether a node is down, by more than this node's word.
+    fn is_convicted(&self, node: NodeId) -> bool {
+        self.engine.borrow().look().is_some_and(|(diagnosis, ..)| diagnosis.is_convicted(node))
     }
 
     fn life(&self, node: NodeId) -> Option<Incarnation> {
@@ -165,8 +201,8 @@ impl Serving {
         (self.members.say)(text);
     }
 
-    /// Nodes that are to be fenced by this one, which coordinates: down, and not without anything when they were last up. Nobody without a
-    /// fresh majority.
+    /// Nodes that are to be fenced by this one, which coordinates: convicted, not in maintenance, and not without anything when they were
+    /// last up. Nobody without a fresh majority.
     fn due(&self, held: &BTreeMap<NodeId, Vec<String>>) -> Vec<(NodeId, Option<Incarnation>)> {
         let engine = self.engine.borrow();
         let Some((diagnosis, log, ..)) = engine.look() else { return Vec::new() };
@@ -174,7 +210,13 @@ impl Serving {
         if !fresh || !log.own_term_committed() {
             return Vec::new();
         }
-        let down = self.down(&engine).into_iter().filter(|node| held.get(node).is_some_and(|held| !held.is_empty()));
+        let members = log.membership().members();
+        let down = members.into_iter().filter(|node| {
+            *node != self.me
+                && diagnosis.is_convicted(*node)
+                && !log.state().drained.contains(node)
+                && held.get(node).is_some_and(|held| !held.is_empty())
+        });
         let all = down.map(|node| (node, diagnosis.status(node).map(|(_, life)| life)));
         // Once for each of its lives, whoever did it; who was up when it was fenced may have lived on.
         all.filter(|(node, life)| {
@@ -202,47 +244,87 @@ impl Serving {
     }
 }
 
-/// Notes the epoch that a node is fenced with; `false`: a later one was there before.
-fn remember(folder: PathBuf, call: &Call) -> std::io::Result<bool> {
+/// Notes the epoch that a node is fenced with, so that it lasts; `false`: a later one was there before.
+fn remember(folder: &Path, call: &Call) -> io::Result<bool> {
     let file = folder.join("fenced");
-    let known: Value =
-        std::fs::read_to_string(&file).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let wrong = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+    let mut all: BTreeMap<String, u64> = match std::fs::read(&file) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| wrong(error.into()))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+        Err(error) => return Err(wrong(error)),
+    };
     let key = call.node.0.to_string();
-    if known[&key].as_u64().is_some_and(|known| known > call.epoch) {
+    if all.get(&key).is_some_and(|known| *known > call.epoch) {
         return Ok(false);
     }
-    let mut all = known.as_object().cloned().unwrap_or_default();
-    all.insert(key, call.epoch.into());
+    all.insert(key, call.epoch);
     let fresh = folder.join("fenced.new");
-    std::fs::write(&fresh, Value::Object(all).to_string())?;
+    std::fs::write(&fresh, serde_json::to_string(&all)?)?;
     std::fs::File::open(&fresh)?.sync_all()?;
     std::fs::rename(fresh, file)?;
+    std::fs::File::open(folder)?.sync_all()?;
     Ok(true)
+}
+
+/// What was seen of the nodes, look by look.
+#[derive(Default)]
+struct Watched {
+    held: BTreeMap<NodeId, Vec<String>>,
+    /// Since when a node is convicted in this life without a break.
+    since: BTreeMap<NodeId, (Option<Incarnation>, Instant)>,
 }
 
 /// Has nodes fenced while this one coordinates, if the configuration says so.
 pub(super) async fn follow(serving: Serving) {
-    if !serving.members.config.fence.as_ref().is_some_and(|fence| fence.auto) {
-        return;
+    let Some(fence) = serving.members.config.fence.as_ref().filter(|fence| fence.auto) else { return };
+    let (watched, after) = (RefCell::default(), Duration::from_micros(fence.after.0));
+    tokio::join!(watch(&serving, &watched), act(&serving, &watched, after));
+}
+
+/// Looks on, also while a plug-in runs.
+async fn watch(serving: &Serving, watched: &RefCell<Watched>) {
+    loop {
+        {
+            let mut watched = watched.borrow_mut();
+            serving.remember_held(&mut watched.held);
+            let nodes: Vec<NodeId> = watched.held.keys().copied().collect();
+            watched.since.retain(|node, (life, _)| serving.is_convicted(*node) && serving.life(*node) == *life);
+            for node in nodes.into_iter().filter(|node| serving.is_convicted(*node)) {
+                watched.since.entry(node).or_insert_with(|| (serving.life(node), Instant::now()));
+            }
+        }
+        tokio::time::sleep(LOOK).await;
     }
-    let mut tries: BTreeMap<(NodeId, Option<Incarnation>), (u32, Instant)> = BTreeMap::new();
-    let mut held = BTreeMap::new();
+}
+
+/// Fences who was down for long enough, one after the other.
+async fn act(serving: &Serving, watched: &RefCell<Watched>, after: Duration) {
+    // In which life it was tried, how often, and when it may be again.
+    let mut tries: BTreeMap<NodeId, (Option<Incarnation>, u32, Instant)> = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK).await;
-        serving.remember_held(&mut held);
-        let due = serving.due(&held);
-        tries.retain(|key, _| due.contains(key));
-        for key in due {
-            let (many, again) = tries.entry(key).or_insert((0, Instant::now()));
-            if *many >= TRIES || Instant::now() < *again {
-                continue;
-            }
-            *many += 1;
-            *again = Instant::now() + AGAIN;
-            let why = format!("it is down and held {}", held[&key.0].join(", "));
-            if let Err(error) = serving.fence_now(key.0, Action::Off, &why).await {
-                (serving.members.say)(&format!("fencing node {}: {error}", key.0.0));
-            }
+        let ripe = |node: &NodeId| watched.borrow().since.get(node).is_some_and(|(_, since)| since.elapsed() >= after);
+        let may = |node: NodeId, life: Option<Incarnation>| match tries.get(&node) {
+            Some((tried, many, again)) if *tried == life => *many < TRIES && Instant::now() >= *again,
+            _ => true,
+        };
+        let due = serving.due(&watched.borrow().held);
+        let Some((node, life)) = due.into_iter().find(|(node, life)| ripe(node) && may(*node, *life)) else { continue };
+        let why = format!("it is down and held {}", watched.borrow().held[&node].join(", "));
+        let still = || ripe(&node) && serving.is_convicted(node) && serving.life(node) == life;
+        let done = serving.fence_now(node, Action::Off, &why, still).await;
+        let many = match tries.get(&node) {
+            Some((tried, many, _)) if *tried == life => *many,
+            _ => 0,
+        };
+        let many = match done {
+            // Asking again is of no use.
+            Ok((Verdict::Unknown, ..)) => TRIES,
+            _ => many + 1,
+        };
+        tries.insert(node, (life, many, Instant::now() + AGAIN));
+        if let Err(error) = done {
+            (serving.members.say)(&format!("fencing node {}: {error}", node.0));
         }
     }
 }

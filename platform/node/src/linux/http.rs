@@ -7,19 +7,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use apus_quic::{Shaken, Trust};
 use axum::Router;
+use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::Listener;
+use axum::serve::{IncomingStream, Listener};
 use futures_core::Stream;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -132,11 +133,13 @@ impl Web {
         let watch = tokio::spawn(watch(places.clone(), slow.clone(), say.clone()));
         let listener = Bounded { inner: listener, tls, places, slow };
         let answers = tokio::task::spawn_local(answer(questions, serving));
-        let served = tokio::spawn(async move {
-            let _ = axum::serve(listener, routes(app)).await;
-        });
+        let served = tokio::spawn(serve(listener, app));
         Self { tasks: [answers, served, watch] }
     }
+}
+
+async fn serve(listener: Bounded, app: App) {
+    let _ = axum::serve(listener, routes(app).into_make_service_with_connect_info::<Admitted>()).await;
 }
 
 /// Tells of those who were too slow, at most once in ten seconds.
@@ -203,7 +206,12 @@ fn document(value: &Value) -> Response {
 }
 
 /// Lets in whom it may concern, and has no page of another place use or frame these.
-async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+async fn guard(
+    State(app): State<Arc<App>>,
+    ConnectInfo(admitted): ConnectInfo<Admitted>,
+    request: Request,
+    next: Next,
+) -> Response {
     let refusal = match &app.token {
         None => {
             let local = is_local(request.headers());
@@ -215,7 +223,10 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     };
     let mut response = match refusal {
         Some(refusal) => refusal,
-        None => next.run(request).await,
+        None => {
+            admitted.0.store(true, Ordering::Relaxed);
+            next.run(request).await
+        }
     };
     let headers = response.headers_mut();
     for (name, value) in [
@@ -421,7 +432,8 @@ impl Listener for Bounded {
                     let place = self.places.take().await;
                     let stream = Shaken::new(stream, self.tls.as_ref());
                     let slow = self.slow.clone();
-                    return (Guarded { stream, quiet: Box::pin(sleep(QUIET)), place, asked: true, slow }, from);
+                    let (quiet, admitted) = (Box::pin(sleep(QUIET)), Admitted::default());
+                    return (Guarded { stream, quiet, place, asked: true, over: false, admitted, slow }, from);
                 }
                 // Out of handles, as a rule: they come back.
                 Err(_) => sleep(Duration::from_millis(100)).await,
@@ -434,13 +446,26 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends when nothing is answered on it, or when its place is wanted before anything was.
+/// Whether something was asked on a connection that is not refused: until then it has no right to its place.
+#[derive(Clone, Default)]
+struct Admitted(Arc<AtomicBool>);
+
+impl Connected<IncomingStream<'_, Bounded>> for Admitted {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
+        stream.io().admitted.clone()
+    }
+}
+
+/// A connection that ends when nothing is answered on it, or when its place is wanted before anything but a refusal was.
 struct Guarded {
     stream: Shaken<TcpStream>,
     quiet: Pin<Box<Sleep>>,
     place: Place,
     /// Something is asked, or nothing was yet: who has been answered may be idle.
     asked: bool,
+    /// It has been told to end.
+    over: bool,
+    admitted: Admitted,
     slow: Arc<Slow>,
 }
 
@@ -450,17 +475,20 @@ impl Guarded {
         if poll.is_ready() {
             return poll;
         }
-        let late = self.quiet.as_mut().poll(cx).is_ready();
-        if late && self.asked {
-            self.slow.quiet.fetch_add(1, Ordering::Relaxed);
+        if !self.over {
+            let late = self.quiet.as_mut().poll(cx).is_ready();
+            if late && self.asked {
+                self.slow.quiet.fetch_add(1, Ordering::Relaxed);
+            }
+            let wanted = self.place.give_up.as_mut().is_some_and(|wanted| Pin::new(wanted).poll(cx).is_ready());
+            self.over = late || wanted;
         }
-        let wanted = self.place.give_up.as_mut().is_some_and(|wanted| Pin::new(wanted).poll(cx).is_ready());
-        if late || wanted { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
+        if self.over { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
     }
 
     /// Something was answered.
     fn wrote<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if matches!(poll, Poll::Ready(Ok(_))) {
+        if matches!(poll, Poll::Ready(Ok(_))) && self.admitted.0.load(Ordering::Relaxed) {
             self.quiet.as_mut().reset(Instant::now() + QUIET);
             self.place.give_up = None;
             self.asked = false;
@@ -526,5 +554,51 @@ mod tests {
             assert_eq!(of(odd), None, "{odd}");
         }
         assert!(same("abc", "abc") && !same("abc", "abd") && !same("", "abc") && !same("abcd", "abc"));
+    }
+
+    /// Asks on a connection that stays open: the answer's first line.
+    async fn asks(stream: &mut TcpStream, token: &str) -> io::Result<String> {
+        use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+        let question = format!("GET /app.css HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(question.as_bytes()).await?;
+        let (mut all, mut from) = (String::new(), BufReader::new(stream));
+        let mut length = 0;
+        while from.read_line(&mut all).await? > 2 {
+            let line = all.lines().last().unwrap_or_default();
+            length = line.strip_prefix("content-length: ").and_then(|many| many.parse().ok()).unwrap_or(length);
+        }
+        from.read_exact(&mut vec![0; length]).await?;
+        Ok(all.lines().next().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn those_who_are_refused_do_not_keep_the_places() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it starts");
+        runtime.block_on(async {
+            let inner = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let at = inner.local_addr().expect("it is bound");
+            let places = Places::new(CONNECTIONS);
+            let bounded = Bounded { inner, tls: None, places: places.clone(), slow: Arc::default() };
+            let live = Arc::new(Semaphore::new(LIVE));
+            let app = App { asks: mpsc::channel(1).0, token: Some("good".into()), secure: false, live };
+            let served = tokio::spawn(serve(bounded, app));
+            let mut good = TcpStream::connect(at).await.expect("it comes in");
+            assert_eq!(asks(&mut good, "good").await.expect("it is answered"), "HTTP/1.1 200 OK");
+            let mut all = Vec::new();
+            for _ in 1..CONNECTIONS {
+                let mut stream = TcpStream::connect(at).await.expect("it comes in");
+                let answer = asks(&mut stream, "bad").await.expect("it is answered");
+                assert_eq!(answer, "HTTP/1.1 401 Unauthorized");
+                all.push(stream);
+            }
+            assert_eq!(places.evicted(), 0);
+            let mut next = TcpStream::connect(at).await.expect("it waits to be let in");
+            let answer = timeout(Duration::from_secs(5), asks(&mut next, "good")).await;
+            assert_eq!(answer.expect("it is let in").expect("it is answered"), "HTTP/1.1 200 OK");
+            assert!(places.evicted() >= 1);
+            // Who was let in before stays.
+            assert_eq!(asks(&mut good, "good").await.expect("it is answered"), "HTTP/1.1 200 OK");
+            served.abort();
+        });
     }
 }

@@ -74,19 +74,27 @@ impl Live {
     /// Whether this node is with the majority. One that is cut off holds all others for dead, and while its lease lasts clients still
     /// reach it: a table of itself alone would end their connections with the others.
     fn is_connected(&self, engine: &Engine) -> bool {
-        let Some((diagnosis, log, ..)) = engine.look() else { return false };
+        let Some((_, log, ..)) = engine.look() else { return false };
         let voters = &log.membership().voters;
-        let down = |node: &&NodeId| {
-            let status = diagnosis.status(**node).map(|(status, _)| status);
-            **node != self.me && matches!(status, Some(Status::Down | Status::Left))
-        };
-        let up = voters.len() - voters.iter().filter(down).count();
+        let up = voters_up(engine, self.me);
         let heard = match log.leads() {
             Some(_) => log.quorum_contact(now()).is_some_and(|at| now().since(at) < LOST),
             None => log.leader().is_some(),
         };
         heard && 2 * up > voters.len()
     }
+}
+
+/// Whether this node's diagnosis holds another for gone.
+pub(super) fn is_down(engine: &Engine, node: NodeId) -> bool {
+    let status = engine.look().and_then(|(diagnosis, ..)| diagnosis.status(node));
+    matches!(status, Some((Status::Down | Status::Left, _)))
+}
+
+/// How many voters are not down; this node is not.
+pub(super) fn voters_up(engine: &Engine, me: NodeId) -> usize {
+    let voters = engine.look().map(|(_, log, ..)| log.membership().voters.iter());
+    voters.into_iter().flatten().filter(|node| **node == me || !is_down(engine, **node)).count()
 }
 
 /// A leader that heard no majority for so long may be cut off.
@@ -98,12 +106,9 @@ fn member(node: &Member, draining: bool) -> dispatch::Member {
 
 /// Servers are the members of the cluster that are not down; who is drained takes nothing new.
 pub(super) fn seen(engine: &Engine, nodes: &[Member], me: NodeId) -> Option<Seen> {
-    let (diagnosis, log, ..) = engine.look()?;
+    let (_, log, ..) = engine.look()?;
     let state = log.state();
-    let serves = |node: NodeId| {
-        let down = diagnosis.status(node).is_some_and(|(status, _)| matches!(status, Status::Down | Status::Left));
-        log.membership().contains(node) && (node == me || !down)
-    };
+    let serves = |node: NodeId| log.membership().contains(node) && (node == me || !is_down(engine, node));
     let members = nodes.iter().filter(|node| serves(node.id));
     let members = members.map(|node| member(node, state.drained.contains(&node.id)));
     let fence = state.grants.get(&DISPATCHER).map_or(0, |grant| grant.epoch.0);
@@ -125,6 +130,32 @@ impl Hold for Live {
     }
 }
 
+/// What ends a node, and what has it take its own place.
+pub(super) struct Signals {
+    term: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on they are heard.
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until one that ends a node has come.
+    pub(super) async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Boot clock, address, programs, signals.
 pub(super) struct LiveMachine {
     address: Option<Sender<Order>>,
@@ -134,9 +165,7 @@ pub(super) struct LiveMachine {
     done: mpsc::UnboundedReceiver<OpId>,
     waiting: VecDeque<Input>,
     nudge: Rc<Notify>,
-    term: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+    signals: Signals,
     say: Say,
     telling: Option<Telling>,
     manager: Manager,
@@ -152,27 +181,10 @@ impl LiveMachine {
         reboot: Option<Vec<String>>,
         say: Say,
         serving: Serving,
-        manager: Manager,
-    ) -> std::io::Result<Self> {
-        let (term, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let hangup = signal(SignalKind::hangup())?;
+        (manager, signals): (Manager, Signals),
+    ) -> Self {
         let (nudge, waiting) = (serving.nudge.clone(), VecDeque::new());
-        Ok(Self {
-            address,
-            programs,
-            inputs,
-            reboot,
-            done,
-            waiting,
-            nudge,
-            term,
-            interrupt,
-            hangup,
-            say,
-            telling: None,
-            manager,
-            serving,
-        })
+        Self { address, programs, inputs, reboot, done, waiting, nudge, signals, say, telling: None, manager, serving }
     }
 
     /// Tells everything in a file.
@@ -283,10 +295,10 @@ impl Machine for LiveMachine {
         let input = loop {
             break tokio::select! {
                 biased;
-                _ = self.term.recv() => None,
-                _ = self.interrupt.recv() => None,
-                _ = self.hangup.recv() => {
-                    if !self.serving.may_begin_anew() {
+                _ = self.signals.term.recv() => None,
+                _ = self.signals.interrupt.recv() => None,
+                _ = self.signals.hangup.recv() => {
+                    if !self.serving.may_begin_anew().await {
                         self.manager.tell("STATUS=not reloaded: its configuration is wrong, see its output");
                         continue;
                     }

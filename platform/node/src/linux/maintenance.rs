@@ -6,11 +6,9 @@ use apus_engine::{NodeId, ResourceId};
 use serde_json::{Value, json};
 
 use super::control::Serving;
+use crate::fence::reason;
 use crate::roster;
 use crate::view::wall;
-
-/// Of a reason, in bytes: a setting is small.
-const REASON: usize = 400;
 
 impl Serving {
     /// Begins or ends a node's maintenance.
@@ -20,10 +18,7 @@ impl Serving {
         if !on {
             return self.undrain(node).await;
         }
-        let why = question["why"].as_str().unwrap_or_default();
-        if why.len() > REASON {
-            return Err(format!("the reason is too long: {REASON} bytes at most"));
-        }
+        let why = reason(question["why"].as_str().unwrap_or_default());
         let warnings = self.warnings(node);
         // The reason first: whoever sees the drain knows it.
         let note = json!({ "since_us": wall(), "by": self.me.0, "why": why });

@@ -34,7 +34,7 @@ use apus_engine::{ClusterId, Engine, Seed, Time};
 use apus_host::Shell;
 use apus_host::store::{Folder, OpenError, Settings, Store};
 use apus_host::transport::{self, Book, Identity, Sockets, Tokio, Transport};
-use apus_os::linux::{Guard, Vip, clock};
+use apus_os::linux::{Guard, Vip, clock, signals};
 use tokio::sync::{Notify, mpsc};
 
 use crate::engine::{self, DISPATCHER};
@@ -42,7 +42,7 @@ use crate::view::{Entry, Journal};
 use crate::{Config, Error};
 use address::Address;
 use held::Held;
-use machine::{Live, LiveMachine};
+use machine::{Live, LiveMachine, Signals};
 use programs::Programs;
 use systemd::Manager;
 use telling::Telling;
@@ -59,6 +59,9 @@ fn now() -> Time {
 
 /// When a node has ended, commands of the operator's that still run have so long.
 const REST: Duration = Duration::from_secs(2);
+
+/// A signal that has come is heard after so long.
+const LATE: Duration = Duration::from_millis(5);
 
 /// Runs a node until a signal ends it. On SIGHUP this process becomes whatever its program's file is now, in the same place: what it
 /// runs goes on, as after any end.
@@ -103,6 +106,8 @@ pub(crate) fn clear(config: &Config) -> Result<(), Error> {
 }
 
 async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<Ended, Error> {
+    let hear = || Signals::new().map_err(|error| Error::Failed(format!("signals: {error}")));
+    let (signals, mut late) = (hear()?, hear()?);
     let listener = control::listen(&config.control).await?;
     let place = config.folder.display();
     let failed = |error: std::io::Error| Error::Failed(format!("{place}: {error}"));
@@ -144,17 +149,30 @@ async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<Ended, 
         Some(http) => Some((http, http::listen(http, trust.as_ref()).await?)),
         None => None,
     };
-    let outside = Outside { listener, web, print, view, nudge, far };
-    match members.quic() {
+    let outside = Outside { listener, web, print, view, nudge, far, signals };
+    let ended = match members.quic() {
         Some(quic) => {
             let transport = Transport::start(quic, identity, at, book, apus_quic::transport_settings()).await;
-            live(config, say, outside, store, engine, transport, members).await
+            live(config, say.clone(), outside, store, engine, transport, members).await
         }
         None => {
             let transport = Transport::start(Tokio, identity, at, book, transport::Settings::default()).await;
-            live(config, say, outside, store, engine, transport, members).await
+            live(config, say.clone(), outside, store, engine, transport, members).await
         }
+    };
+    if !matches!(ended, Ok(Ended::Anew)) {
+        return ended;
     }
+    // Who was told to end meanwhile, or is from now on, does not begin anew.
+    signals::give_way();
+    if tokio::time::timeout(LATE, late.end()).await.is_err() {
+        return ended;
+    }
+    say("ended all the same");
+    if let Some(watchdog) = &config.watchdog {
+        systemd::disarm(watchdog, &say);
+    }
+    Ok(Ended::ForGood)
 }
 
 /// What a node shows, and where it is asked.
@@ -165,6 +183,7 @@ struct Outside<'c> {
     view: Rc<View>,
     nudge: Rc<Notify>,
     far: Rc<remote::Far>,
+    signals: Signals,
 }
 
 /// Runs a node over a transport.
@@ -210,6 +229,7 @@ async fn live<S: Sockets>(
         view: outside.view,
         far: outside.far,
         anew: Rc::new(Cell::new(false)),
+        fencing: Rc::default(),
     };
     let nodes = serving.nodes.clone();
     let apart = tokio::task::spawn_local(apart(serving.clone()));
@@ -221,8 +241,8 @@ async fn live<S: Sockets>(
     let fencing = tokio::task::spawn_local(fence::follow(serving.clone()));
     let web = outside.web.map(|(http, open)| http::Web::start(http, open, serving.clone(), &say));
     let (reboot, anew) = (config.reboot.clone(), serving.anew.clone());
-    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), reboot, outside.print, serving, manager)
-        .map_err(|error| Error::Failed(format!("signals: {error}")))?
+    let cared = (manager, outside.signals);
+    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), reboot, outside.print, serving, cared)
         .telling(telling);
     say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use apus_dispatch::{Key, Members, NOBODY, primaries};
-use apus_engine::diagnosis::Status;
 use apus_engine::{Engine, NodeId, ResourceId};
 use serde_json::{Value, json};
 
 use super::control::{NO_ADDRESS, STARTING, Serving};
-use super::machine::seen;
+use super::machine::{is_down, seen};
 use crate::Setup;
 use crate::forecast::{Change, Forecast, Known};
 
@@ -80,12 +79,8 @@ impl Serving {
 
     /// Who is down, by this node's diagnosis.
     pub(super) fn down(&self, engine: &Engine) -> BTreeSet<NodeId> {
-        let Some((diagnosis, log, ..)) = engine.look() else { return BTreeSet::new() };
-        let down = |node: &NodeId| {
-            let status = diagnosis.status(*node).map(|(status, _)| status);
-            *node != self.me && matches!(status, Some(Status::Down | Status::Left))
-        };
-        log.membership().members().into_iter().filter(down).collect()
+        let Some((_, log, ..)) = engine.look() else { return BTreeSet::new() };
+        log.membership().members().into_iter().filter(|node| *node != self.me && is_down(engine, *node)).collect()
     }
 
     /// Looks at what is known of who holds what.

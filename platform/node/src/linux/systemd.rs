@@ -6,16 +6,18 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use apus_engine::NodeId;
-use apus_engine::diagnosis::Status;
 use apus_os::linux::{Watchdog, clock};
 
 use super::Say;
 use super::control::Serving;
+use super::machine::voters_up;
 use crate::Error;
 
 /// The state in words is looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Who could not be fed is fed again after this at the latest.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Where the manager listens.
 struct Socket {
@@ -58,6 +60,11 @@ impl Fed {
 
     fn ate(&mut self, now: Instant) {
         self.at = now + self.every;
+    }
+
+    /// It was not to be fed: not before the next moment, or the loop would come round for nothing else.
+    fn starved(&mut self, now: Instant) {
+        self.at = now + self.every.min(AGAIN);
     }
 }
 
@@ -124,18 +131,30 @@ impl Manager {
     /// The loop has come round. `state` gives this node's state in words, once it serves.
     pub(super) fn turn(&mut self, state: impl FnOnce() -> Option<String>) {
         let now = Instant::now();
-        let mut failed = None;
+        let (mut failed, mut ate) = (None, false);
         if let Some((device, fed)) = self.device.as_mut().filter(|(_, fed)| fed.is_hungry(now)) {
             match device.feed() {
-                Ok(()) => fed.ate(now),
-                Err(error) => failed = Some(format!("the watchdog device is not fed: {error}")),
+                Ok(()) => {
+                    fed.ate(now);
+                    ate = true;
+                }
+                Err(error) => {
+                    fed.starved(now);
+                    failed = Some(format!("the watchdog device is not fed: {error}"));
+                }
             }
         }
         if let Some(socket) = &self.socket {
             if let Some(fed) = self.watchdog.as_mut().filter(|fed| fed.is_hungry(now)) {
                 match socket.tell("WATCHDOG=1") {
-                    Ok(()) => fed.ate(now),
-                    Err(error) => failed = Some(format!("`NOTIFY_SOCKET`: {error}: the service manager is not told")),
+                    Ok(()) => {
+                        fed.ate(now);
+                        ate = true;
+                    }
+                    Err(error) => {
+                        fed.starved(now);
+                        failed = Some(format!("`NOTIFY_SOCKET`: {error}: the service manager is not told"));
+                    }
                 }
             }
             if self.looked.is_none_or(|looked| now >= looked + LOOK) {
@@ -153,7 +172,8 @@ impl Manager {
             }
         }
         match failed {
-            None => self.complained = false,
+            None if ate => self.complained = false,
+            None => {}
             Some(_) if self.complained => {}
             Some(what) => {
                 self.complained = true;
@@ -190,27 +210,65 @@ impl Manager {
     }
 }
 
+/// Takes a device back that counts on, and has it count no more.
+pub(super) fn disarm(device: &crate::Watchdog, say: &Say) {
+    let taken = Watchdog::open(&device.device, Duration::from_micros(device.timeout.0));
+    if let Err(error) = taken.and_then(Watchdog::disarm) {
+        say(&format!("the watchdog device counts on: {error}"));
+    }
+}
+
 impl Serving {
     /// How this node stands, in a line; `None` while it starts.
     pub(super) fn brief(&self) -> Option<String> {
         let engine = self.engine.borrow();
-        let (diagnosis, log, views, _) = engine.look()?;
-        let voters = &log.membership().voters;
-        let down = |node: &&NodeId| {
-            let status = diagnosis.status(**node).map(|(status, _)| status);
-            **node != self.me && matches!(status, Some(Status::Down | Status::Left))
-        };
-        let up = voters.len() - voters.iter().filter(down).count();
+        let (_, log, views, _) = engine.look()?;
+        let voters = log.membership().voters.len();
+        let up = voters_up(&engine, self.me);
         let leader = log.leader().map_or_else(|| "nobody".into(), |node| format!("node {}", node.0));
         let held = log.state().grants.keys().filter(|resource| views.holds(**resource).is_some());
         let held: Vec<String> = held.map(|resource| self.view.name(*resource)).collect();
         let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
         let kept = if log.state().drained.contains(&self.me) { ", gets nothing new" } else { "" };
         Some(format!(
-            "node {} of cluster {}{kept}: {leader} coordinates, {up} of {} voters up; holds {held}",
-            self.me.0,
-            self.cluster,
-            voters.len()
+            "node {} of cluster {}{kept}: {leader} coordinates, {up} of {voters} voters up; holds {held}",
+            self.me.0, self.cluster
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use super::*;
+
+    #[test]
+    fn a_manager_that_is_gone_is_not_told_without_a_pause() {
+        let said = Arc::new(AtomicU32::new(0));
+        let count = said.clone();
+        let mut manager = Manager {
+            socket: Some(Socket::new("/nobody/listens").expect("a socket")),
+            watchdog: Some(Fed::new(Duration::from_millis(300))),
+            device: None,
+            looked: None,
+            ready: false,
+            status: String::new(),
+            complained: false,
+            say: Arc::new(move |_| {
+                count.fetch_add(1, Relaxed);
+            }),
+        };
+        let until = Instant::now() + Duration::from_secs(1);
+        let mut turns = 0;
+        while Instant::now() < until {
+            manager.turn(|| Some("it serves".into()));
+            turns += 1;
+            std::thread::sleep(manager.due().expect("it is to be fed").saturating_duration_since(Instant::now()));
+        }
+        // As few as the machine likes, but not one after the other.
+        assert!(turns <= 6, "{turns} turns");
+        assert_eq!(said.load(Relaxed), 1, "once");
     }
 }

@@ -1,8 +1,8 @@
 //! Frames of the data plane, told over the control socket: a line for each, and one at the end.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use crate::hex::{hex, mac_text};
 use apus_dispatch::Verdict;
 use apus_os::{Next, Record, Trace};
 use serde_json::{Value, json};
@@ -33,13 +33,6 @@ impl Bounds {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 fn line(record: &Record) -> Value {
     let (verdict, reason) = match record.verdict {
         Verdict::Pass => ("pass", None),
@@ -53,7 +46,7 @@ fn line(record: &Record) -> Value {
         "reason": reason,
         "slot": record.slot,
         "server": record.server,
-        "to": record.to.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")),
+        "to": record.to.map(mac_text),
         "length": record.length,
         "bytes": hex(&record.bytes),
     })

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::address::Order;
 use super::control::Serving;
+use super::machine::is_down;
 use super::peers::{Heard, PAGE, Peers};
 use super::{DISPATCHER, now};
 use crate::view::{Called, Clocks, Entry, Journal, Subject, alarms, on_disk, wall, why};
@@ -250,11 +251,7 @@ impl Serving {
     /// Nodes that diagnosis does not call down, this one not among them.
     fn reachable(&self) -> BTreeSet<NodeId> {
         let engine = self.engine.borrow();
-        let down = |node: &NodeId| {
-            let status = engine.look().and_then(|(diagnosis, ..)| diagnosis.status(*node));
-            matches!(status, Some((Status::Down | Status::Left, _)))
-        };
-        self.view.peers.others().iter().filter(|node| !down(node)).copied().collect()
+        self.view.peers.others().iter().filter(|node| !is_down(&engine, **node)).copied().collect()
     }
 
     /// Asks several peers at once.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::service::slot_resource;
 
 /// Longest text that is kept, in characters.
-const TEXT: usize = 400;
+pub(crate) const TEXT: usize = 640;
 
 /// How much an entry matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -354,9 +354,12 @@ impl Entry {
     }
 }
 
-/// The first so many characters, without those that would end a line or drive a terminal.
-fn short(text: &str, most: usize) -> String {
-    text.chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// The first so many characters, without those that would end a line, drive a terminal, or turn the order of others around.
+pub(crate) fn short(text: &str, most: usize) -> String {
+    let odd = |c: char| {
+        c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    };
+    text.chars().take(most).map(|c| if odd(c) { ' ' } else { c }).collect()
 }
 
 /// Reads such as `n2.1.17`.
@@ -454,10 +457,10 @@ pub(super) mod tests {
             assert_eq!(Entry::read(&bad), None, "{key}");
         }
         let mut long = good;
-        long["text"] = json!("\u{1b}[31mx\n".repeat(500));
+        long["text"] = json!("\u{1b}[31mx\n\u{202e}".repeat(500));
         long["because"] = json!(["n1.1.1", "n1.1.0", "n1.1", "m1.1.1", "n1.1.2", "n1.1.3", "n1.1.4"]);
         let read = Entry::read(&long).expect("it is one");
-        assert!(read.text.chars().count() == TEXT && !read.text.contains(['\u{1b}', '\n']));
+        assert!(read.text.chars().count() == TEXT && !read.text.contains(['\u{1b}', '\n', '\u{202e}']));
         assert_eq!(read.because.len(), 3);
     }
 

@@ -11,6 +11,8 @@ mod why;
 pub use alarms::{Health, alarms};
 pub use client::{Flow, stream};
 pub use entry::{Called, Entry, Level};
+#[cfg(target_os = "linux")]
+pub(crate) use entry::{TEXT, short};
 pub use journal::{Journal, KEPT, Page, on_disk, wall};
 pub use metrics::{MEDIA, metrics};
 pub use why::{Clocks, Step, Story, Subject, why};

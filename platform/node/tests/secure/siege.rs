@@ -62,7 +62,7 @@ impl Stage {
             line.push(byte[0]);
         }
         let answer: Value = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
-        match answer["error"].as_str() {
+        match answer["refused"].as_str().or(answer["error"].as_str()) {
             Some(what) => Err(what.into()),
             None => Ok(stream),
         }
@@ -136,20 +136,33 @@ fn head(length: u64) -> Vec<u8> {
     frame(5, &[&length.to_le_bytes()[..], &0o644_u32.to_le_bytes(), &[7; 32]].concat())
 }
 
-/// Somebody with this certificate at the port of streams, with a ticket that nobody gave: whether nothing came of it.
-fn knock(trust: &std::sync::Arc<Trust>, to: SocketAddr) -> bool {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let Ok(runtime) = runtime else { return false };
+/// Somebody with this certificate at the port of streams, with a ticket that nobody gave: what he is told. `Ok`: he was let in, and then
+/// closed without a word.
+fn knock(trust: &std::sync::Arc<Trust>, to: SocketAddr) -> Result<(), String> {
+    let text = |error: std::io::Error| error.to_string();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)?;
     runtime.block_on(async {
-        let dial = apus_quic::dial(trust, [127, 0, 0, 1].into(), to, NodeId(0)).await;
-        let Ok(mut bulk) = dial else { return true };
-        if bulk.send.write_all(&[9; 16]).await.is_err() {
-            return true;
+        let mut bulk = apus_quic::dial(trust, [127, 0, 0, 1].into(), to, NodeId(0)).await.map_err(text)?;
+        let told = async {
+            bulk.send.write_all(&[9; 16]).await.map_err(|error| format!("{error:?}"))?;
+            bulk.receive.read_to_end(64).await.map_err(|error| format!("{error:?}"))
+        };
+        match told.await {
+            Ok(said) if said.is_empty() => Ok(()),
+            Ok(said) => Err(format!("it says {said:?}")),
+            Err(error) if error.contains("ApplicationClosed") => Ok(()),
+            Err(error) => Err(error),
         }
-        let mut said = [0; 64];
-        // Closed, without a word.
-        matches!(bulk.receive.read(&mut said).await, Ok(None | Some(0)) | Err(_))
     })
+}
+
+/// What somebody is told until the connection is closed; `None`: it stays open, or breaks.
+fn heard(mut stream: impl std::io::Read) -> Option<Vec<u8>> {
+    let mut said = Vec::new();
+    match stream.read_to_end(&mut said) {
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => None,
+        _ => Some(said),
+    }
 }
 
 fn foreign(keys: &Keys) -> Option<std::sync::Arc<Trust>> {
@@ -182,9 +195,7 @@ const CASES: [(u8, &str, Attack); 21] = [
             let Ok(mut stream) = UnixStream::connect(&stage.control[0]) else { return false };
             let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
             let _ = stream.write_all(&[b'x'; 1 << 20]);
-            let mut said = Vec::new();
-            let _ = stream.read_to_end(&mut said);
-            said.is_empty() || said.starts_with(b"{\"error\"")
+            heard(stream).is_some_and(|said| said.is_empty() || said.starts_with(b"{\"error\""))
         })
     }),
     (29, "bytes that are no question", |stage, stop| {
@@ -192,9 +203,7 @@ const CASES: [(u8, &str, Attack); 21] = [
             let Ok(mut stream) = UnixStream::connect(&stage.control[0]) else { return false };
             let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
             let _ = stream.write_all(b"\x00\xff{{{{[\n");
-            let mut said = Vec::new();
-            let _ = stream.read_to_end(&mut said);
-            said.is_empty() || said.starts_with(b"{\"error\"")
+            heard(stream).is_some_and(|said| said.is_empty() || said.starts_with(b"{\"error\""))
         })
     }),
     (30, "connections to the page that say a byte now and then", |stage, stop| {
@@ -214,9 +223,7 @@ const CASES: [(u8, &str, Attack); 21] = [
             let Ok(mut stream) = TcpStream::connect_timeout(&stage.page, Duration::from_secs(1)) else { return false };
             let _ = stream.set_read_timeout(Some(Duration::from_secs(15)));
             let _ = stream.write_all(&[0x41; 4_000]);
-            let mut said = Vec::new();
-            let _ = stream.read_to_end(&mut said);
-            !said.starts_with(b"HTTP")
+            heard(stream).is_some_and(|said| !said.starts_with(b"HTTP"))
         })
     }),
     (32, "a command where no policy allows any", |stage, stop| {
@@ -272,11 +279,12 @@ const CASES: [(u8, &str, Attack); 21] = [
     (46, "a member's stream with a ticket that nobody gave", |stage, stop| {
         let name = Name { cluster: ClusterId(98), node: NodeId(2) };
         let Ok(trust) = Keys::new(&stage.keys).trust(name, |_| {}) else { return 0 };
-        again(stop, 300, || knock(&trust, stage.bulk))
+        again(stop, 300, || knock(&trust, stage.bulk).is_ok())
     }),
     (47, "a stream by a foreign authority", |stage, stop| {
         let Some(trust) = foreign(&Keys::new(&stage.keys)) else { return 0 };
-        again(stop, 300, || knock(&trust, stage.bulk))
+        // By an alert of TLS (RFC 9001 §4.8), and not because nobody is there.
+        again(stop, 300, || knock(&trust, stage.bulk).is_err_and(|why| why.contains("crypto")))
     }),
 ];
 
@@ -378,7 +386,7 @@ pub(crate) fn tell(nodes: &mut Nodes) -> Result<(), String> {
     let slow = nodes.counter(0, "slow", "page-quiet") + nodes.counter(0, "slow", "page-gave-way");
     check(slow > 0, "slow at the page", &json!(slow))?;
     let told = nodes.told(0)?.join("\n");
-    for part in ["may not run /bin/cat /etc/shadow", "brings no ticket", "asked too slowly", "unknown_authority"] {
+    for part in ["may not run /bin/", "brings no ticket", "asked too slowly", "unknown_authority"] {
         check(told.contains(part), part, &json!(told))?;
     }
     // 48. A configuration with keys that are not known does not start, and says where.

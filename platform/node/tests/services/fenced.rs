@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -41,7 +43,7 @@ fn calls(folder: &Path) -> Vec<(Vec<String>, Value)> {
 
 pub(crate) fn fenced() {
     let services = service("web", "candidates = [2, 0, 1]")
-        + "[fence]\ncommand = [\"FOLDER/fence\"]\nwithin = \"1s\"\nauto = true\ntargets = { 2 = \"ipmi2\" }\n";
+        + "[fence]\ncommand = [\"FOLDER/fence\"]\nwithin = \"2s\"\nauto = true\nafter = \"2s\"\ntargets = { 2 = \"ipmi2\" }\n";
     let mut cluster = Cluster::new("fenced", 3, "", &services);
     let folder = cluster.folder().to_path_buf();
     put(&folder, "fence", &PLUGIN.replace("FOLDER", &folder.display().to_string()));
@@ -73,12 +75,19 @@ pub(crate) fn fenced() {
     }
     put(&folder, "mood", "slow");
     let asked = Instant::now();
+    let crowd = crowd(cluster.folder().join("control0"));
     let refused = ask(json!({"force": true, "action": "reboot"})).expect_err("it is late");
-    assert!(refused.contains("not done within 1 s and was killed. waits"), "{refused}");
+    drop(crowd.join().expect("they ask"));
+    assert!(refused.contains("not done within 2 s and was killed. waits"), "{refused}");
     assert!(asked.elapsed() < Duration::from_secs(5));
     let child = fs::read_to_string(folder.join("child")).expect("it began").trim().parse().expect("a number");
     cluster.wait("the end of its child", || began(child).is_none());
     put(&folder, "mood", "good");
+    assert_eq!(
+        ask(json!({"force": true, "why": "x".repeat(3_000)})).expect("it is done")["done"],
+        true,
+        "a long reason"
+    );
     let done = ask(json!({"force": true, "why": "test"})).expect("it is done");
     let all = calls(&folder);
     let (words, input) = all.last().expect("it was called");
@@ -99,14 +108,42 @@ pub(crate) fn fenced() {
     assert_eq!(calls(&folder).len(), many, "and the plug-in does not hear of it");
     fs::remove_file(folder.join("store0/fenced")).expect("it is there");
 
+    // What it remembers cannot be read: nobody knows what it asked with.
+    put(&folder.join("store0"), "fenced", "{\"2\"");
+    let refused = ask(json!({"force": true})).expect_err("it is damaged");
+    assert!(refused.contains("store0/fenced: "), "{refused}");
+    assert_eq!(calls(&folder).len(), many, "and the plug-in does not hear of it");
+    fs::remove_file(folder.join("store0/fenced")).expect("it is there");
+
     by_itself(&mut cluster, &folder);
+}
+
+/// Askers that say nothing, more than there are places, soon after now.
+fn crowd(socket: PathBuf) -> JoinHandle<Vec<UnixStream>> {
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        (0..70).map(|_| UnixStream::connect(&socket).expect("it listens")).collect()
+    })
 }
 
 /// A node that dies with what it holds is fenced once, by whoever coordinates; and without a majority nobody is.
 fn by_itself(cluster: &mut Cluster, folder: &Path) {
     let many = calls(folder).len();
+    let status = |cluster: &Cluster| cluster.ask(0, &json!({"do": "cluster"}))["nodes"][2]["status"].clone();
+    // A daemon that is started anew is no dead machine.
     cluster.kill(2);
+    cluster.wait("the verdict", || status(cluster) == "down");
+    cluster.start(2);
+    cluster.wait("its return", || status(cluster) == "up");
+    cluster.ready("web", 0, |node, row| row["node"] == node);
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(calls(folder).len(), many, "it was back");
+    assert_eq!(cluster.ask(0, &json!({"do": "move", "what": "web", "node": 2}))["done"], true);
+    cluster.ready("web", 0, |node, row| node == 2 && row["node"] == 2);
+    cluster.kill(2);
+    let killed = Instant::now();
     cluster.wait("the fence", || calls(folder).len() > many);
+    assert!(killed.elapsed() >= Duration::from_secs(2), "not before its time");
     cluster.ready("web", 0, |node, row| node != 2 && row["node"] == node);
     let fenced = |by: usize| cluster.ask(by, &json!({"do": "cluster"}))["nodes"][2]["fenced"].clone();
     cluster.wait("the record", || fenced(0)["state"] == "done" && fenced(1)["state"] == "done");

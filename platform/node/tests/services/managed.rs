@@ -134,6 +134,11 @@ pub(crate) fn managed() {
     cluster.start(0);
     let (_, row) = cluster.ready("web", 0, |_, _| true);
     assert_eq!(pid(&row), web);
+    // Told to end while it takes its own place, it ends.
+    signal("HUP", &[cluster.pid(0)]);
+    std::thread::sleep(Duration::from_millis(10));
+    cluster.end(0);
+    assert!(began(web).is_some(), "and its program runs on");
 }
 
 /// A daemon takes its own place; a wrong file changes nothing.
@@ -141,10 +146,14 @@ fn reloaded(cluster: &Cluster, manager: &Manager, web: u32) {
     let life = || cluster.ask(0, &json!({"do": "status"}))["incarnation"].as_u64();
     let (daemon, before, first) = (cluster.pid(0), began(cluster.pid(0)), life());
     let good = fs::read_to_string(cluster.file(0)).expect("a file");
-    fs::write(cluster.file(0), good.replace("cluster = 98", "cluster = x")).expect("a file");
-    signal("HUP", &[daemon]);
-    manager.until("STATUS=not reloaded");
-    assert_eq!(life(), first, "it goes on");
+    // One that is wrong, and one that is right for another cluster.
+    for wrong in ["x", "97"] {
+        manager.forget();
+        fs::write(cluster.file(0), good.replace("cluster = 98", &format!("cluster = {wrong}"))).expect("a file");
+        signal("HUP", &[daemon]);
+        manager.until("STATUS=not reloaded");
+        assert_eq!(life(), first, "it goes on");
+    }
     fs::write(cluster.file(0), &good).expect("a file");
     manager.forget();
     signal("HUP", &[daemon]);
@@ -153,6 +162,17 @@ fn reloaded(cluster: &Cluster, manager: &Manager, web: u32) {
     manager.until("READY=1");
     assert_eq!(began(daemon), before, "the same process");
     assert!(life() > first, "another life");
+    let (_, row) = cluster.ready("web", 0, |_, _| true);
+    assert_eq!((pid(&row), &row["restarts"]), (web, &json!(0)), "the same program");
+    // Again and again, also while it is neither the one nor the other.
+    for _ in 0..40 {
+        signal("HUP", &[daemon]);
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    manager.forget();
+    signal("HUP", &[daemon]);
+    manager.until("READY=1");
+    assert_eq!(began(daemon), before, "the same process");
     let (_, row) = cluster.ready("web", 0, |_, _| true);
     assert_eq!((pid(&row), &row["restarts"]), (web, &json!(0)), "the same program");
 }

@@ -138,6 +138,14 @@ pub(crate) fn applied() {
     let refused = cluster.try_ask(0, &order).expect_err("it is wrong");
     assert!(refused.contains("node0.toml:6: `lease`") && refused.contains("node0.toml:7: `record`"), "{refused}");
 
+    // What is no file is not read, and nobody waits for it.
+    let pipe = cluster.folder().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    for odd in [pipe.as_path(), std::path::Path::new("/dev/zero")] {
+        let refused = cluster.try_ask(0, &json!({"do": "apply", "file": odd})).expect_err("it is no file");
+        assert!(refused.contains("it must be a file of"), "{refused}");
+    }
+
     let new = text
         .replace("name = \"web\"", "name = \"web\"\nenvironment = { NEW = \"1\" }")
         .replace("id = 0", "id = 0\nweight = 7");

@@ -205,9 +205,24 @@ pub(crate) fn program(what: &str) -> Result<(), String> {
     }
 }
 
-/// `[TRIALS] [--format json]`.
+/// Goals that are not met by so many.
+fn missed(rows: &[Row]) -> Vec<String> {
+    let late = rows.iter().filter_map(|row| {
+        let goal = row.goal.filter(|goal| row.at(99.0) > *goal)?;
+        Some(format!("{}: p99 {} us, goal {goal} us", row.what, row.at(99.0)))
+    });
+    late.collect()
+}
+
+/// `[TRIALS] [--format json]`. A goal that is missed is an error.
 pub(crate) fn table(words: &[&str]) -> Result<(), String> {
-    let trials = words.iter().find_map(|word| word.parse().ok()).unwrap_or(200);
+    let (trials, as_json) = match words {
+        [] => (200, false),
+        ["--format", "json"] => (200, true),
+        [trials] => (number(trials)?, false),
+        [trials, "--format", "json"] => (number(trials)?, true),
+        _ => return Err(format!("`{}` is not known: [TRIALS] [--format json]", words.join(" "))),
+    };
     let mut rows = measure(trials, (trials / 6).max(1));
     let (peers, skipped) = peers::measure(trials.min(30));
     let ours = rows[1].at(50.0);
@@ -215,10 +230,15 @@ pub(crate) fn table(words: &[&str]) -> Result<(), String> {
     let ratios: Vec<Value> = peers.iter().map(ratio).collect();
     rows.extend(peers);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    if words.contains(&"json") {
+    let missed = missed(&rows);
+    let judged = if missed.is_empty() { Ok(()) } else { Err(missed.join("; ")) };
+    if as_json {
         let rows: Vec<Value> = rows.iter().map(Row::json).collect();
-        println!("{}", json!({ "rows": rows, "ratios": ratios, "skipped": skipped, "load": load.trim() }));
-        return Ok(());
+        println!(
+            "{}",
+            json!({ "rows": rows, "ratios": ratios, "skipped": skipped, "load": load.trim(), "missed": missed })
+        );
+        return judged;
     }
     println!(
         "| in ms; load average {} | n | p50 | p99 | most | goal for p99 |\n|---|---|---|---|---|---|",
@@ -229,11 +249,19 @@ pub(crate) fn table(words: &[&str]) -> Result<(), String> {
         println!("{}: {:.1} times ours at p50", one["what"], one["p50_ratio_to_apus"].as_f64().unwrap_or_default());
     });
     skipped.iter().for_each(|why| println!("{why}"));
-    Ok(())
+    println!("goals: {}", if missed.is_empty() { "met".into() } else { format!("MISSED {}", missed.join("; ")) });
+    judged
+}
+
+fn number(word: &str) -> Result<usize, String> {
+    word.parse().ok().filter(|many| *many > 0).ok_or_else(|| format!("`{word}` is no number of trials"))
 }
 
 /// A few of each, on a machine that may be busy: bounds that only something broken exceeds.
 pub(crate) fn smoke() {
+    let mut judged = [Row::new("quick", Some(9)), Row::new("slow", Some(9)), Row::new("free", None)];
+    judged.iter_mut().zip([9, 10, 99]).for_each(|(row, time)| row.put(time));
+    assert_eq!(missed(&judged), ["slow: p99 10 us, goal 9 us"]);
     let rows = measure(8, 1);
     let bounds = [100_000, 500_000, 500_000, 250_000];
     for (row, bound) in rows.iter().zip(bounds) {

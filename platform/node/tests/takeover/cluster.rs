@@ -29,6 +29,25 @@ pub(crate) struct Cluster {
     pub(crate) away: Option<usize>,
 }
 
+/// Asks one node after the other until one can; else why the last could not.
+pub(crate) fn any(nodes: usize, ask: impl Fn(usize) -> Result<Value, String>) -> Result<(), String> {
+    let mut last = String::new();
+    for node in 0..nodes {
+        match ask(node) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Whether so many servers have slots in a node's table.
+pub(crate) fn all_serve(node: usize, servers: usize, table: &Value) -> Result<(), String> {
+    let all = table["servers"].as_array().cloned().unwrap_or_default();
+    let serve = all.len() >= servers && all.iter().all(|server| server["slots"] != 0);
+    if serve { Ok(()) } else { Err(format!("node {node}: {table}")) }
+}
+
 pub(crate) fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
@@ -116,16 +135,7 @@ impl Cluster {
 
     /// Asks any node.
     pub(crate) fn order(&self, question: &Value) -> Result<(), String> {
-        until(5, "an order", || {
-            let mut last = String::new();
-            for node in 0..NODES {
-                match self.ask(node, question) {
-                    Ok(_) => return Ok(()),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        })
+        until(5, "an order", || any(NODES, |node| self.ask(node, question)))
     }
 
     /// The dispatcher, by its own word, and the coordinator, by the dispatcher's.
@@ -143,11 +153,7 @@ impl Cluster {
     pub(crate) fn whole(&self) -> Result<(), String> {
         until(30, "the cluster is not whole", || {
             for node in 0..NODES {
-                let table = self.ask(node, &json!({"do": "table"}))?;
-                let servers = table["servers"].as_array().cloned().unwrap_or_default();
-                if servers.len() < NODES || servers.iter().any(|server| server["slots"] == 0) {
-                    return Err(format!("node {node}: {table}"));
-                }
+                all_serve(node, NODES, &self.ask(node, &json!({"do": "table"}))?)?;
             }
             self.dispatcher().map(|_| ())
         })

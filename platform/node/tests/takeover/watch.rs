@@ -62,13 +62,18 @@ impl Watch {
 
     /// What was seen so far.
     pub(crate) fn seen(&self) -> Seen {
+        self.seen_since(0)
+    }
+
+    /// The same, with the overlap that was from a time on, in microseconds of the wall clock.
+    pub(crate) fn seen_since(&self, mark: u64) -> Seen {
         let reigns = self.reigns.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = Seen { reigns: reigns.len(), ..Seen::default() };
         let mut later = u64::MAX;
         for reign in reigns.values().rev() {
             seen.frames += reign.frames;
             seen.impostors += reign.impostors;
-            seen.overlap_us = seen.overlap_us.max(reign.last.saturating_sub(later));
+            seen.overlap_us = seen.overlap_us.max(reign.last.saturating_sub(later.max(mark)));
             later = later.min(reign.first);
         }
         seen
@@ -123,6 +128,8 @@ pub(crate) fn self_test() {
     let watch = Watch { children: Vec::new(), readers: Vec::new(), reigns: Arc::new(reigns) };
     let seen = watch.seen();
     assert_eq!((seen.frames, seen.reigns, seen.overlap_us, seen.impostors), (3, 2, 30, 0), "the watch is blind");
+    let since = |mark: u64| watch.seen_since(1_000_000 + mark).overlap_us;
+    assert_eq!((since(70), since(90), since(100)), (30, 10, 0), "what was before is taken for what is");
     read(&frame(80, 3, 9)[..], &watch.reigns);
     assert_eq!(watch.seen().impostors, 1, "the watch does not see two dispatchers of one epoch");
 }

@@ -116,17 +116,22 @@ impl Place {
     /// # Errors
     /// If there is something else.
     pub fn check(&self) -> io::Result<()> {
-        // SAFETY: zeros are a valid answer.
-        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-        let (folder, name) = (self.folder.as_raw_fd(), self.name.as_ptr());
-        // SAFETY: name and answer outlive the call.
-        let looked = unsafe { libc::fstatat(folder, name, &raw mut stat, libc::AT_SYMLINK_NOFOLLOW) };
-        match checked(looked) {
+        match self.look(&self.name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
-            Ok(()) if stat.st_mode & libc::S_IFMT == libc::S_IFREG => Ok(()),
-            Ok(()) => Err(refused("what is there is no regular file, and is not replaced")),
+            Ok(is) if is.st_mode & libc::S_IFMT == libc::S_IFREG => Ok(()),
+            Ok(_) => Err(refused("what is there is no regular file, and is not replaced")),
         }
+    }
+
+    /// What is by a name in the folder.
+    fn look(&self, name: &CString) -> io::Result<libc::stat> {
+        // SAFETY: zeros are a valid answer.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        let (folder, name) = (self.folder.as_raw_fd(), name.as_ptr());
+        // SAFETY: name and answer outlive the call.
+        checked(unsafe { libc::fstatat(folder, name, &raw mut stat, libc::AT_SYMLINK_NOFOLLOW) })?;
+        Ok(stat)
     }
 
     /// Bytes that may still be written on this file system.
@@ -157,13 +162,11 @@ impl Place {
         if !is.is_file() || is.nlink() != 1 || is.uid() != own {
             return Err(refused("somebody has put something of this name beside it: remove it"));
         }
-        file.try_lock().map_err(|_| io::Error::other("it is being copied there already"))?;
-        Ok(Part { place: self, name: word(&name)?, file })
-    }
-
-    fn remove(&self, name: &CString) {
-        // SAFETY: the name outlives the call.
-        let _ = unsafe { libc::unlinkat(self.folder.as_raw_fd(), name.as_ptr(), 0) };
+        let busy = || io::Error::other("it is being copied there already");
+        file.try_lock().map_err(|_| busy())?;
+        let part = Part { place: self, name: word(&name)?, file };
+        // Whoever had the lock may have given the file its place since it was opened.
+        if part.is_here() { Ok(part) } else { Err(busy()) }
     }
 }
 
@@ -182,6 +185,12 @@ impl Part {
         self.file.write_all_at(bytes, at)
     }
 
+    /// Whether its name is still this file's.
+    fn is_here(&self) -> bool {
+        let (Ok(own), Ok(named)) = (self.file.metadata(), self.place.look(&self.name)) else { return false };
+        (own.dev(), own.ino()) == (named.st_dev, named.st_ino)
+    }
+
     /// Has it take its place: on the disk first, then by its name, then the name on the disk. Of `mode` the rights of owner, group and
     /// others are kept; set-uid and its like never are.
     ///
@@ -191,6 +200,9 @@ impl Part {
         self.file.set_permissions(Permissions::from_mode(mode & 0o777))?;
         self.file.sync_all()?;
         self.place.check()?;
+        if !self.is_here() {
+            return Err(refused("somebody has put something else in the place of what was copied"));
+        }
         let (folder, name, to) = (self.place.folder.as_raw_fd(), self.name.as_ptr(), self.place.name.as_ptr());
         // SAFETY: both names outlive the call.
         checked(unsafe { libc::renameat(folder, name, folder, to) })?;
@@ -200,7 +212,10 @@ impl Part {
 
     /// Removes it.
     pub fn discard(self) {
-        self.place.remove(&self.name);
+        if self.is_here() {
+            // SAFETY: the name outlives the call.
+            let _ = unsafe { libc::unlinkat(self.place.folder.as_raw_fd(), self.name.as_ptr(), 0) };
+        }
     }
 }
 
@@ -262,6 +277,26 @@ mod tests {
         assert!(says(all.place("direct").expect("a place").part("t")).contains("no regular file"));
         assert!(says(all.place("new").expect("a place").part("tag")).contains("somebody has put"));
         assert_eq!(fs::read_to_string(folder.0.join("out/secret")).expect("it is there"), "secret");
+    }
+
+    #[test]
+    fn what_has_its_name_meanwhile_takes_no_place_and_stays() {
+        let folder = folder("swapped");
+        let all = Beneath::open(&folder.0.join("in")).expect("a folder");
+        let other = folder.0.join("in/.new.t.part");
+        for finish in [true, false] {
+            let part = all.place("new").expect("a place").part("t").expect("it begins");
+            assert!(part.is_here());
+            fs::remove_file(&other).expect("it is there");
+            fs::write(&other, "another's").expect("a file");
+            if finish {
+                assert!(says(part.finish(0o644)).contains("in the place of"));
+            } else {
+                part.discard();
+            }
+            assert_eq!(fs::read_to_string(&other).expect("it is there"), "another's");
+            assert!(!folder.0.join("in/new").exists());
+        }
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! started it is.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
+use std::time::Duration;
 
-use super::program::{as_user, end_session};
+use super::program::{as_user, end_session, poll};
 use crate::program::Identity;
 
 /// What it finds in its environment.
@@ -23,10 +25,28 @@ pub fn command(words: &[String], user: Option<&str>) -> io::Result<Command> {
     let enter = as_user(user, &mut command)?;
     // SAFETY: between fork and exec only system calls are made, on what was made ready before.
     unsafe { command.pre_exec(enter) };
+    let masked = || {
+        // SAFETY: no memory is passed.
+        let _ = unsafe { libc::umask(0o022) };
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(masked) };
     Ok(command)
 }
 
-/// A command that runs.
+/// Waits until one end of a pipe can be read, or written, or was hung up: so long at most; tells whether it is so.
+///
+/// # Errors
+/// As the system says.
+pub fn ready(what: &impl AsFd, write: bool, within: Duration) -> io::Result<bool> {
+    let events = if write { libc::POLLOUT } else { libc::POLLIN };
+    let mut polled = [libc::pollfd { fd: what.as_fd().as_raw_fd(), events, revents: 0 }];
+    poll(&mut polled, Some(within))?;
+    Ok(polled[0].revents != 0)
+}
+
+/// A command that runs. Who drops it while it does, ends it.
 #[derive(Debug)]
 pub struct Running {
     /// The process.
@@ -55,11 +75,20 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
     use std::process::Stdio;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 
@@ -102,5 +131,22 @@ mod tests {
             let text = said(command(&words("id -u; id -G; umask"), Some("nobody")).expect("it is made"));
             assert!(text.starts_with("65534\n65534\n"), "{text}");
         }
+    }
+
+    #[test]
+    fn it_ends_when_it_is_dropped_and_hears_what_its_starter_ignores() {
+        // As `nohup` has it. Nobody sends this process one.
+        // SAFETY: no function of this process is named.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        let words = |script: &str| ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let mut hears = command(&words("kill -HUP $$; exit 3"), None).expect("it is made");
+        let status = hears.stdin(Stdio::null()).status().expect("it runs");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGHUP));
+        let mut sleeps = command(&words("exec sleep 1000"), None).expect("it is made");
+        let running = Running::start(sleeps.stdin(Stdio::null())).expect("it starts");
+        let pid = running.child.id();
+        drop(running);
+        // Not even a zombie of it.
+        assert!(super::super::program::identity(pid).is_none());
     }
 }

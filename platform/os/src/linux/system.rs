@@ -1,8 +1,10 @@
 //! What is set by files and commands.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// `linux/sockios.h`.
@@ -29,6 +31,21 @@ pub(super) fn command(name: &str, args: &[&str], input: &str) -> io::Result<()> 
         return Ok(());
     }
     Err(said(&String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+/// The text of a file of at most so many bytes: nothing that never ends, and nothing that is waited for.
+///
+/// # Errors
+/// If it is another thing than a file, too long, no text, or cannot be read.
+pub fn text_file(place: &Path, most: u64) -> io::Result<String> {
+    let file = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(place)?;
+    let about = file.metadata()?;
+    if !about.is_file() || about.len() > most {
+        return Err(io::Error::other(format!("it must be a file of {most} bytes at most")));
+    }
+    let mut text = String::new();
+    file.take(most).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Puts an error to the place where it happened.

@@ -9,10 +9,12 @@ use std::time::Duration;
 use apus_os::linux::Beneath;
 use serde_json::{Value, json};
 
-use super::copy;
+use super::super::control::LONGEST;
 use super::frame::{self, BLOCK, Kind};
+use super::{SAID, copy};
 use crate::Error;
 use crate::remote::{Copied, Ended};
+use crate::view::short;
 
 /// A node says within this time whether it may be.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -21,7 +23,13 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// Asks, and gives the stream on which it goes on once it is granted.
 fn ask(socket: &Path, question: &Value) -> Result<UnixStream, Error> {
-    let place = socket.display();
+    let (place, line) = (socket.display(), format!("{question}\n"));
+    if line.len() as u64 > LONGEST {
+        return Err(Error::Usage(format!(
+            "it is too long: {} bytes with what stands around it, of {LONGEST}",
+            line.len()
+        )));
+    }
     let failed = |error: io::Error| {
         Error::Failed(format!(
             "{place}: {error}; does a node run here, and are you its owner? `--control` names another socket"
@@ -29,16 +37,19 @@ fn ask(socket: &Path, question: &Value) -> Result<UnixStream, Error> {
     };
     let mut stream = UnixStream::connect(socket).map_err(failed)?;
     stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
-    stream.write_all(format!("{question}\n").as_bytes()).map_err(failed)?;
+    stream.write_all(line.as_bytes()).map_err(failed)?;
     // Byte by byte: what follows the line is no line.
     let mut line = Vec::new();
     let mut one = io::BufReader::with_capacity(1, &stream).take(4_096);
     one.read_until(b'\n', &mut line).map_err(failed)?;
     let answer: Value = serde_json::from_slice(&line).map_err(|error| Error::Failed(format!("{place}: {error}")))?;
-    match answer["error"].as_str() {
-        Some(what) => Err(Error::Usage(what.into())),
-        None if answer["go"] == true => Ok(stream),
-        None => Err(Error::Failed(format!("{place}: an answer that is none; is this node of an earlier version?"))),
+    match (answer["refused"].as_str(), answer["error"].as_str()) {
+        (Some(why), _) => Err(Error::Usage(short(why, 3 * SAID))),
+        (None, Some(what)) => Err(Error::Failed(short(what, 3 * SAID))),
+        (None, None) if answer["go"] == true => Ok(stream),
+        (None, None) => {
+            Err(Error::Failed(format!("{place}: an answer that is none; is this node of an earlier version?")))
+        }
     }
 }
 
@@ -88,10 +99,10 @@ pub fn exec(
 fn ended(body: &[u8]) -> Result<Ended, Error> {
     let end: Value = serde_json::from_slice(body).map_err(|error| Error::Failed(error.to_string()))?;
     if let Some(error) = end["error"].as_str() {
-        return Err(Error::Failed(error.into()));
+        return Err(Error::Failed(short(error, SAID)));
     }
     let number = |key: &str| end[key].as_i64().and_then(|number| i32::try_from(number).ok());
-    Ok(Ended { code: number("code"), signal: number("signal"), cut: end["cut"].as_str().map(str::to_owned) })
+    Ok(Ended { code: number("code"), signal: number("signal"), cut: end["cut"].as_str().map(|cut| short(cut, SAID)) })
 }
 
 /// What the other end said last, where the stream broke because it had ended.
@@ -161,5 +172,53 @@ pub fn pull(socket: &Path, node: u16, path: &str, to: &Path) -> Result<Copied, E
             Ok(copied)
         }
         Err(error) => Err(Error::Failed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// What an asker makes of what a node answers.
+    fn asked(answer: &'static [u8], words: &str) -> Result<Ended, Error> {
+        let place = std::env::temp_dir().join(format!("apus-ask-{}-{}", std::process::id(), answer.len()));
+        let _ = fs::remove_file(&place);
+        let listener = UnixListener::bind(&place).expect("a socket");
+        let node = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody asks");
+            let mut line = String::new();
+            let _ = io::BufReader::new(&stream).read_line(&mut line);
+            let _ = stream.write_all(answer);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            // Until he has gone.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let ended = exec(&place, 1, &[words.to_owned()], None, &mut Vec::new(), &mut Vec::new());
+        if words.len() < 4_096 {
+            node.join().expect("it ends");
+        }
+        let _ = fs::remove_file(&place);
+        ended
+    }
+
+    #[test]
+    fn what_is_refused_is_told_from_what_fails_and_drives_no_terminal() {
+        let said = |result: Result<Ended, Error>| match result {
+            Err(Error::Usage(what)) => (64, what),
+            Err(Error::Failed(what)) => (70, what),
+            Ok(ended) => panic!("{ended:?}"),
+        };
+        let told = said(asked(b"{\"refused\":\"no\\u001b[2J\\nnode 1: yes\"}\n", "/bin/true"));
+        assert_eq!(told, (64, "no [2J node 1: yes".into()));
+        assert_eq!(said(asked(b"{\"error\":\"node 1 is down\"}\n", "/bin/true")), (70, "node 1 is down".into()));
+        assert_eq!(said(asked(b"", "/bin/true")).0, 70);
+        assert_eq!(said(asked(b"{\"go\":true}\n", "/bin/true")).0, 70);
+        let (code, what) = said(asked(b"{\"go\":true}\n\n", &"x".repeat(5_000)));
+        assert!(code == 64 && what.contains("too long"), "{what}");
+        let mut end = b"{\"go\":true}\n".to_vec();
+        frame::end(&mut end, &json!({ "error": "gone\u{1b}[2J\nnode 2: fine" })).expect("memory");
+        assert_eq!(said(asked(end.leak(), "/bin/true")), (70, "gone [2J node 2: fine".into()));
     }
 }

@@ -2,19 +2,19 @@
 //! at all at its place.
 
 use std::fs::File;
-use std::io::{self, Read, Seek as _, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use apus_os::linux::Place;
 use apus_quic::Sum;
 use serde_json::json;
 
+use super::SAID;
 use super::frame::{self, BLOCK, Kind, odd};
+use crate::hex::hex;
 use crate::remote::Copied;
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+use crate::view::short;
 
 /// Reads up to the end or until there is a block.
 fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
@@ -30,12 +30,15 @@ fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
     Ok(have)
 }
 
-/// Hash of the first so many bytes.
-fn sum_of(file: &mut File, length: u64) -> io::Result<Sum> {
+/// Hash of the first so many bytes, unless it is to stop.
+fn sum_of(file: &mut (impl Read + Seek), length: u64, stop: &AtomicBool) -> io::Result<Sum> {
     let mut block = [0; BLOCK];
     let (mut sum, mut left) = (Sum::new(), length);
     file.seek(SeekFrom::Start(0))?;
     while left > 0 {
+        if stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
         let want = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
         let many = fill(file, &mut block[..want])?;
         if many == 0 {
@@ -53,12 +56,21 @@ fn sum_of(file: &mut File, length: u64) -> io::Result<Sum> {
 /// As disk and stream say, or if the file changes meanwhile.
 pub(crate) fn give(file: &mut File, most: u64, stream: &mut (impl Read + Write)) -> io::Result<Copied> {
     let is = file.metadata()?;
-    let length = is.len();
+    send(file, is.len(), is.mode(), most, stream)
+}
+
+fn send(
+    file: &mut (impl Read + Seek + Send),
+    length: u64,
+    mode: u32,
+    most: u64,
+    stream: &mut (impl Read + Write),
+) -> io::Result<Copied> {
     if length > most {
         return Err(io::Error::other(format!("the file has {length} bytes, and {most} are allowed")));
     }
-    let whole = sum_of(file, length)?.end();
-    let (size, mode) = (length.to_le_bytes(), (is.mode() & 0o777).to_le_bytes());
+    let whole = frame::busy(stream, |stop| sum_of(file, length, stop))?.end();
+    let (size, mode) = (length.to_le_bytes(), (mode & 0o777).to_le_bytes());
     frame::put(stream, Kind::Head, &[&size, &mode, &whole])?;
     let mut body = Vec::new();
     let from = match frame::get(stream, &mut body)? {
@@ -89,7 +101,7 @@ pub(crate) fn give(file: &mut File, most: u64, stream: &mut (impl Read + Write))
 /// What the other end says at the end.
 pub(crate) fn said(end: &[u8]) -> String {
     let value: serde_json::Value = serde_json::from_slice(end).unwrap_or_default();
-    value["error"].as_str().unwrap_or("it ended before it was done").to_owned()
+    short(value["error"].as_str().unwrap_or("it ended before it was done"), SAID)
 }
 
 /// Where a file is to go: looks at what comes, and asks for what is not there yet.
@@ -122,7 +134,8 @@ pub(crate) fn take(place: Place, most: u64, stream: &mut (impl Read + Write)) ->
     }
     let from = had.min(length) / BLOCK as u64 * BLOCK as u64;
     part.file().set_len(from)?;
-    let mut sum = sum_of(&mut part.file().try_clone()?, from)?;
+    let mut had = part.file().try_clone()?;
+    let mut sum = frame::busy(stream, |stop| sum_of(&mut had, from, stop))?;
     frame::put(stream, Kind::From, &[&from.to_le_bytes()])?;
     let mut at = from;
     loop {
@@ -168,7 +181,7 @@ pub(crate) fn take(place: Place, most: u64, stream: &mut (impl Read + Write)) ->
             "what came is not what was sent: the file changed, or an earlier part was damaged; copy again",
         ));
     }
-    part.finish(mode)?;
+    frame::busy(stream, |_| part.finish(mode))?;
     Ok(Copied { bytes: length, before: from })
 }
 
@@ -274,7 +287,7 @@ mod tests {
             left > 0
         });
         let why = took.expect_err("it was cut off").to_string();
-        assert!(why.contains("go on from there") || why.contains("end"), "{why}");
+        assert!(why.contains("go on from there"), "{why}");
         assert_eq!(fs::read_to_string(folder.0.join("to")).expect("it is there"), "before");
         assert_eq!(parts(&folder.0), 1);
         let (_, took) = copy(&folder.0, 1 << 30, |_| true);
@@ -282,6 +295,37 @@ mod tests {
         assert!(took.before >= 15 * BLOCK as u64 && took.before < 21 * BLOCK as u64, "{took:?}");
         assert!(fs::read(folder.0.join("to")).expect("it is there") == content(40 * BLOCK + 5));
         assert_eq!(parts(&folder.0), 0);
+    }
+
+    /// A file on a disk that takes its time.
+    struct Slow(io::Cursor<Vec<u8>>);
+
+    impl Read for Slow {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            self.0.read(into)
+        }
+    }
+
+    impl Seek for Slow {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
+    #[test]
+    fn a_disk_may_take_longer_than_anybody_is_waited_for() {
+        let folder = folder("slow");
+        let (mut giver, mut taker) = UnixStream::pair().expect("a pair");
+        taker.set_read_timeout(Some(std::time::Duration::from_millis(250))).expect("a timeout");
+        let gives = std::thread::spawn(move || {
+            let mut file = Slow(io::Cursor::new(content(50 * BLOCK)));
+            send(&mut file, 50 * BLOCK as u64, 0o644, 1 << 30, &mut giver)
+        });
+        let took = take(place(&folder.0), 1 << 30, &mut taker);
+        assert_eq!(took.expect("it takes").bytes, 50 * BLOCK as u64);
+        assert!(gives.join().expect("it ends").is_ok());
+        assert!(fs::read(folder.0.join("to")).expect("it is there") == content(50 * BLOCK));
     }
 
     #[test]

@@ -13,10 +13,14 @@
 //!  7 block     8 where, 32 SHA-256, bytes: 32 KiB, the last one fewer       who has it
 //!  8 done      nothing: that was the last block                             who has it
 //!  9 end       JSON: what came of it; nothing follows                       who does it
+//! 10 wait      nothing: this end reads or writes a disk, and will go on; readers pass it over
 //! ```
 //! Little-endian.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -24,6 +28,8 @@ use serde_json::Value;
 pub(crate) const BLOCK: usize = 32 << 10;
 /// Kind and body at most.
 pub(crate) const LONGEST: usize = BLOCK + 64;
+/// Who is busy with a disk says so this often.
+const BUSY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1_000 });
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -37,6 +43,7 @@ pub(crate) enum Kind {
     Block = 7,
     Done = 8,
     End = 9,
+    Wait = 10,
 }
 
 impl Kind {
@@ -51,16 +58,20 @@ impl Kind {
             7 => Self::Block,
             8 => Self::Done,
             9 => Self::End,
+            10 => Self::Wait,
             _ => return None,
         })
     }
 }
 
 pub(crate) fn odd(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+    io::Error::new(ErrorKind::InvalidData, what)
 }
 
 /// Writes a frame whose body is these parts.
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`] if the other end takes nothing for too long: half a frame may be written then, and nothing may follow.
 pub(crate) fn put(to: &mut impl Write, kind: Kind, parts: &[&[u8]]) -> io::Result<()> {
     let length = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
     debug_assert!(length <= LONGEST, "{length}");
@@ -68,7 +79,39 @@ pub(crate) fn put(to: &mut impl Write, kind: Kind, parts: &[&[u8]]) -> io::Resul
     frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
     frame.push(kind as u8);
     parts.iter().for_each(|part| frame.extend_from_slice(part));
-    to.write_all(&frame)
+    to.write_all(&frame).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            io::Error::new(ErrorKind::TimedOut, "the other end took nothing for too long")
+        }
+        _ => error,
+    })
+}
+
+/// Does what may take long while the other end waits: it hears once a second that this one is there. Once that cannot be said any more,
+/// the work is told by its flag to end, and has failed.
+///
+/// # Errors
+/// As the work, the stream, or if there is no thread for it.
+pub(super) fn busy<T: Send>(
+    to: &mut impl Write,
+    work: impl FnOnce(&AtomicBool) -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (done, is_done) = channel::<()>();
+        let stop = &stop;
+        let task = std::thread::Builder::new().spawn_scoped(scope, move || {
+            let _until_it_ends = done;
+            work(stop)
+        })?;
+        let mut said = Ok(());
+        while said.is_ok() && is_done.recv_timeout(BUSY) == Err(RecvTimeoutError::Timeout) {
+            said = put(to, Kind::Wait, &[]);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let worked = task.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+        worked.map_err(|error| said.err().unwrap_or(error))
+    })
 }
 
 /// The last frame.
@@ -76,19 +119,31 @@ pub(crate) fn end(to: &mut impl Write, value: &Value) -> io::Result<()> {
     put(to, Kind::End, &[value.to_string().as_bytes()])
 }
 
-/// Reads a frame; the body lies in `body` then. `None`: the other end has ended.
+/// Reads a frame; the body lies in `body` then. `None`: the other end has ended. Frames that only say to wait are passed over.
 ///
 /// # Errors
-/// If it is no frame, or ends within one.
+/// If it is no frame, or ends within one; [`ErrorKind::WouldBlock`] if the other end says nothing for too long.
 pub(crate) fn get(from: &mut impl Read, body: &mut Vec<u8>) -> io::Result<Option<Kind>> {
+    loop {
+        match one(from, body) {
+            Ok(Some(Kind::Wait)) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(io::Error::new(ErrorKind::WouldBlock, "the other end said nothing for too long"));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn one(from: &mut impl Read, body: &mut Vec<u8>) -> io::Result<Option<Kind>> {
     let mut length = [0; 4];
     let mut have = 0;
     while have < 4 {
         match from.read(&mut length[have..]) {
             Ok(0) if have == 0 => return Ok(None),
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(many) => have += many,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
@@ -109,16 +164,16 @@ pub(super) struct Watch {
     head: Vec<u8>,
     left: usize,
     keeps: bool,
+    /// There was an end, and its body as far as it is here.
+    ended: bool,
     end: Vec<u8>,
-    /// Bytes of programs' outputs and of files.
-    pub(super) carried: u64,
 }
 
 impl Watch {
     /// Takes in what passes.
     ///
     /// # Errors
-    /// If it is no frame: then it must not pass.
+    /// If it is no frame, or follows the end: then it must not pass.
     pub(super) fn pass(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             if self.left > 0 {
@@ -130,6 +185,9 @@ impl Watch {
                 bytes = &bytes[many..];
                 continue;
             }
+            if self.ended {
+                return Err(odd("something follows the end"));
+            }
             let (first, rest) = bytes.split_at((5 - self.head.len()).min(bytes.len()));
             self.head.extend_from_slice(first);
             bytes = rest;
@@ -139,11 +197,7 @@ impl Watch {
                 let kind = kind.ok_or_else(|| odd("no frame"))?;
                 self.left = length - 1;
                 self.keeps = kind == Kind::End;
-                self.carried += match kind {
-                    Kind::In | Kind::Out | Kind::Err => self.left as u64,
-                    Kind::Block => self.left.saturating_sub(40) as u64,
-                    _ => 0,
-                };
+                self.ended = self.keeps;
                 self.head.clear();
             }
         }
@@ -176,7 +230,6 @@ mod tests {
             let mut watch = Watch::default();
             bytes.chunks(piece).for_each(|piece| watch.pass(piece).expect("frames"));
             assert_eq!(watch.end().expect("it ended")["code"], 3, "{piece}");
-            assert_eq!(watch.carried, 3 + BLOCK as u64);
         }
         for cut in 1..12 {
             let (mut from, mut all) = (&bytes[..cut], 0);
@@ -195,5 +248,48 @@ mod tests {
             assert!(body.capacity() <= LONGEST);
             assert!(Watch::default().pass(bytes).is_err(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn nothing_follows_the_end() {
+        let mut one = Vec::new();
+        end(&mut one, &serde_json::json!({ "code": 3 })).expect("memory");
+        let (mut watch, mut refused) = (Watch::default(), 0);
+        for _ in 0..1_000 {
+            refused += usize::from(watch.pass(&one).is_err());
+        }
+        assert_eq!((refused, watch.end.len()), (999, one.len() - 5));
+        assert_eq!(watch.end().expect("it ended")["code"], 3);
+    }
+
+    #[test]
+    fn who_is_busy_says_so_and_ends_with_the_other_end() {
+        let (mut here, mut there) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        there.set_read_timeout(Some(10 * BUSY)).expect("a timeout");
+        let hears = std::thread::spawn(move || {
+            let mut body = Vec::new();
+            let kind = get(&mut there, &mut body);
+            (kind, there)
+        });
+        let work = |_: &AtomicBool| {
+            std::thread::sleep(30 * BUSY);
+            Ok(7)
+        };
+        assert_eq!(busy(&mut here, work).expect("it is done"), 7);
+        put(&mut here, Kind::Done, &[]).expect("it is heard");
+        let (kind, there) = hears.join().expect("it ends");
+        assert_eq!(kind.expect("it waits"), Some(Kind::Done));
+        drop(there);
+        let began = std::time::Instant::now();
+        let endless = |stop: &AtomicBool| {
+            while !stop.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            io::Result::<()>::Err(odd("it was to stop"))
+        };
+        assert!(
+            busy(&mut here, endless).is_err_and(|error| error.kind() == ErrorKind::BrokenPipe)
+                && began.elapsed() < Duration::from_secs(10)
+        );
     }
 }

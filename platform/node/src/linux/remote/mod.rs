@@ -23,27 +23,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use apus_engine::NodeId;
-use apus_engine::diagnosis::Status;
 use apus_quic::Trust;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Say;
 use super::control::Serving;
+use super::machine::is_down;
 use super::view::Place;
+use crate::hex::hex;
 use crate::remote::{Asker, Grant, Wish, judge};
-use crate::view::{Entry, Journal};
+use crate::view::{Entry, Journal, TEXT, short};
 use crate::{Config, Remote};
 use relay::Order;
 
 /// Asked here at once, and as many asked elsewhere.
 const AT_ONCE: usize = 8;
+/// Asked here at once by those of one node.
+const OF_ONE: usize = AT_ONCE / 2;
+/// What another node says is shown up to so many characters.
+const SAID: usize = 300;
 /// A peer is waited for so long.
 const ANSWER: Duration = Duration::from_secs(2);
 /// A ticket is good for so long.
 const FRESH: Duration = Duration::from_secs(10);
 /// Asked by one node in a second; what is beyond is counted, and not told of one by one.
 const PACE: u32 = 20;
+
+/// A place among all that are under way here, and among those of one node: free once nobody holds it any more.
+type Seat = Arc<[OwnedSemaphorePermit; 2]>;
 
 /// Whoever brings it may have done what was granted, once.
 struct Ticket {
@@ -52,7 +60,7 @@ struct Ticket {
     wish: Wish,
     grant: Grant,
     until: Instant,
-    place: OwnedSemaphorePermit,
+    place: Seat,
 }
 
 /// What is put down of it, from any thread.
@@ -63,7 +71,9 @@ struct Audit {
 }
 
 impl Audit {
-    fn tell(&self, kind: &'static str, about: NodeId, text: String) {
+    fn tell(&self, kind: &'static str, about: NodeId, text: &str) {
+        // Much of it is what others said.
+        let text = short(text, TEXT);
         (self.print)(&text);
         let entry = Entry { about: Some(about.0), ..Entry::new("remote", kind, text) };
         super::view::put(&self.journal, &self.place, entry);
@@ -94,6 +104,8 @@ struct Shared {
     at: SocketAddr,
     me: NodeId,
     sessions: Arc<Semaphore>,
+    /// By node and reason: the second in which a refusal was last put down, and how many there were.
+    refusals: Mutex<BTreeMap<(NodeId, String), (u64, u64)>>,
 }
 
 impl Shared {
@@ -103,31 +115,51 @@ impl Shared {
         tickets
     }
 
+    /// Counts a refusal, and puts it down: those of a node for one reason once a second, so that nobody fills the journal.
+    fn refuse(&self, from: NodeId, why: &str, text: &str) {
+        more(&self.counts.refused);
+        // How it begins, without numbers: what follows may be the asker's to choose.
+        let reason = why.chars().filter(|c| !c.is_ascii_digit()).take(24).collect();
+        let many = {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            let (told, many) = refusals.entry((from, reason)).or_default();
+            *many += 1;
+            let second = crate::view::wall() / 1_000_000;
+            if std::mem::replace(told, second) == second {
+                return;
+            }
+            *many
+        };
+        self.audit.tell("refused-remote", from, &format!("{text} ({many} so far)"));
+    }
+
     /// What came of it: counted, and put down.
     fn ended(&self, about: NodeId, kind: &'static str, what: &str, end: &Value) {
         let good = end["error"].is_null() && end["cut"].is_null();
         more(if good { &self.counts.done } else { &self.counts.failed });
-        let bytes = ["out", "in", "bytes"].iter().filter_map(|key| end[key].as_u64()).sum();
-        self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.audit.tell(if good { kind } else { "remote-failed" }, about, format!("{what}: {}", outcome(end)));
+        let bytes = ["out", "in", "bytes"].iter().filter_map(|key| end[key].as_u64()).fold(0, u64::saturating_add);
+        let _ =
+            self.counts.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| Some(all.saturating_add(bytes)));
+        self.audit.tell(if good { kind } else { "remote-failed" }, about, &format!("{}: {what}", outcome(end)));
     }
 }
 
-/// In words.
-pub(crate) fn outcome(end: &Value) -> String {
+/// In words, of which an end by another node has few.
+fn outcome(end: &Value) -> String {
+    let number = |key: &str| end[key].as_u64().unwrap_or_default();
     if let Some(error) = end["error"].as_str() {
-        return format!("failed: {error}");
+        return format!("failed: {}", short(error, SAID / 2));
     }
     if end["done"] == true {
-        return format!("{} bytes copied, {} of them before", end["bytes"], end["before"]);
+        return format!("{} bytes copied, {} of them before", number("bytes"), number("before"));
     }
     let how = match (end["code"].as_i64(), end["signal"].as_i64()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("ended by signal {signal}"),
         _ => "ended".into(),
     };
-    let cut = end["cut"].as_str().map(|cut| format!(", because {cut}")).unwrap_or_default();
-    format!("{how}{cut}; {} bytes in, {} out, {} ms", end["in"], end["out"], end["ms"])
+    let cut = end["cut"].as_str().map(|cut| format!(", because {}", short(cut, SAID / 3))).unwrap_or_default();
+    format!("{how}{cut}; {} bytes in, {} out, {} ms", number("in"), number("out"), number("ms"))
 }
 
 /// This node's part in it.
@@ -138,6 +170,8 @@ pub(super) struct Far {
     orders: RefCell<Option<mpsc::UnboundedSender<Order>>>,
     /// Asked elsewhere.
     asking: Arc<Semaphore>,
+    /// By node: places of its own.
+    each: RefCell<BTreeMap<NodeId, Arc<Semaphore>>>,
     /// By node: the second, how often it asked in it.
     paces: RefCell<BTreeMap<NodeId, (u64, u32)>>,
 }
@@ -179,10 +213,6 @@ fn word() -> Option<[u8; 16]> {
     Some(word)
 }
 
-fn hex(word: [u8; 16]) -> String {
-    word.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn unhex(text: &str) -> Option<[u8; 16]> {
     let mut word = [0; 16];
     if text.len() != 32 || !text.is_ascii() {
@@ -211,12 +241,14 @@ impl Far {
             at: SocketAddr::new(config.own().address, port),
             me: config.me,
             sessions: Arc::new(Semaphore::new(AT_ONCE)),
+            refusals: Mutex::default(),
         };
         Self {
             policy: config.remote.clone(),
             shared: Arc::new(shared),
             orders: RefCell::default(),
             asking: Arc::new(Semaphore::new(AT_ONCE)),
+            each: RefCell::default(),
             paces: RefCell::default(),
         }
     }
@@ -263,51 +295,67 @@ impl Far {
         pace.1 <= PACE
     }
 
-    fn judge(&self, by: Asker, wish: &Wish) -> Result<(Grant, OwnedSemaphorePermit), String> {
+    fn judge(&self, by: Asker, wish: &Wish) -> Result<(Grant, Seat), String> {
+        // Tickets that nobody came with hold places no longer.
+        drop(self.shared.tickets());
         let grant = judge(self.policy.as_ref(), by, wish)?;
+        let own = self.each.borrow_mut().entry(by.node).or_insert_with(|| Arc::new(Semaphore::new(OF_ONE))).clone();
+        let own = own.try_acquire_owned();
+        let own = own.map_err(|_| format!("{OF_ONE} of node {} are under way there: try again", by.node.0))?;
         let place = self.shared.sessions.clone().try_acquire_owned();
-        Ok((grant, place.map_err(|_| format!("{AT_ONCE} are under way there: try again"))?))
+        let place = place.map_err(|_| format!("{AT_ONCE} are under way there: try again"))?;
+        Ok((grant, Arc::new([own, place])))
     }
 
     /// A peer asks: a ticket, or why not. Both are put down.
     pub(super) fn asked(&self, from: NodeId, question: &Value) -> Value {
-        more(&self.shared.counts.asked);
-        let (tell, counts) = (|kind, text| self.shared.audit.tell(kind, from, text), &self.shared.counts);
+        let shared = &self.shared;
+        more(&shared.counts.asked);
+        let refused = |why: &str, text: &str| {
+            shared.refuse(from, why, text);
+            json!({ "refused": why })
+        };
         if !self.in_pace(from) {
-            more(&counts.refused);
-            return json!({ "refused": format!("more than {PACE} questions a second") });
+            let why = format!("more than {PACE} questions a second");
+            return refused(&why, &format!("node {} asks {why}", from.0));
         }
         let number = |key: &str| question[key].as_u64().and_then(|number| u32::try_from(number).ok());
         let (Ok(wish), Some(user)) = (wish(question), number("user")) else {
-            more(&counts.refused);
-            tell("refused-remote", format!("node {} asks for what is not known here", from.0));
-            return json!({ "refused": "it is not known there" });
+            return refused("it is not known there", &format!("node {} asks for what is not known here", from.0));
         };
         let by = Asker { node: from, user, process: number("process").unwrap_or_default() };
         let ticket = || -> Result<[u8; 16], String> {
             let (grant, place) = self.judge(by, &wish)?;
-            if self.shared.trust.is_none() {
+            if shared.trust.is_none() {
                 return Err("nodes speak in the clear there: it needs certificates, by `apus cluster init`".into());
             }
             let word = word().ok_or("no randomness")?;
-            let until = Instant::now() + FRESH;
-            self.shared.tickets().push(Ticket { word, by, wish: wish.clone(), grant, until, place });
             self.order(Order::Listen)?;
+            let until = Instant::now() + FRESH;
+            shared.tickets().push(Ticket { word, by, wish: wish.clone(), grant, until, place });
             Ok(word)
         };
         match ticket() {
             Ok(word) => {
-                more(&counts.granted);
-                tell(wish.kind(), format!("{by} may {wish}"));
-                json!({ "ticket": hex(word), "port": self.shared.at.port() })
+                more(&shared.counts.granted);
+                shared.audit.tell(wish.kind(), from, &format!("{by} may {wish}"));
+                json!({ "ticket": hex(&word), "port": shared.at.port() })
             }
             Err(why) => {
-                more(&counts.refused);
-                tell("refused-remote", format!("{by} may not {wish}: {why}"));
+                shared.refuse(from, &format!("{}: {why}", wish.kind()), &format!("{by} may not {wish}: {why}"));
                 json!({ "refused": why })
             }
         }
     }
+}
+
+/// Why not, for who asked here: it may not be, or something failed.
+fn no(why: impl Into<String>) -> Value {
+    json!({ "refused": why.into() })
+}
+
+fn failed(why: impl Into<String>) -> Value {
+    json!({ "error": why.into() })
 }
 
 impl Serving {
@@ -319,17 +367,20 @@ impl Serving {
         let node = question["node"].as_u64().and_then(|node| u16::try_from(node).ok()).map(NodeId);
         let asked = match (node, wish(question)) {
             (Some(node), Ok(wish)) => {
-                me.audit.tell(wish.kind(), node, format!("{by} asks node {} to {wish}", node.0));
+                me.audit.tell(wish.kind(), node, &format!("{by} asks node {} to {wish}", node.0));
                 self.far_order(node, wish, by, &stream, question).await
             }
-            (None, _) => Err("`node` must be a node's number".to_owned()),
-            (_, Err(what)) => Err(what),
+            (None, _) => Err(no("`node` must be a node's number")),
+            (_, Err(what)) => Err(no(what)),
         };
         if let Err(why) = asked {
-            more(&me.counts.refused);
-            let text = format!("{by} is refused: {why}");
-            me.audit.tell("refused-remote", node.unwrap_or(self.me), text);
-            relay::answer(&stream, &json!({ "error": why }));
+            let (kind, counter, word, text) = match why["refused"].as_str() {
+                Some(text) => ("refused-remote", &me.counts.refused, "is refused", text),
+                None => ("remote-failed", &me.counts.failed, "fails", why["error"].as_str().unwrap_or_default()),
+            };
+            more(counter);
+            me.audit.tell(kind, node.unwrap_or(self.me), &format!("{by} {word}: {text}"));
+            relay::answer(&stream, &why);
         }
     }
 
@@ -340,47 +391,143 @@ impl Serving {
         by: Asker,
         stream: &UnixStream,
         question: &Value,
-    ) -> Result<(), String> {
+    ) -> Result<(), Value> {
         let far = &self.far;
-        let own = stream.try_clone().map_err(|error| error.to_string())?;
+        let own = stream.try_clone().map_err(|error| failed(error.to_string()))?;
         if node == self.me {
-            let (grant, place) = far.judge(by, &wish)?;
+            let (grant, place) = far.judge(by, &wish).map_err(no)?;
             more(&far.shared.counts.granted);
-            return far.order(Order::Here { stream: own, by, wish, grant, place });
+            return far.order(Order::Here { stream: own, by, wish, grant, place }).map_err(failed);
         }
         let address = self.nodes.borrow().iter().find(|known| known.id == node).map(|known| known.address);
-        let address = address.ok_or_else(|| format!("node {} is not in the cluster", node.0))?;
+        let address = address.ok_or_else(|| no(format!("node {} is not in the cluster", node.0)))?;
         if far.shared.trust.is_none() {
-            return Err(
-                "nodes speak in the clear here: remote execution and copy need certificates, by `apus cluster init`"
-                    .into(),
-            );
+            return Err(no(
+                "nodes speak in the clear here: remote execution and copy need certificates, by `apus cluster init`",
+            ));
         }
-        let down = {
-            let engine = self.engine.borrow();
-            let status = engine.look().and_then(|(diagnosis, ..)| diagnosis.status(node));
-            matches!(status, Some((Status::Down | Status::Left, _)))
-        };
-        if down {
-            return Err(format!("node {} is down", node.0));
+        if is_down(&self.engine.borrow(), node) {
+            return Err(failed(format!("node {} is down", node.0)));
         }
         let place = far.asking.clone().try_acquire_owned();
-        let place = place.map_err(|_| format!("{AT_ONCE} are under way from here: try again"))?;
+        let place = place.map_err(|_| no(format!("{AT_ONCE} are under way from here: try again")))?;
         let mut ask = question.clone();
         ask["ask"] = "remote".into();
         ask["user"] = by.user.into();
         ask["process"] = by.process.into();
         let heard = self.view.peers.ask(node, &ask, ANSWER).await;
-        let answer = heard.ok_or_else(|| format!("node {} does not answer", node.0))?.value;
+        let answer = heard.ok_or_else(|| failed(format!("node {} does not answer", node.0)))?.value;
         if let Some(why) = answer["refused"].as_str() {
-            return Err(format!("node {} refuses: {why}", node.0));
+            return Err(no(format!("node {} refuses: {}", node.0, short(why, 2 * SAID))));
         }
         let ticket = answer["ticket"].as_str().and_then(unhex);
         let port = answer["port"].as_u64().and_then(|port| u16::try_from(port).ok());
         let (Some(ticket), Some(port)) = (ticket, port) else {
-            return Err(format!("node {} runs a program that does not know this: upgrade it", node.0));
+            return Err(no(format!("node {} runs a program that does not know this: upgrade it", node.0)));
         };
         let to = SocketAddr::new(address, port);
-        far.order(Order::There { stream: own, node, to, ticket, by, wish, place })
+        far.order(Order::There { stream: own, node, to, ticket, by, wish, place }).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::SystemTime;
+
+    use apus_engine::ClusterId;
+    use apus_quic::{Authority, Name, NewKey};
+
+    use super::*;
+
+    /// A node with certificates that allows `/bin/echo`, whose streams come in at this port; and what it says.
+    fn far(port: u16) -> (Far, Arc<Mutex<Vec<String>>>) {
+        let text = format!(
+            "cluster = 7\nnode = 0\n[[nodes]]\nid = 0\naddress = \"127.0.0.1\"\n[[services]]\nname = \"web\"\ncommand = [\"/bin/true\"]\n\
+             [remote]\nport = {port}\n[[remote.exec]]\ncommand = \"/bin/echo\"\nargs = [\"...\"]\n"
+        );
+        let config = Config::read("x", &text).expect("it is good");
+        let now = SystemTime::now();
+        let mut authority = Authority::make(ClusterId(7), now).expect("randomness");
+        let key = NewKey::make().expect("randomness");
+        let name = Name { cluster: ClusterId(7), node: NodeId(0) };
+        let issued = authority.issue(name, key.public(), now, Duration::from_secs(86_400)).expect("it is issued");
+        let trust =
+            Trust::new(name, &[authority.certificate().clone()], issued.der, key.pkcs8(), |_| {}).expect("it is good");
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let lines = said.clone();
+        let print: Say = Arc::new(move |line: &str| lines.lock().expect("no panic").push(line.to_owned()));
+        (Far::new(&config, Some(trust), Arc::new(Journal::in_memory(0)), Arc::default(), print), said)
+    }
+
+    fn echo(far: &Far, from: u16, word: &str) -> Value {
+        far.asked(NodeId(from), &json!({ "do": "exec", "command": ["/bin/echo", word], "user": 0 }))
+    }
+
+    #[test]
+    fn tickets_that_nobody_comes_with_and_one_node_do_not_take_all_places() {
+        // Nobody else has it.
+        let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+        let (far, _) = far(port);
+        for node in [1, 2] {
+            for _ in 0..OF_ONE {
+                assert!(echo(&far, node, "a")["ticket"].is_string());
+            }
+            let why = echo(&far, node, "a");
+            let more = format!("{OF_ONE} of node {node} are under way");
+            assert!(why["refused"].as_str().is_some_and(|why| why.contains(&more)), "{why}");
+        }
+        let why = echo(&far, 3, "a");
+        assert!(why["refused"].as_str().is_some_and(|why| why.contains("8 are under way")), "{why}");
+        far.shared.tickets().iter_mut().for_each(|ticket| ticket.until = Instant::now());
+        assert!(echo(&far, 1, "a")["ticket"].is_string());
+    }
+
+    #[test]
+    fn tickets_for_a_port_that_cannot_be_opened_are_void() {
+        let taken = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let (far, said) = far(taken.local_addr().expect("it is bound").port());
+        let failed = || said.lock().expect("no panic").iter().filter(|line| line.contains("is the port free?")).count();
+        let until = Instant::now() + Duration::from_secs(5);
+        for round in 1..=3 {
+            assert!(echo(&far, 1, "a")["ticket"].is_string());
+            while (failed() < round || !far.shared.tickets().is_empty()) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+                // One that was given as the port failed is void at the next attempt.
+                let _ = far.order(Order::Listen).is_ok();
+            }
+            assert!(far.shared.tickets().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_others_say_forges_no_lines_and_fills_neither_memory_nor_journal() {
+        let (far, said) = far(0);
+        let question = json!({ "do": "exec", "command": ["/bin/cat", "a\nnode 1: yes\u{1b}[2J"], "user": 0 });
+        let mut lines = Vec::new();
+        // Within two seconds at most.
+        for _ in 0..PACE {
+            assert!(far.asked(NodeId(1), &question)["refused"].is_string());
+        }
+        lines.append(&mut said.lock().expect("no panic"));
+        assert!((1..=3).contains(&lines.len()), "{lines:?}");
+        assert_eq!(far.counters()["refused"], PACE);
+        // A peer's own account of what came of it.
+        let end = json!({ "out": u64::MAX, "in": u64::MAX, "bytes": u64::MAX, "error": format!("\n{}\u{202e}", "x".repeat(9_000)) });
+        far.shared.ended(NodeId(1), "exec", "a\nb", &end);
+        far.shared.ended(NodeId(1), "exec", "a", &json!({ "code": 3, "in": [1, "\n"], "out": u64::MAX }));
+        assert_eq!(far.counters()["bytes"], u64::MAX);
+        lines.append(&mut said.lock().expect("no panic"));
+        assert!(lines.iter().all(|line| line.chars().count() <= TEXT && !line.contains(['\n', '\u{1b}', '\u{202e}'])));
+        let told: Vec<String> = far.shared.audit.journal.tail(10).into_iter().map(|entry| entry.text).collect();
+        assert_eq!(told, lines);
+        assert!(told.last().is_some_and(|text| text.starts_with("exit code 3; 0 bytes in, ")), "{told:?}");
+    }
+
+    #[test]
+    fn a_ticket_is_read_as_it_was_written() {
+        let word = word().expect("randomness");
+        assert_eq!(unhex(&hex(&word)), Some(word));
+        assert!(unhex("zz").is_none() && unhex(&"é".repeat(16)).is_none());
     }
 }

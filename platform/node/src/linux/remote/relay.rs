@@ -16,8 +16,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::frame::Watch;
-use super::{Shared, Ticket, session};
+use super::frame::{self, Watch};
+use super::{Seat, Shared, Ticket, session};
 use crate::remote::{Asker, Grant, Wish};
 
 /// What is under way in one direction of one session.
@@ -27,14 +27,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks whether an asker is still there.
 const LOOK: Duration = Duration::from_millis(100);
 /// What is said when all is over has so long to come.
-const LAST: Duration = Duration::from_secs(2);
+const LAST: Duration = Duration::from_millis(300);
+/// Who takes nothing for so long of what is said is gone. Longer than who says it waits, so that the reason is known there.
+const TAKES: Duration = Duration::from_secs(40);
 
 /// What the thread is given to do.
 pub(super) enum Order {
     /// Somebody has a ticket for here.
     Listen,
     /// To be done here for somebody here.
-    Here { stream: Plain, by: Asker, wish: Wish, grant: Grant, place: OwnedSemaphorePermit },
+    Here { stream: Plain, by: Asker, wish: Wish, grant: Grant, place: Seat },
     /// To be done elsewhere for somebody here.
     There {
         stream: Plain,
@@ -59,7 +61,7 @@ pub(super) fn work(shared: Arc<Shared>, orders: mpsc::UnboundedReceiver<Order>) 
         Ok(runtime) => runtime.block_on(serve(shared, orders)),
         Err(error) => {
             let me = shared.me;
-            shared.audit.tell("remote-failed", me, format!("no thread for what is asked from elsewhere: {error}"));
+            shared.audit.tell("remote-failed", me, &format!("no thread for what is asked from elsewhere: {error}"));
         }
     }
 }
@@ -85,7 +87,9 @@ async fn serve(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) 
                             Ok(open) => door = Some(open),
                             Err(error) => {
                                 let text = format!("`[remote]`: {}: {error}; is the port free?", shared.at);
-                                shared.audit.tell("remote-failed", shared.me, text);
+                                shared.audit.tell("remote-failed", shared.me, &text);
+                                // Nobody can come with them.
+                                shared.tickets().clear();
                             }
                         }
                     }
@@ -114,11 +118,12 @@ async fn serve(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) 
     }
 }
 
-/// Carries bytes until the end.
+/// Carries bytes until the end, or until they are not taken for as long as they may not be.
 async fn pump(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     mut watch: Option<&mut Watch>,
+    within: Option<Duration>,
 ) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
     loop {
@@ -129,7 +134,11 @@ async fn pump(
         if let Some(watch) = &mut watch {
             watch.pass(&piece[..many])?;
         }
-        to.write_all(&piece[..many]).await?;
+        let write = to.write_all(&piece[..many]);
+        match within {
+            Some(within) => timeout(within, write).await??,
+            None => write.await?,
+        }
     }
 }
 
@@ -151,37 +160,39 @@ async fn closed(eye: &UnixStream) {
     }
 }
 
-/// Somebody's work, and where it is spoken with.
+/// Somebody's work, and where it is spoken with. Its place is free once it has ended, and so has who carries what it says.
 fn begin(
     shared: &Arc<Shared>,
-    by: Asker,
-    wish: Wish,
+    about: NodeId,
+    what: &(&'static str, String),
     grant: Grant,
-    place: OwnedSemaphorePermit,
+    place: Seat,
 ) -> io::Result<(UnixStream, Arc<AtomicBool>)> {
     let (ours, theirs) = Plain::pair()?;
     ours.set_nonblocking(true)?;
+    let ours = UnixStream::from_std(ours)?;
     let gone = Arc::new(AtomicBool::new(false));
-    let (flag, shared) = (gone.clone(), shared.clone());
+    let (flag, shared, (kind, what)) = (gone.clone(), shared.clone(), what.clone());
     std::thread::Builder::new().name("remote-work".into()).spawn(move || {
         let end = session::run(theirs, &grant, &flag);
-        shared.ended(by.node, wish.kind(), &format!("{by}: {wish}"), &end);
+        shared.ended(about, kind, &what, &end);
         drop(place);
     })?;
-    Ok((UnixStream::from_std(ours)?, gone))
+    Ok((ours, gone))
 }
 
 /// For somebody here.
-async fn here(shared: Arc<Shared>, stream: Plain, by: Asker, wish: Wish, grant: Grant, place: OwnedSemaphorePermit) {
+async fn here(shared: Arc<Shared>, stream: Plain, by: Asker, wish: Wish, grant: Grant, place: Seat) {
+    let what = (wish.kind(), format!("{by}: {wish}"));
     let carry = async {
         let (asker, eye) = both(stream.try_clone()?)?;
-        let (mut work, gone) = begin(&shared, by, wish, grant, place)?;
+        let (mut work, gone) = begin(&shared, by.node, &what, grant, place.clone())?;
         answer(&stream, &json!({ "go": true }));
         let (mut from, mut to) = asker.into_split();
         let (mut out, mut into) = work.split();
-        let down = pump(&mut out, &mut to, None);
+        let down = pump(&mut out, &mut to, None, Some(TAKES));
         let up = async {
-            let _ = pump(&mut from, &mut into, None).await;
+            let _ = pump(&mut from, &mut into, None, None).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -192,8 +203,11 @@ async fn here(shared: Arc<Shared>, stream: Plain, by: Asker, wish: Wish, grant: 
         gone.store(true, Ordering::Relaxed);
         io::Result::Ok(())
     };
+    // It did not begin.
     if let Err(error) = carry.await {
-        answer(&stream, &json!({ "error": error.to_string() }));
+        let end = json!({ "error": error.to_string() });
+        shared.ended(by.node, what.0, &what.1, &end);
+        answer(&stream, &end);
     }
 }
 
@@ -206,10 +220,10 @@ struct Asked {
 }
 
 /// For somebody here, elsewhere.
-async fn there(shared: Arc<Shared>, stream: Plain, asked: Asked, _place: OwnedSemaphorePermit) {
+async fn there(shared: Arc<Shared>, stream: Plain, asked: Asked, place: OwnedSemaphorePermit) {
     let mut watch = Watch::default();
     let carried = match &shared.trust {
-        Some(trust) => carry(trust, shared.at, &stream, &asked, &mut watch).await,
+        Some(trust) => carry(trust, shared.at, &stream, &asked, &mut watch, place).await,
         None => Err(io::ErrorKind::Unsupported.into()),
     };
     let end = match (watch.end(), carried) {
@@ -230,6 +244,7 @@ async fn carry(
     stream: &Plain,
     asked: &Asked,
     watch: &mut Watch,
+    place: OwnedSemaphorePermit,
 ) -> io::Result<()> {
     let (asker, eye) = both(stream.try_clone()?)?;
     let mut bulk = apus_quic::dial(trust, own.ip(), asked.to, asked.node).await?;
@@ -238,11 +253,11 @@ async fn carry(
     answer(stream, &json!({ "go": true }));
     let (mut from, mut to) = asker.into_split();
     {
-        let down = pump(&mut bulk.receive, &mut to, Some(watch));
+        let down = pump(&mut bulk.receive, &mut to, Some(watch), Some(TAKES));
         tokio::pin!(down);
         let up = async {
             // Who does it may have ended, and hears no more: what it said last is on its way.
-            if pump(&mut from, &mut bulk.send, None).await.is_err() {
+            if pump(&mut from, &mut bulk.send, None, None).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
@@ -254,11 +269,14 @@ async fn carry(
             () = standing.lost() => false,
         };
         if !over {
-            let _ = timeout(LAST.min(Duration::from_millis(300)), &mut down).await;
+            let _ = timeout(LAST, &mut down).await;
         }
     }
     let _ = to.shutdown().await;
-    tokio::spawn(bulk.finish());
+    tokio::spawn(async move {
+        bulk.finish().await;
+        drop(place);
+    });
     Ok(())
 }
 
@@ -272,19 +290,29 @@ async fn came(shared: Arc<Shared>, from: NodeId, mut bulk: Bulk) {
         found.filter(|_| matches!(read, Ok(Ok(_)))).map(|at| tickets.swap_remove(at))
     };
     let Some(Ticket { by, wish, grant, place, .. }) = ticket else {
-        super::more(&shared.counts.refused);
-        shared.audit.tell("refused-remote", from, format!("node {} brings no ticket that is good here", from.0));
-        return;
+        return shared.refuse(from, "no ticket", &format!("node {} brings no ticket that is good here", from.0));
     };
     let Some(standing) = shared.trust.as_ref().map(|trust| bulk.standing(trust)) else { return };
-    let Ok((mut work, gone)) = begin(&shared, by, wish, grant, place) else { return };
+    let what = (wish.kind(), format!("{by}: {wish}"));
+    let (mut work, gone) = match begin(&shared, from, &what, grant, place.clone()) {
+        Ok(begun) => begun,
+        Err(error) => {
+            let (end, mut frame) = (json!({ "error": error.to_string() }), Vec::new());
+            shared.ended(from, what.0, &what.1, &end);
+            let _ = frame::end(&mut frame, &end);
+            if matches!(timeout(PATIENCE, bulk.send.write_all(&frame)).await, Ok(Ok(()))) {
+                bulk.finish().await;
+            }
+            return;
+        }
+    };
     let over = {
         let (mut out, mut into) = work.split();
-        let down = pump(&mut out, &mut bulk.send, None);
+        let down = pump(&mut out, &mut bulk.send, None, Some(TAKES));
         tokio::pin!(down);
         let up = async {
             // Work that hears no more has something to say yet.
-            if pump(&mut bulk.receive, &mut into, None).await.is_err() {
+            if pump(&mut bulk.receive, &mut into, None, None).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
@@ -300,4 +328,6 @@ async fn came(shared: Arc<Shared>, from: NodeId, mut bulk: Bulk) {
     if over {
         bulk.finish().await;
     }
+    // Until here it is under way: the port stays open, and its place is taken.
+    drop(place);
 }

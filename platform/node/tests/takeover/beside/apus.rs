@@ -7,13 +7,13 @@ use std::time::Duration;
 use apus_node::{Config, ask, init};
 use serde_json::{Value, json};
 
-use super::clock::boot_us;
+use super::clock::{boot_us, wall_us};
 use super::copy;
 use super::faults::{Fault, Stack};
 use super::field::{Field, NODES};
 use super::stop::until;
 use super::tail::Tail;
-use crate::cluster::end;
+use crate::cluster::{all_serve, any, end};
 use crate::watch::Watch;
 
 pub(crate) const NAME: &str = "Apus";
@@ -26,7 +26,9 @@ pub(crate) struct Apus {
     tails: Vec<Tail>,
     copies: PathBuf,
     /// What was told before of two dispatchers.
-    reported: u64,
+    /// What was seen before this was told, in microseconds of the wall clock, and so many impostors.
+    marked: u64,
+    impostors: u64,
     field: Field,
 }
 
@@ -43,7 +45,7 @@ impl Apus {
         let copies = field.folder("copies")?;
         let tails = (0..NODES).map(|node| Tail::new(field.file(&format!("told{node}")), DOWN)).collect();
         let nodes = (0..NODES).map(|_| None).collect();
-        let mut apus = Self { nodes, watch, tails, copies, reported: 0, field };
+        let mut apus = Self { nodes, watch, tails, copies, marked: 0, impostors: 0, field };
         for node in 0..NODES {
             apus.write(node)?;
             apus.start(node)?;
@@ -84,16 +86,7 @@ impl Apus {
 
     /// Asks any node.
     fn order(&self, question: &Value) -> Result<(), String> {
-        until(5, "an order", || {
-            let mut last = String::new();
-            for node in 0..NODES {
-                match self.ask(node, question) {
-                    Ok(_) => return Ok(()),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        })
+        until(5, "an order", || any(NODES, |node| self.ask(node, question)))
     }
 
     fn number(value: &Value) -> Option<usize> {
@@ -115,11 +108,7 @@ impl Apus {
     fn whole(&self) -> Result<usize, String> {
         let mut run = Vec::new();
         for node in 0..NODES {
-            let table = self.ask(node, &json!({"do": "table"}))?;
-            let servers = table["servers"].as_array().cloned().unwrap_or_default();
-            if servers.len() < NODES || servers.iter().any(|server| server["slots"] == 0) {
-                return Err(format!("node {node}: {table}"));
-            }
+            all_serve(node, NODES, &self.ask(node, &json!({"do": "table"}))?)?;
             let services = self.ask(node, &json!({"do": "services"}))?;
             let rows = services["services"].as_array().cloned().unwrap_or_default();
             if rows.iter().any(|row| row["name"] == "copy" && row["here"] == true && row["state"] == "ready") {
@@ -191,11 +180,11 @@ impl Stack for Apus {
     }
 
     fn dispatchers(&mut self) -> Option<u64> {
-        let seen = self.watch.seen();
+        let seen = self.watch.seen_since(self.marked);
+        self.marked = wall_us();
+        let impostors = seen.impostors - self.impostors;
+        self.impostors = seen.impostors;
         // Of one epoch, two would be the worst of all.
-        let now = seen.overlap_us.max(if seen.impostors > 0 { u64::MAX / 2 } else { 0 });
-        let more = if now > self.reported { now } else { 0 };
-        self.reported = self.reported.max(now);
-        Some(more)
+        Some(seen.overlap_us.max(if impostors > 0 { u64::MAX / 2 } else { 0 }))
     }
 }

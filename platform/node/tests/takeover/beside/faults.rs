@@ -250,7 +250,7 @@ pub(crate) fn trial(stack: &mut dyn Stack, fault: Fault) -> Result<(Value, bool)
         "moved": during.moved,
         "detect_us": tail::first(stack.tails(), struck, boot),
         "outage_us": address.then(|| during.report["outage_us"].clone()),
-        "heal_us": address.then(|| healed["outage_us"].clone()),
+        "heal_us": (address && healed["behind_us"].as_u64().is_some_and(|behind| behind <= BEHIND)).then(|| healed["outage_us"].clone()),
         "failed": during.report["failed"],
         "requests": during.report["sent"],
         "latency_us": during.report["latency_us"],

@@ -207,8 +207,8 @@ pub(crate) fn rows(trials: &[Value]) -> Vec<Row> {
     rows
 }
 
-/// What is said of our own rows, and not so.
-pub(crate) fn missed(rows: &[Row], ours: &str, planned: &str) -> Vec<String> {
+/// What is said of our own rows, and not so. Of each fault that is `wanted` there must be a trial.
+pub(crate) fn missed(rows: &[Row], ours: &str, planned: &str, wanted: &[&str]) -> Vec<String> {
     let mut wrong = Vec::new();
     for row in rows.iter().filter(|row| row.stack == ours) {
         for (of, what) in
@@ -223,17 +223,20 @@ pub(crate) fn missed(rows: &[Row], ours: &str, planned: &str) -> Vec<String> {
         if outage.some() && outage.ms(0.99) > bound {
             wrong.push(format!("{}: outage p99 {:.0} ms, goal {bound} ms", row.fault, outage.ms(0.99)));
         }
-        // It is in no quantile, but it is the worst of all.
-        let lasting =
-            |trial: &&Value| trial["invalid"].as_str().is_some_and(|why| why.starts_with("not recovered in time"));
-        let lasting = row.trials.iter().filter(lasting).count();
-        if lasting > 0 {
-            wrong.push(format!("{}: {lasting} of {} not recovered in time", row.fault, row.trials.len()));
+        // They are in no quantile, but they are the worst of all.
+        for what in ["not recovered in time", "not whole in time", "not settled"] {
+            let lasting = |trial: &&Value| trial["invalid"].as_str().is_some_and(|why| why.starts_with(what));
+            let lasting = row.trials.iter().filter(lasting).count();
+            if lasting > 0 {
+                wrong.push(format!("{}: {lasting} of {} {what}", row.fault, row.trials.len()));
+            }
         }
-        if !outage.some() && row.trials.iter().any(|trial| !trial["outage_us"].is_null()) {
+        if row.invalid() == row.trials.len() {
             wrong.push(format!("{}: no valid trial", row.fault));
         }
     }
+    let none = wanted.iter().filter(|fault| !rows.iter().any(|row| row.stack == ours && row.fault == **fault));
+    wrong.extend(none.map(|fault| format!("{fault}: no trial")));
     wrong
 }
 
@@ -268,8 +271,15 @@ pub(crate) fn self_test() {
     let row = &made[0];
     assert_eq!((row.trials.len(), row.invalid(), row.doubled("overlap_us")), (2, 1, 1));
     assert!(row.spread("outage_us").ms(1.0) < 501.0, "an invalid outage is counted");
-    assert_eq!(missed(&made, "a", "planned"), ["b: two owners for 0.007 ms"]);
-    assert_eq!(missed(&rows(&[trial(21_000, None, 0)]), "a", "b"), ["b: outage p99 21 ms, goal 20 ms"]);
+    assert_eq!(missed(&made, "a", "planned", &[]), ["b: two owners for 0.007 ms"]);
+    assert_eq!(missed(&rows(&[trial(21_000, None, 0)]), "a", "b", &[]), ["b: outage p99 21 ms, goal 20 ms"]);
     let lasting = rows(&[trial(9_000, None, 0), trial(9_000_000, Some("not recovered in time: silent"), 0)]);
-    assert_eq!(missed(&lasting, "a", "planned"), ["b: 1 of 2 not recovered in time"]);
+    assert_eq!(missed(&lasting, "a", "planned", &["b"]), ["b: 1 of 2 not recovered in time"]);
+    for why in ["not whole in time: silent", "not settled: it is not"] {
+        let lasting = rows(&[trial(9_000, None, 0), trial(9_000, Some(why), 0)]);
+        let what = why.split(':').next().unwrap_or(why);
+        assert_eq!(missed(&lasting, "a", "planned", &[]), [format!("b: 1 of 2 {what}")]);
+    }
+    assert_eq!(missed(&rows(&[trial(9_000, Some("probes: late"), 0)]), "a", "planned", &[]), ["b: no valid trial"]);
+    assert_eq!(missed(&lasting, "c", "planned", &["b"]), ["b: no trial"]);
 }

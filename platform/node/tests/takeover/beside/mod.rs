@@ -300,7 +300,9 @@ fn rests(all: &[Value]) -> Vec<String> {
 
 fn show(store: &Store, asked: &Asked) -> Result<(), String> {
     let rows: Vec<Row> = rows(&store.all);
-    let missed = missed(&rows, apus::NAME, faults::PLANNED);
+    let wanted = Fault::ALL.iter().filter(|fault| asked.many(apus::NAME, **fault) > 0);
+    let wanted: Vec<&str> = wanted.map(|fault| fault.name()).collect();
+    let missed = missed(&rows, apus::NAME, faults::PLANNED, &wanted);
     let struck: usize = rows.iter().filter(|row| row.stack == apus::NAME).map(|row| row.trials.len()).sum();
     if let Some(file) = &asked.plot {
         plot::write(file, &rows)?;

@@ -266,7 +266,7 @@ fn wait_any(fds: &[i32], within: Option<Duration>) -> io::Result<Vec<bool>> {
     Ok(polled.iter().map(|fd| fd.revents != 0).collect())
 }
 
-fn poll(fds: &mut [libc::pollfd], within: Option<Duration>) -> io::Result<()> {
+pub(super) fn poll(fds: &mut [libc::pollfd], within: Option<Duration>) -> io::Result<()> {
     let wait = within.map(|within| libc::timespec {
         tv_sec: libc::time_t::try_from(within.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::from(within.subsec_nanos()),

@@ -78,8 +78,8 @@ fn checked(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// What a command does before it begins, to be in a session of its own, somebody else if that is asked, and gone when the thread that
-/// started it is.
+/// What a command does before it begins, to be in a session of its own, which tells who is of it even when who started it is gone;
+/// somebody else if that is asked; and gone when the thread that started it is.
 ///
 /// # Errors
 /// If there is no such user.
@@ -103,14 +103,17 @@ pub(in crate::linux) fn as_user(
             // SAFETY: no memory is passed.
             checked(unsafe { libc::setuid(*uid) })?;
         }
-        // SAFETY: no memory is passed.
-        let _ = unsafe { libc::umask(0o022) };
         // After the change of user, which takes it back.
         // SAFETY: no memory is passed.
         checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
         // SAFETY: no memory is passed.
         if u32::try_from(unsafe { libc::getppid() }) != Ok(parent) {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        // What the daemon was told to ignore, as by `nohup`, its programs are not. Of `KILL`, `STOP` and unknown ones it is refused.
+        for signal in 1..=64 {
+            // SAFETY: no memory is passed, and no function of this process is named.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
         // SAFETY: all of a set of signals may be zero.
         let none: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -132,7 +135,6 @@ pub(super) fn start(
     output: &PipeWriter,
 ) -> io::Result<Started> {
     let (name, args) = command.split_first().ok_or_else(|| io::Error::other("no command"))?;
-    let as_whom = spec.user.as_deref().map(user).transpose()?;
     let entries: Vec<File> = entries.iter().filter_map(|path| File::options().write(true).open(path).ok()).collect();
     let mut child = Command::new(name);
     child.args(args).env_clear();
@@ -141,9 +143,7 @@ pub(super) fn start(
             child.env(key, value);
         }
     }
-    if let (Some(user), Some(name)) = (&as_whom, &spec.user) {
-        child.env("HOME", &user.home).env("USER", name).env("LOGNAME", name);
-    }
+    let enter = as_user(spec.user.as_deref(), &mut child)?;
     child.env("APUS_SERVICE", &spec.name).env("APUS_SLOT", spec.slot.to_string());
     child.env("NOTIFY_SOCKET", folder.join("notify"));
     if let Some(promise) = spec.watchdog {
@@ -153,8 +153,8 @@ pub(super) fn start(
     child.envs(spec.environment.iter().map(|(key, value)| (key, value)));
     child.current_dir(spec.directory.as_deref().map_or(folder, Path::new));
     child.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
-    let (keeper, haste, core) = (std::process::id(), HASTE.load(Relaxed), spec.core);
-    let enter = move || {
+    let (haste, core) = (HASTE.load(Relaxed), spec.core);
+    let bound = move || {
         for entry in &entries {
             // SAFETY: the buffer is as long as is said.
             let _ = unsafe { libc::write(entry.as_raw_fd(), c"0".as_ptr().cast(), 1) };
@@ -169,35 +169,11 @@ pub(super) fn start(
             // SAFETY: the limit outlives the call.
             checked(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const most) })?;
         }
-        // A session of its own: who is of it is known even when keeper and daemon are gone.
-        // SAFETY: no memory is passed.
-        checked(unsafe { libc::setsid() })?;
-        if let Some(User { uid, gid, groups, .. }) = &as_whom {
-            // SAFETY: so many groups are there.
-            checked(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
-            // SAFETY: no memory is passed.
-            checked(unsafe { libc::setgid(*gid) })?;
-            // SAFETY: no memory is passed.
-            checked(unsafe { libc::setuid(*uid) })?;
-        }
-        // After the change of user, which takes it back. It ends with its keeper, which has the lease.
-        // SAFETY: no memory is passed.
-        checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
-        // SAFETY: no memory is passed.
-        if u32::try_from(unsafe { libc::getppid() }) != Ok(keeper) {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
-        // What the daemon was told to ignore, as by `nohup`, its programs are not. Of `KILL`, `STOP` and unknown ones it is refused.
-        for signal in 1..=64 {
-            // SAFETY: no memory is passed, and no function of this process is named.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
-        }
-        // SAFETY: all of a set of signals may be zero.
-        let none: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // SAFETY: the set outlives the call; nothing is asked back.
-        checked(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) })
+        Ok(())
     };
     // SAFETY: between fork and exec only system calls are made, on what was made ready before.
+    unsafe { child.pre_exec(bound) };
+    // SAFETY: likewise.
     unsafe { child.pre_exec(enter) };
     let mend = if spec.user.is_some() {
         "; does it exist, and may this node start programs as another user?"

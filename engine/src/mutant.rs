@@ -51,6 +51,7 @@ mutants! {
         ClusterIgnored "cluster-ignored" "packets of another cluster are taken for our own",
         SenderIncarnationIgnored "sender-incarnation-ignored" "a packet from a sender's earlier life is taken as current",
         VersionMisread "version-misread" "a version 1 body is decoded with the version 2 layout",
+        PeerVersionIgnored "peer-version-ignored" "a packet is written in the sender's newest version, whatever its receiver reads",
     }
     diagnosis {
         StaleIncarnationAccepted "stale-incarnation-accepted" "news about an earlier incarnation overwrites newer news",
@@ -107,6 +108,7 @@ mutants! {
         LedForgotten "led-forgotten" "a voter that led until just now does not say so to the one it votes for",
         StartForgotten "start-forgotten" "a restarted voter says that it never served a leader",
         NeverRests "never-rests" "a leader repeats heartbeats that were answered as soon as those that were not",
+        RestAssumed "rest-assumed" "a leader sends heartbeats of a cluster at rest also to who speaks a version that does not know them",
         LeaderRewrites "leader-rewrites" "a new leader drops its own uncommitted suffix",
     }
     views {

@@ -132,6 +132,8 @@ mutants! {
         ElectedTimeIgnored "elected-time-ignored" "a new leader does not wait for leases that its predecessor renewed",
         RemovedKeepsHolding "removed-keeps-holding" "a node removed from the cluster keeps renewing",
         PlacedBlind "placed-blind" "the leader places a slot without regard to what it proposed a moment ago",
+        LapsedKept "lapsed-kept" "a leader lets a holder that is up keep what it does not renew",
+        NeverGivesUp "never-gives-up" "a holder that cannot keep a lease does not ask for another one",
         OvertakenAsked "overtaken-asked" "a release that the log has overtaken is asked for without end",
         DeadHolderKept "dead-holder-kept" "a resource whose holder is down is never granted again",
     }

@@ -20,6 +20,10 @@ pub(super) struct Holding {
     pub(super) epoch: Epoch,
     /// Expiry on this node's clock; `None` before the first renewal and after expiry.
     pub(super) until: Option<Time>,
+    /// Since when it is neither armed nor out of a leader's reach.
+    idle: Option<Time>,
+    /// Asked the leader for another holder, as this node cannot keep it armed (rule R7).
+    gives_up: bool,
     /// Told to let go; renewed only until what runs has stopped in its own time.
     letting_go: bool,
     /// Being disarmed: never renewed again.
@@ -47,6 +51,8 @@ impl Views {
         let holding = Holding {
             epoch,
             until: None,
+            idle: Some(ctx.now),
+            gives_up: false,
             letting_go: false,
             releasing: false,
             evidence,
@@ -95,6 +101,7 @@ impl Views {
 
     /// Asks the leader for more time, for all that is held.
     pub(super) fn renew(&mut self, ctx: &mut Ctx<'_>, log: &Consensus) {
+        self.give_up(ctx, log);
         let keep = self.lease.scale(2, 1);
         let mut held = Vec::new();
         for (resource, holding) in &mut self.held {
@@ -119,6 +126,29 @@ impl Views {
             }
             Some(leader) => self.send(ctx, leader, Message::Renew(renew)),
             None => {}
+        }
+    }
+
+    /// What a node that knows the leader could not arm for a whole lease, somebody else shall have (rule R7).
+    fn give_up(&mut self, ctx: &mut Ctx<'_>, log: &Consensus) {
+        let led = log.leader().is_some_and(|leader| leader != self.me);
+        let mut over = Vec::new();
+        for (resource, held) in self.held.iter_mut().filter(|(_, held)| !held.letting_go && !held.releasing) {
+            let Some(since) = held.idle else { continue };
+            if !led {
+                held.idle = Some(ctx.now);
+                if core::mem::take(&mut held.gives_up) {
+                    self.asks.remove(resource);
+                }
+            } else if !held.gives_up && ctx.now.since(since) >= self.lease && !ctx.has(Mutant::NeverGivesUp) {
+                held.gives_up = true;
+                over.push((*resource, held.epoch, ctx.now.since(since), held.evidence));
+            }
+        }
+        for (resource, epoch, over, because) in over {
+            let lapsed = self.event(ctx, &[because], Fact::Lapsed { resource, holder: self.me, over });
+            let because = [lapsed, EvidenceId::NONE, EvidenceId::NONE];
+            self.ask(ctx, log, resource, Ask::FailOver { resource, epoch, because });
         }
     }
 
@@ -190,6 +220,10 @@ impl Views {
             return;
         }
         let first = held.until.replace(until).is_none();
+        held.idle = None;
+        if core::mem::take(&mut held.gives_up) {
+            self.asks.remove(&resource);
+        }
         let because = held.evidence;
         let more = if ctx.has(Mutant::GuardOutlivesLease) { self.lease.scale(1, 3) } else { Micros::ZERO };
         ctx.arm(resource, epoch, until + more);
@@ -216,6 +250,7 @@ impl Views {
                 continue;
             }
             held.until = None;
+            held.idle = Some(ctx.now);
             let (epoch, because, letting_go) = (held.epoch, held.evidence, held.letting_go);
             let evidence = self.event(ctx, &[because], Fact::Expired { resource, epoch });
             ctx.signal(Signal::LeaseLost { resource, epoch, evidence });

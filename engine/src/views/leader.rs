@@ -16,6 +16,7 @@ impl Views {
         self.failed.clear();
         self.proposing.clear();
         self.waiting.clear();
+        self.unrenewed.clear();
         let wait = self.wait(ctx);
         let alone_since = log.alone_since().unwrap_or(ctx.now);
         self.not_before = if ctx.has(Mutant::ElectedTimeIgnored) { ctx.now } else { alone_since + wait };
@@ -76,6 +77,11 @@ impl Views {
         if grant.released || ctx.has(Mutant::GrantWithoutWait) {
             return Time(0);
         }
+        self.over_at(ctx, log, resource)
+    }
+
+    /// When the lease of whoever holds a resource must have run out, as far as this leader has renewed it.
+    pub(super) fn over_at(&self, ctx: &Ctx<'_>, log: &Consensus, resource: ResourceId) -> Time {
         let renewed = self.renewed.get(&resource).copied().max(log.renewed(resource));
         let renewed = renewed.map_or(Time(0), |contact| contact + self.wait(ctx));
         self.not_before.max(renewed)

@@ -264,4 +264,13 @@ pub enum Fact {
         /// Of its bytes.
         digest: u64,
     },
+    /// A holder that is up has not armed its guard for a whole lease: it gives up, or the leader passes it over (rule R7).
+    Lapsed {
+        /// What.
+        resource: ResourceId,
+        /// Whose lease.
+        holder: NodeId,
+        /// How long nothing was armed, as far as whoever says so knows.
+        over: Micros,
+    },
 }

@@ -65,6 +65,8 @@ pub struct Views {
     place_at: Option<Time>,
     /// Leader: told about waiting.
     waiting: BTreeSet<ResourceId>,
+    /// Leader: since when a grant's lease is over, by what this leader has seen.
+    unrenewed: BTreeMap<ResourceId, (Epoch, Time)>,
     leads: Option<EvidenceId>,
     /// Warm standbys on this node.
     standbys: BTreeSet<Copy>,
@@ -90,6 +92,7 @@ impl Views {
             proposing: BTreeMap::new(),
             place_at: None,
             waiting: BTreeSet::new(),
+            unrenewed: BTreeMap::new(),
             leads: None,
             standbys: BTreeSet::new(),
             prefer: Prefer::new(config, now),

@@ -49,16 +49,17 @@ impl Views {
         if grant.released {
             return self.grant(ctx, log, resource, &because);
         }
+        let (epoch, moving) = (grant.epoch, grant.moving.is_some());
         let member = log.membership().contains(holder);
         let down = self.down.get(&holder).copied();
         if member && down.is_none() {
+            if let Some(over) = self.lapsed(ctx, log, resource, epoch) {
+                return self.pass_over(ctx, log, resource, holder, over);
+            }
             let drained = log.state().drained.contains(&holder) && !ctx.has(Mutant::DrainForgets);
             // What it requires has gone elsewhere: it follows.
             let alone = ctx.config().resource(resource).is_some_and(|config| !holds_required(ctx, log, config, holder));
-            if (drained || alone)
-                && grant.moving.is_none()
-                && self.choose(ctx, log, resource).is_some_and(|node| node != holder)
-            {
+            if (drained || alone) && !moving && self.choose(ctx, log, resource).is_some_and(|node| node != holder) {
                 let because = [self.leads.unwrap_or_default(), EvidenceId::NONE, EvidenceId::NONE];
                 ctx.signal(Signal::Propose(Payload::Move { resource, to: None, because }));
             }
@@ -77,6 +78,31 @@ impl Views {
             return;
         }
         self.grant(ctx, log, resource, &[down.unwrap_or_default()]);
+    }
+
+    /// How long the lease of a holder that is up has been over, if that is a whole lease or more (rule R7).
+    fn lapsed(&mut self, ctx: &Ctx<'_>, log: &Consensus, resource: ResourceId, epoch: Epoch) -> Option<Micros> {
+        let answered = log.quorum_contact(ctx.now).is_some_and(|contact| ctx.now.since(contact) < self.lease);
+        if !answered || self.over_at(ctx, log, resource) > ctx.now || ctx.has(Mutant::LapsedKept) {
+            self.unrenewed.remove(&resource);
+            return None;
+        }
+        let known = self.unrenewed.get(&resource).filter(|(of, _)| *of == epoch);
+        let since = known.map_or(ctx.now, |(_, since)| *since);
+        self.unrenewed.insert(resource, (epoch, since));
+        self.place_at = self.place_at.map(|look| look.min((since + self.lease).max(ctx.now + Micros(1))));
+        let over = ctx.now.since(since);
+        (over >= self.lease).then_some(over)
+    }
+
+    /// The holder is up and does not renew: somebody else is granted it, if there is anybody.
+    fn pass_over(&mut self, ctx: &mut Ctx<'_>, log: &Consensus, resource: ResourceId, holder: NodeId, over: Micros) {
+        self.failed.insert(resource, holder);
+        if self.choose(ctx, log, resource).is_some_and(|node| node != holder) {
+            self.unrenewed.remove(&resource);
+            let lapsed = self.event(ctx, &[self.leads.unwrap_or_default()], Fact::Lapsed { resource, holder, over });
+            self.grant(ctx, log, resource, &[lapsed]);
+        }
     }
 
     fn is_hot(&self, ctx: &Ctx<'_>, resource: ResourceId) -> bool {

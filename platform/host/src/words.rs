@@ -104,6 +104,12 @@ fn views(fact: &views::Fact, names: &impl Names) -> String {
         Fact::Seized { resource } => format!("takes {} by the 1998 rule, asking nobody", what(resource)),
         Fact::Yielded { resource, to } => format!("yields {} to {} by the 1998 rule", what(resource), node(to)),
         Fact::Noted { index, .. } => format!("applies the note {index}"),
+        Fact::Lapsed { resource, holder, over } => format!(
+            "asks for another holder of {}: {}, though up, could not keep its lease, over for {} ms",
+            what(resource),
+            node(holder),
+            over.0 / 1_000
+        ),
     }
 }
 

@@ -136,6 +136,7 @@ fn renumber(fact: &mut Fact, to: &impl Fn(ResourceId) -> ResourceId) {
         | views::Fact::Released { resource, .. }
         | views::Fact::Refused { resource, .. }
         | views::Fact::Seized { resource }
+        | views::Fact::Lapsed { resource, .. }
         | views::Fact::Yielded { resource, .. } => *resource = to(*resource),
         views::Fact::Noted { .. } => {}
     }

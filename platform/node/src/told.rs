@@ -244,6 +244,7 @@ variants! {
         "refused" Refused { resource, epoch, newest };
         "seized" Seized { resource };
         "yielded" Yielded { resource, to };
+        "lapsed" Lapsed { resource, holder, over };
         "noted" Noted { index, digest };
     }
     supervision::Fact {

@@ -231,6 +231,10 @@ impl Entry {
                 self.about = Some(to.0);
                 ("yielded", *resource)
             }
+            Fact::Lapsed { resource, holder, over } => {
+                (self.about, self.ms) = (Some(holder.0), Some(over.0 / 1_000));
+                ("lapsed", *resource)
+            }
             Fact::Noted { .. } => return self.tell("leases", "noted"),
         };
         self.resource = Some(resource.0);
@@ -275,9 +279,8 @@ impl Entry {
         match &*self.kind {
             "failed" | "disk-failed" | "superseded" | "fail-over" | "reboot" | "refused-order" => Level::Error,
             "missed" | "suspected" | "heard" | "down" | "expired" | "stepped-down" | "stalled" | "slow" | "waiting"
-            | "backing-off" | "disk-full" | "blank" | "restart" | "refused-remote" | "remote-failed" | "slow-asker" => {
-                Level::Warning
-            }
+            | "lapsed" | "backing-off" | "disk-full" | "blank" | "restart" | "refused-remote" | "remote-failed"
+            | "slow-asker" => Level::Warning,
             _ => Level::Info,
         }
     }

@@ -158,7 +158,7 @@ impl<'a> Known<'a> {
         let before = older.next().map(|(epoch, holder, _)| (epoch, holder));
         // What the holder says last, by its own numbers; before it says anything, the grant.
         let says = |entry: &&Entry| {
-            let other = matches!(&*entry.kind, "granted" | "proposed" | "refused" | "waiting");
+            let other = matches!(&*entry.kind, "granted" | "proposed" | "refused" | "waiting" | "lapsed");
             of(entry) && entry.node == holder && entry.index >= epoch && entry.id.is_some() && !other
         };
         let said = self.entries.iter().filter(says).max_by_key(|entry| entry.seq);
@@ -326,6 +326,10 @@ impl<'a> Known<'a> {
         let mut steps = self.sorted(steps);
         let left_out = steps.len().saturating_sub(STEPS);
         steps.drain(..left_out);
+        // Where no node fell, but a lease was not renewed, its end is the first sign.
+        if began.is_none() && rest.iter().any(|entry| entry.kind == "lapsed") {
+            began = rest.iter().filter(|entry| entry.kind == "expired").map(|entry| self.at(entry)).min();
+        }
         let over = matches!(&*end.kind, "armed" | "ready" | "promoted");
         // Whoever held it first after that ended the outage, whoever holds it now.
         let outage = began.filter(|_| over).map(|began| {
@@ -583,6 +587,26 @@ mod tests {
         assert!(told[0].starts_with("node 2 stops answering"), "{told:?}");
         assert_eq!(told.iter().filter(|text| text.contains("is granted")).count(), 2, "{told:?}");
         assert_eq!(story.outage, Some(604_000), "until node 1 held it");
+    }
+
+    #[test]
+    fn a_lease_that_is_not_renewed_is_told_from_its_end_to_the_new_holder() {
+        let mut tale = Tale(Vec::new());
+        set(tale.event(2, 1, 5, 5, "granted", &[]), Some(1), Some(5), Some(2));
+        set(tale.event(0, 1, 6, 5, "granted", &[]), Some(1), Some(5), Some(2));
+        tale.event(0, 2, 1, 3, "elected", &[]).of_term = Some(2);
+        set(tale.event(2, 2, 600, 5, "expired", &[(2, 1)]), Some(1), Some(5), None);
+        set(tale.event(0, 3, 1_150, 5, "lapsed", &[(0, 2)]), Some(1), None, Some(2));
+        set(tale.event(0, 4, 1_150, 5, "proposed", &[(0, 3), (0, 2)]), Some(1), Some(6), Some(1));
+        set(tale.event(0, 5, 1_152, 6, "granted", &[(0, 4), (0, 3)]), Some(1), Some(6), Some(1));
+        set(tale.event(1, 1, 1_153, 6, "granted", &[(0, 4), (0, 3)]), Some(1), Some(6), Some(1));
+        set(tale.event(1, 2, 1_154, 6, "armed", &[(1, 1)]), Some(1), Some(6), None);
+        let story = why(&tale.0, &Clocks::new(), &Subject::Resources(vec![1]), &called()).expect("there is one");
+        assert_eq!(story.headline, "the address is held by node 1, epoch 6");
+        let told = texts(&story);
+        let place = |word: &str| told.iter().position(|text| text.contains(word)).expect("it is told");
+        assert!(place("expired") < place("lapsed") && place("lapsed") < place("is granted to node 1"), "{told:?}");
+        assert_eq!(story.outage, Some(554_000));
     }
 
     #[test]

@@ -300,7 +300,7 @@ impl Ctx<'_> {
         let speaks = self.shared.config.wire_version;
         let peer = self.shared.peers.get(&to).map_or(1, |peer| peer.speaks.max(1));
         let header = Header {
-            version: if self.has(Mutant::PeerVersionIgnored) { speaks } else { speaks.min(peer) },
+            version: speaks.min(peer),
             speaks,
             cluster: self.shared.config.cluster,
             sender: self.shared.config.me,

@@ -51,7 +51,6 @@ mutants! {
         ClusterIgnored "cluster-ignored" "packets of another cluster are taken for our own",
         SenderIncarnationIgnored "sender-incarnation-ignored" "a packet from a sender's earlier life is taken as current",
         VersionMisread "version-misread" "a version 1 body is decoded with the version 2 layout",
-        PeerVersionIgnored "peer-version-ignored" "a packet is written in the sender's newest version, whatever its receiver reads",
     }
     diagnosis {
         StaleIncarnationAccepted "stale-incarnation-accepted" "news about an earlier incarnation overwrites newer news",

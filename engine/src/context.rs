@@ -281,10 +281,11 @@ impl Ctx<'_> {
         self.shared.persisting
     }
 
-    /// Whether a node knows of rest: that a leader is heard less often while all is well, and tests those that decide itself.
+    /// Whether a node knows of rest, and this one does: that a leader is heard less often while all is well, and tests those that decide itself.
     #[must_use]
     pub fn knows_rest(&self, node: NodeId) -> bool {
-        self.speaks(node) >= 4
+        let both = self.shared.config.wire_version.min(self.speaks(node));
+        both >= wire::REST || self.has(Mutant::RestAssumed)
     }
 
     /// The newest wire version that a node speaks, as far as is known.

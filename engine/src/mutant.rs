@@ -107,6 +107,7 @@ mutants! {
         LedForgotten "led-forgotten" "a voter that led until just now does not say so to the one it votes for",
         StartForgotten "start-forgotten" "a restarted voter says that it never served a leader",
         NeverRests "never-rests" "a leader repeats heartbeats that were answered as soon as those that were not",
+        RestAssumed "rest-assumed" "a leader sends heartbeats of a cluster at rest also to who speaks a version that does not know them",
         LeaderRewrites "leader-rewrites" "a new leader drops its own uncommitted suffix",
     }
     views {

@@ -1,6 +1,6 @@
 //! Adaptive testing: while all is well the leader's heartbeats test those that decide, and rings rest.
 
-use super::probe::{Purpose, Rtt};
+use super::probe::Purpose;
 use super::{CALM, Diagnosis, LHM_MAX, REST};
 use crate::config::{Config, DiagnosisRule};
 use crate::consensus::Consensus;
@@ -137,7 +137,7 @@ impl Diagnosis {
             !answered
         });
         if let Some(trip) = trip {
-            self.beats.entry(node).or_insert_with(Rtt::default).observe(trip);
+            self.beats.entry(node).or_default().observe(trip);
         }
         if self.probes.len() < before {
             self.lhm = self.lhm.saturating_sub(1);

@@ -33,6 +33,8 @@ use crate::{consensus, diagnosis, views};
 ///
 /// 2 has evidence, 3 settings, 4 the layout of 3: who speaks it takes a leader's word less often (see [`crate::Config::rest`]).
 pub const VERSION: u8 = 4;
+/// The version that brought rest.
+pub(crate) const REST: u8 = 4;
 const MAGIC: [u8; 2] = *b"AP";
 const HEADER: usize = 15;
 const CHECK: usize = 4;
@@ -129,6 +131,8 @@ pub const fn since(kind: u8) -> u8 {
     match kind {
         // Orders to who coordinates.
         0x34 => 3,
+        // Heartbeats of a cluster at rest, and their answers.
+        0x26 | 0x27 => REST,
         _ => 1,
     }
 }

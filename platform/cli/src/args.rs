@@ -186,7 +186,7 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "ADDRESS:PORT")]
         address: Option<String>,
         /// The control socket of the node that runs here
-        #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+        #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
         control: PathBuf,
     },
     /// Let this machine in: make its key, get its certificate, write its configuration
@@ -216,7 +216,7 @@ pub(crate) enum ClusterCommand {
     #[command(after_help = "Exit codes: 0 all is well; 1 a certificate ends soon, or nodes speak in the clear.")]
     Status {
         /// The control socket of the node that runs here
-        #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+        #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
         control: PathBuf,
     },
     /// Take a node out for good: its certificate is refused by all
@@ -233,7 +233,7 @@ pub(crate) enum ClusterCommand {
         #[arg(value_enum)]
         what: Rotation,
         /// The control socket of the node that runs here
-        #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+        #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
         control: PathBuf,
     },
 }
@@ -287,7 +287,7 @@ pub(crate) struct MoveArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// The control socket of the node that runs here
-    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 
@@ -312,7 +312,7 @@ pub(crate) struct ExecArgs {
     #[arg(long, short)]
     pub input: bool,
     /// The control socket of the node that runs here
-    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 
@@ -335,7 +335,7 @@ pub(crate) struct CpArgs {
     #[arg(value_name = "DST")]
     pub to: String,
     /// The control socket of the node that runs here
-    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 
@@ -351,14 +351,14 @@ pub(crate) struct WhyArgs {
     #[arg(value_parser = time, requires = "node")]
     pub time: Option<Duration>,
     /// The control socket of the node that runs here
-    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// The control socket of the node that runs here
-    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 
@@ -371,7 +371,7 @@ pub(crate) struct TopArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
     pub every: Duration,
     /// The control socket of the node that runs here
-    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 
@@ -387,7 +387,7 @@ pub(crate) struct EventArgs {
     #[arg(long, value_parser = node)]
     pub node: Option<u16>,
     /// The control socket of the node that runs here
-    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 
@@ -401,7 +401,7 @@ pub(crate) struct ServiceArgs {
     #[command(subcommand)]
     pub what: ServiceCommand,
     /// The control socket of the node that runs here
-    #[arg(long, global = true, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, global = true, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 
@@ -469,19 +469,21 @@ pub(crate) struct OfNode {
     /// Number of the node
     pub node: u16,
     /// The control socket of the node that runs here
-    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 
 /// Where a node listens if its configuration does not say.
 pub(crate) const CONTROL: &str = "/run/apus/control";
+/// Names another socket for all commands of a shell.
+pub(crate) const SOCKET_ENV: &str = "APUS_CONTROL";
 
 #[derive(Debug, Args)]
 pub(crate) struct VipArgs {
     #[command(subcommand)]
     pub what: VipCommand,
     /// The control socket of the node that runs here
-    #[arg(long, global = true, value_name = "SOCKET", default_value = CONTROL)]
+    #[arg(long, global = true, value_name = "SOCKET", env = SOCKET_ENV, hide_env_values = true, default_value = CONTROL)]
     pub control: PathBuf,
 }
 

@@ -324,6 +324,25 @@ fn a_configuration_is_checked_before_it_is_used() {
     }
 }
 
+#[test]
+fn the_environment_names_a_control_socket_unless_the_argument_does() {
+    let folder = temp("named");
+    let place = |name: &str| folder.join(name).display().to_string();
+    let (named, argued) = (place("named"), place("argued"));
+    for what in [&["exec"][..], &["status"], &["vip", "status"], &["service", "status"], &["cluster", "status"]] {
+        let rest: &[&str] = if what == ["exec"] { &["1", "--", "/bin/true"] } else { &[] };
+        let env = [("APUS_CONTROL", named.as_str())];
+        let by_env = apus_with(&[what, rest].concat(), &env).stderr;
+        assert!(by_env.contains(&named), "{what:?}: {by_env}");
+        let by_both = apus_with(&[what, &["--control", &argued], rest].concat(), &env).stderr;
+        assert!(by_both.contains(&argued) && !by_both.contains(&named), "{what:?}: {by_both}");
+    }
+    let pages = folder.join("man").display().to_string();
+    assert_eq!(apus(&["man", &pages]).code, 0);
+    let page = std::fs::read_to_string(folder.join("man/apus-status.1")).expect("a page");
+    assert!(page.contains("APUS_CONTROL"), "{page}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn the_unit_is_one_that_systemd_takes() {

@@ -266,3 +266,32 @@ impl Sum {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use apus_engine::ClusterId;
+
+    use super::*;
+    use crate::authority::{Authority, NewKey};
+
+    #[test]
+    fn a_door_that_is_lost_gives_nobody_however_often_it_is_asked() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let (name, now) = (Name { cluster: ClusterId(7), node: NodeId(0) }, SystemTime::now());
+            let mut authority = Authority::make(ClusterId(7), now).expect("randomness");
+            let key = NewKey::make().expect("randomness");
+            let issued = authority.issue(name, key.public(), now, Duration::from_secs(60)).expect("it is issued");
+            let authorities = [authority.certificate().clone()];
+            let trust = Trust::new(name, &authorities, issued.der, key.pkcs8(), |_| {}).expect("it is good");
+            let mut door = Door::open(trust, ([127, 0, 0, 1], 0).into()).expect("a port");
+            door.endpoint.close(VarInt::from_u32(0), b"");
+            (&mut door.task).await.expect("it ends");
+            for _ in 0..3 {
+                assert!(timeout(Duration::from_millis(20), door.next()).await.is_err());
+            }
+        });
+    }
+}

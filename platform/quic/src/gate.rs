@@ -220,6 +220,9 @@ impl Gate {
     pub(crate) fn know(&self, peers: impl IntoIterator<Item = SocketAddr>) {
         let mut inner = self.inner();
         let mut before = std::mem::take(&mut inner.peers);
+        if planted!(NobodyKnown) {
+            return;
+        }
         let pace = |(rate, burst)| Pace::new(rate, burst);
         let fresh =
             || Peer { first: pace(self.paces.peer), known: pace(self.paces.known), answers: pace(self.paces.answers) };
@@ -278,7 +281,7 @@ impl Gate {
         if !own && datagram.len() < LEAST_FIRST {
             return Err(Why::Garbage);
         }
-        let proved = !token.is_empty() && self.is_for(token, from);
+        let proved = !token.is_empty() && (self.is_for(token, from) || planted!(AnyToken));
         let mut inner = self.inner();
         let inner = &mut *inner;
         let pace = match (inner.peers.get_mut(&from), proved, own) {

@@ -574,8 +574,10 @@ impl Inner {
         if peer.take(self.trust.me().node, node, connection, dialled, self.limits.connect) {
             self.spawn(serve(self.clone(), node, peer.clone(), connection.clone()));
             // QUIC's own tokens go to who dials only; the next dial may be the other's.
-            let token = self.gate.token(connection.remote_address().ip());
-            self.by_stream(peer, connection, Kind::Token, token);
+            if !planted!(NoTokens) {
+                let token = self.gate.token(connection.remote_address().ip());
+                self.by_stream(peer, connection, Kind::Token, token);
+            }
         } else {
             self.count(|counters| &mut counters.ended);
         }
@@ -644,7 +646,7 @@ async fn accept(inner: Rc<Inner>) {
             let _ = incoming.retry();
             continue;
         }
-        let peer = inner.book.node(from).map(|_| from);
+        let peer = inner.book.node(from).map(|_| from).filter(|_| !planted!(PlacesShared));
         let place = inner.places.borrow_mut().take(peer, Instant::now());
         match place {
             Some(place) => inner.spawn(handshake(inner.clone(), incoming, from, peer, place)),

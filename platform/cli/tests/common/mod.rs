@@ -29,6 +29,7 @@ pub(crate) fn apus(args: &[&str]) -> Ran {
 pub(crate) fn apus_with(args: &[&str], env: &[(&str, &str)]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_apus"));
     command.args(args).current_dir(root()).env("COLUMNS", "100").env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+    command.env_remove("APUS_CONTROL");
     command.envs(env.iter().copied());
     let out = command.output().expect("the command starts");
     let code = out.status.code().expect("it was not killed");

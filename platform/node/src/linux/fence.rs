@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apus_engine::{Incarnation, NodeId};
+use apus_engine::{Incarnation, NodeId, ResourceId};
 use apus_os::linux::plugin;
 use serde_json::{Value, json};
 
 use super::control::{STARTING, Serving};
-use super::now;
+use super::{COMMANDS, now};
 use crate::fence::{Action, Call, Fence, Verdict, reason};
 use crate::roster;
 use crate::view::{Entry, wall};
@@ -119,48 +119,49 @@ impl Serving {
         why: &str,
         still: impl Fn() -> bool,
     ) -> Result<(Verdict, String, u64), String> {
-        let changes = action != Action::Status;
-        let _one = if changes { Some(self.fencing.lock().await) } else { None };
         let why = reason(why);
-        let setting = roster::fencing(node);
+        let begin = async |epoch: u64| {
+            let call = self.call(node, action, epoch, &why);
+            self.note_fence(node, epoch, &format!("fencing node {}: {} begins, for {why}", node.0, action.word()));
+            self.run_plugin(call).await
+        };
+        let tell = |epoch: u64, state: &str, said: &str| {
+            self.note_fence(node, epoch, &format!("fencing node {}: {} {state}: {said}", node.0, action.word()));
+        };
+        if action == Action::Status {
+            let epoch = self.reached();
+            let (verdict, said) = begin(epoch).await?;
+            tell(epoch, verdict.word(), &said);
+            return Ok((verdict, said, epoch));
+        }
+        let _one = self.fencing.lock().await;
         let mut record =
             json!({ "action": action.word(), "by": self.me.0, "since_us": wall(), "why": why, "state": "ordered" });
         record["life"] = self.life(node).map(|life| life.0).into();
         record["down"] = self.is_convicted(node).into();
         let ordered = record.to_string().into_bytes();
-        if changes {
-            self.put_words(setting, ordered.clone()).await?;
-        }
-        let epoch = self.engine.borrow().look().map_or(0, |(_, log, ..)| log.commit().0);
-        let done = if still() {
-            let call = self.call(node, action, epoch, &why);
-            self.note_fence(node, epoch, &format!("fencing node {}: {} begins, for {why}", node.0, action.word()));
-            Some(self.run_plugin(call).await?)
-        } else {
-            None
-        };
-        let (state, said) = match &done {
-            Some((verdict, said)) => (verdict.word(), said.as_str()),
-            None => (GIVEN_UP, "the plug-in was not asked"),
-        };
-        self.note_fence(node, epoch, &format!("fencing node {}: {} {state}: {said}", node.0, action.word()));
-        if changes {
+        let entry = Setting { serving: self, setting: roster::fencing(node) };
+        let went = |epoch: u64, done: Option<&(Verdict, String)>| {
+            let (state, said) = match done {
+                Some((verdict, said)) => (verdict.word(), said.as_str()),
+                None => (GIVEN_UP, "the plug-in was not asked"),
+            };
+            tell(epoch, state, said);
             record["epoch"] = epoch.into();
             record["state"] = state.into();
             record["at_us"] = wall().into();
-            // The machine is stopped or not: that the log cannot be told now changes nothing of it.
-            let newest =
-                self.engine.borrow().look().and_then(|(_, log, ..)| log.state().settings.get(&setting).cloned());
-            let put = if newest == Some(ordered) {
-                self.put_words(setting, record.to_string().into_bytes()).await
-            } else {
-                Err("there is a later attempt".into())
-            };
-            if let Err(error) = put {
-                (self.members.say)(&format!("fencing node {}: the log does not say how it went: {error}", node.0));
-            }
+            record.to_string().into_bytes()
+        };
+        let (epoch, done, put) = attempt(&entry, ordered, still, begin, went).await?;
+        if let Err(error) = put {
+            (self.members.say)(&format!("fencing node {}: the log does not say how it went: {error}", node.0));
         }
         done.map(|(verdict, said)| (verdict, said, epoch)).ok_or_else(|| GIVEN_UP.into())
+    }
+
+    /// The place in the log that this node knows.
+    fn reached(&self) -> u64 {
+        self.engine.borrow().look().map_or(0, |(_, log, ..)| log.commit().0)
     }
 
     async fn run_plugin(&self, call: Call) -> Result<(Verdict, String), String> {
@@ -175,7 +176,8 @@ impl Serving {
                 return Ok((Verdict::Stale, "this node has asked with a later epoch before".to_owned()));
             }
             let input = format!("{}\n", call.input());
-            let ended = plugin::ask(&fence.command, &call.arguments(), &call.environment(), &input, within, &wanted);
+            let (more, environment, notes) = (call.arguments(), call.environment(), folder.join(COMMANDS));
+            let ended = plugin::ask(&fence.command, &more, &environment, &input, within, &wanted, &notes);
             let ended = ended.map_err(|error| error.to_string())?;
             let late = format!("it was not done within {} s and was killed. {}", within.as_secs(), ended.said);
             Ok::<_, String>((Verdict::of(ended.code), if ended.late { late } else { ended.said }))
@@ -242,6 +244,52 @@ impl Serving {
             }
         }
     }
+}
+
+/// Where attempts to fence a node are put down: the newest one has taken the place of the one before.
+trait Log {
+    /// Puts one there; the place that the log has reached then.
+    async fn put(&self, words: Vec<u8>) -> Result<u64, String>;
+    /// What is there.
+    fn newest(&self) -> Option<Vec<u8>>;
+}
+
+struct Setting<'s> {
+    serving: &'s Serving,
+    setting: ResourceId,
+}
+
+impl Log for Setting<'_> {
+    async fn put(&self, words: Vec<u8>) -> Result<u64, String> {
+        self.serving.put_words(self.setting, words).await?;
+        Ok(self.serving.reached())
+    }
+
+    fn newest(&self) -> Option<Vec<u8>> {
+        let engine = self.serving.engine.borrow();
+        engine.look().and_then(|(_, log, ..)| log.state().settings.get(&self.setting).cloned())
+    }
+}
+
+/// One attempt: into the log, then looked at again, then done, unless it need not be any more (`None`); and how it went into the log,
+/// unless a later attempt is there. Gives its epoch, what was done, and whether the log says so.
+async fn attempt<T>(
+    log: &impl Log,
+    ordered: Vec<u8>,
+    still: impl Fn() -> bool,
+    act: impl AsyncFnOnce(u64) -> Result<T, String>,
+    went: impl FnOnce(u64, Option<&T>) -> Vec<u8>,
+) -> Result<(u64, Option<T>, Result<(), String>), String> {
+    let epoch = log.put(ordered.clone()).await?;
+    let done = if still() { Some(act(epoch).await?) } else { None };
+    let words = went(epoch, done.as_ref());
+    // The machine is stopped or not: that the log cannot be told now changes nothing of it.
+    let put = if log.newest() == Some(ordered) {
+        log.put(words).await.map(|_| ())
+    } else {
+        Err("there is a later attempt".into())
+    };
+    Ok((epoch, done, put))
 }
 
 /// Notes the epoch that a node is fenced with, so that it lasts; `false`: a later one was there before.
@@ -326,5 +374,94 @@ async fn act(serving: &Serving, watched: &RefCell<Watched>, after: Duration) {
         if let Err(error) = done {
             (serving.members.say)(&format!("fencing node {}: {error}", node.0));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A log in memory; `while_put` happens while an entry is on its way into it.
+    #[derive(Default)]
+    struct Memory<'t> {
+        entries: RefCell<Vec<Vec<u8>>>,
+        while_put: Option<&'t dyn Fn()>,
+    }
+
+    impl Log for Memory<'_> {
+        async fn put(&self, words: Vec<u8>) -> Result<u64, String> {
+            tokio::task::yield_now().await;
+            if let Some(event) = self.while_put {
+                event();
+            }
+            self.entries.borrow_mut().push(words);
+            Ok(self.entries.borrow().len() as u64)
+        }
+
+        fn newest(&self) -> Option<Vec<u8>> {
+            self.entries.borrow().last().cloned()
+        }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    }
+
+    fn words(word: &str) -> Vec<u8> {
+        word.as_bytes().to_vec()
+    }
+
+    fn went(epoch: u64, done: Option<&&str>) -> Vec<u8> {
+        words(&format!("{} {epoch}", done.unwrap_or(&"given up")))
+    }
+
+    #[test]
+    fn who_is_up_by_the_time_that_it_is_ordered_is_not_fenced() {
+        let down = Cell::new(true);
+        let back = || down.set(false);
+        for comes_back in [false, true] {
+            let log = Memory { while_put: comes_back.then_some(&back as &dyn Fn()), ..Memory::default() };
+            let asked = Cell::new(0);
+            let plugin = async |_| {
+                asked.set(asked.get() + 1);
+                Ok("stopped")
+            };
+            let (epoch, done, put) =
+                block_on(attempt(&log, words("ordered"), || down.get(), plugin, went)).expect("it is in the log");
+            assert!(epoch == 1 && put.is_ok());
+            let (times, told) = if comes_back { (0, "given up 1") } else { (1, "stopped 1") };
+            assert_eq!((asked.get(), done.is_some()), (times, !comes_back));
+            assert_eq!(log.newest(), Some(words(told)), "and the log says so");
+        }
+    }
+
+    #[test]
+    fn how_an_attempt_went_does_not_hide_a_later_one() {
+        let log = Memory::default();
+        let slow = async |_| {
+            // Another node coordinates, and begins, while the plug-in runs here.
+            log.put(words("ordered by another")).await?;
+            Ok("stopped")
+        };
+        let (epoch, done, put) =
+            block_on(attempt(&log, words("ordered"), || true, slow, went)).expect("it is in the log");
+        assert_eq!((epoch, done), (1, Some("stopped")), "it is known here");
+        assert_eq!(put, Err("there is a later attempt".into()));
+        assert_eq!(log.newest(), Some(words("ordered by another")));
+        // What cannot be ordered is not done.
+        struct Lost;
+        impl Log for Lost {
+            async fn put(&self, _: Vec<u8>) -> Result<u64, String> {
+                Err("no majority".into())
+            }
+            fn newest(&self) -> Option<Vec<u8>> {
+                None
+            }
+        }
+        let never = async |_| -> Result<&str, String> { unreachable!("nobody decided it") };
+        let refused = block_on(attempt(&Lost, words("ordered"), || true, never, went));
+        assert_eq!(refused.map(|_| ()), Err("no majority".into()));
     }
 }

@@ -14,6 +14,7 @@ use apus_engine::{
     Time, views,
 };
 use apus_host::{Hold, Machine};
+use apus_os::linux::signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
@@ -154,7 +155,16 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+
+    /// Before this process becomes another program: who is told to end from now on, ends. Tells whether it was told so before.
+    pub(super) async fn give_way(&mut self) -> bool {
+        signals::give_way();
+        tokio::time::timeout(LATE, self.end()).await.is_ok()
+    }
 }
+
+/// A signal that has come is heard after so long.
+const LATE: Duration = Duration::from_millis(5);
 
 /// Boot clock, address, programs, signals.
 pub(super) struct LiveMachine {
@@ -320,5 +330,61 @@ impl Machine for LiveMachine {
             self.tell(|telling| telling.input(input));
         }
         input
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{Command, exit};
+
+    use super::*;
+
+    const CASE: &str = "APUS_TEST_SIGNALS";
+    const TOLD: i32 = 3;
+    const GOES_ON: i32 = 4;
+
+    /// A process that gives way, and is sent a signal by itself before or after that.
+    fn gives_way(case: &str) {
+        let send = |name: &str| {
+            let own = std::process::id().to_string();
+            Command::new("kill").args([name, &own]).status().expect("kill");
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let (mut heard, mut late) = (Signals::new().expect("signals"), Signals::new().expect("signals"));
+            // As the loop of the engine does, which looks no more once it was sent SIGHUP.
+            send("-HUP");
+            heard.hangup.recv().await;
+            if case == "before" {
+                send("-TERM");
+            }
+            if late.give_way().await {
+                exit(TOLD);
+            }
+            match case {
+                "after" => send("-TERM"),
+                "hangup" => send("-HUP"),
+                _ => {}
+            }
+            exit(GOES_ON);
+        });
+    }
+
+    #[test]
+    fn no_signal_is_lost_in_the_last_moment_before_another_program() {
+        if let Ok(case) = std::env::var(CASE) {
+            return gives_way(&case);
+        }
+        let ended = |case: &str| {
+            let own = std::env::current_exe().expect("a program");
+            let name = "linux::machine::tests::no_signal_is_lost_in_the_last_moment_before_another_program";
+            let out = Command::new(own).args(["--exact", name]).env(CASE, case).output().expect("it runs");
+            (out.status.code(), out.status.signal())
+        };
+        assert_eq!(ended("none"), (Some(GOES_ON), None));
+        assert_eq!(ended("before"), (Some(TOLD), None), "heard last of all");
+        assert_eq!(ended("after"), (None, Some(15)), "ended by it");
+        assert_eq!(ended("hangup"), (Some(GOES_ON), None), "the next program is told anew");
     }
 }

@@ -34,7 +34,7 @@ use apus_engine::{ClusterId, Engine, Seed, Time};
 use apus_host::Shell;
 use apus_host::store::{Folder, OpenError, Settings, Store};
 use apus_host::transport::{self, Book, Identity, Sockets, Tokio, Transport};
-use apus_os::linux::{Guard, Vip, clock, signals};
+use apus_os::linux::{Guard, Vip, clock, exec};
 use tokio::sync::{Notify, mpsc};
 
 use crate::engine::{self, DISPATCHER};
@@ -57,11 +57,10 @@ fn now() -> Time {
     Time(clock::boot() / 1_000)
 }
 
+/// In the node's folder: which commands of operators run.
+const COMMANDS: &str = "commands";
 /// When a node has ended, commands of the operator's that still run have so long.
 const REST: Duration = Duration::from_secs(2);
-
-/// A signal that has come is heard after so long.
-const LATE: Duration = Duration::from_millis(5);
 
 /// Runs a node until a signal ends it. On SIGHUP this process becomes whatever its program's file is now, in the same place: what it
 /// runs goes on, as after any end.
@@ -133,6 +132,11 @@ async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<Ended, 
             "{place}: a blank store; this node votes once its peers have taken it in (`apus node init` formats one)"
         ));
     }
+    // Nothing else has begun yet.
+    let left = exec::end_noted(&config.folder.join(COMMANDS));
+    if left > 0 {
+        say(&format!("{left} processes of commands that an earlier daemon ran were left: they are ended"));
+    }
     let seed = Seed(RandomState::new().build_hasher().finish());
     let engine_config = engine::config(config).map_err(|error| Error::Usage(error.to_string()))?;
     let engine = Held::new(Engine::new(engine_config, durable, seed, now()), config, &say);
@@ -163,9 +167,7 @@ async fn node(config: &Config, print: Say, each: Option<Each>) -> Result<Ended, 
     if !matches!(ended, Ok(Ended::Anew)) {
         return ended;
     }
-    // Who was told to end meanwhile, or is from now on, does not begin anew.
-    signals::give_way();
-    if tokio::time::timeout(LATE, late.end()).await.is_err() {
+    if !late.give_way().await {
         return ended;
     }
     say("ended all the same");

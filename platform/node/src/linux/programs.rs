@@ -42,6 +42,8 @@ const NOBODY: u64 = u64::MAX;
 pub(super) struct Known {
     /// What runs, by its keeper's word.
     pub(super) runs: Option<Runs>,
+    /// Of that its keeper has told no more than that it began: its part and its lease follow.
+    pub(super) begun: bool,
     pub(super) starts: u32,
     pub(super) last: Option<apus_os::program::End>,
     /// What an order told last: limits that do not hold, where evidence is, what failed.
@@ -49,6 +51,19 @@ pub(super) struct Known {
     pub(super) keeper: u32,
     /// The present engine has asked for it.
     pub(super) claimed: bool,
+}
+
+impl Known {
+    /// Whether a lease ends what runs; `None`: nothing runs, or its keeper has not told yet.
+    pub(super) fn fenced(&self) -> Option<bool> {
+        self.runs.filter(|_| !self.begun).map(|runs| runs.until != NO_LEASE)
+    }
+
+    /// What is left of the lease of an active copy, in nanoseconds.
+    pub(super) fn lease(&self, now: u64) -> Option<u64> {
+        let runs = self.runs.filter(|runs| runs.active && self.fenced() == Some(true));
+        runs.map(|runs| runs.until.saturating_sub(now))
+    }
 }
 
 struct Shared {
@@ -459,6 +474,7 @@ impl One {
         match report {
             Report::State(state) => {
                 (known.runs, known.starts, known.last) = (state.runs, state.starts, state.last);
+                known.begun = false;
                 known.keeper = state.keeper.pid;
             }
             Report::Done { op, wrong, note } => {
@@ -486,6 +502,7 @@ impl One {
                 let old = known.runs.filter(|runs| runs.main.pid == pid);
                 known.starts = known.starts.saturating_add(u32::from(old.is_none()));
                 let fresh = Runs { main, active: false, epoch: 0, until: NO_LEASE, since, ready: false, ending: false };
+                known.begun |= old.is_none();
                 known.runs = Some(old.unwrap_or(fresh));
                 // The rest of it.
                 shared.waiting.push_back(Order::Hello { version: VERSION });
@@ -520,5 +537,61 @@ const fn exit(cause: Cause) -> ExitCause {
         Cause::Guard => ExitCause::Guard,
         // The keeper was told to end by the system, or another spec took its place.
         Cause::Stopped => ExitCause::Signal(15),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use apus_os::program::Identity;
+
+    use super::*;
+
+    /// A copy that nobody keeps, and what it tells the engine.
+    fn one() -> (One, mpsc::UnboundedReceiver<Input>) {
+        let (inputs, told) = mpsc::unbounded_channel();
+        let one = One {
+            copy: Copy { service: ServiceId(0), slot: 0 },
+            spec: Spec::default(),
+            fenced: true,
+            folder: PathBuf::new(),
+            group: String::new(),
+            shared: RefCell::new(Shared { waiting: VecDeque::new(), lease: None, known: Known::default() }),
+            nudge: Notify::new(),
+            inputs,
+            say: Arc::new(|_| {}),
+        };
+        (one, told)
+    }
+
+    #[test]
+    fn whether_a_lease_ends_a_program_is_not_told_before_its_keeper_does() {
+        const SECOND: u64 = 1_000_000_000;
+        let (one, _told) = one();
+        let look = || {
+            let shared = one.shared.borrow();
+            (shared.known.runs.map(|runs| runs.main.pid), shared.known.fenced(), shared.known.lease(4 * SECOND))
+        };
+        let began = |pid| one.hear(Report::Began { pid, since: SECOND }, &mut VecDeque::new());
+        let state = |pid, until| {
+            let main = Identity { pid, began: 9 };
+            let runs = Runs { main, active: true, epoch: 3, until, since: SECOND, ready: false, ending: false };
+            one.hear(Report::State(State { runs: Some(runs), starts: 1, ..State::default() }), &mut VecDeque::new());
+        };
+        assert_eq!(look(), (None, None, None));
+        began(7);
+        assert_eq!(look(), (Some(7), None, None), "it runs; no more is known");
+        assert_eq!(one.shared.borrow_mut().waiting.pop_front(), Some(Order::Hello { version: VERSION }), "it is asked");
+        state(7, 5 * SECOND);
+        assert_eq!(look(), (Some(7), Some(true), Some(SECOND)));
+        // Adopted: what was known of it is true still.
+        began(7);
+        assert_eq!(look(), (Some(7), Some(true), Some(SECOND)));
+        // Another one.
+        began(8);
+        assert_eq!(look(), (Some(8), None, None));
+        state(8, NO_LEASE);
+        assert_eq!(look(), (Some(8), Some(false), None), "it has none");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use apus_engine::supervision::Phase;
 use apus_engine::{Copy, ServiceConfig};
 use apus_os::linux::clock;
-use apus_os::program::{Cause, NO_LEASE};
+use apus_os::program::Cause;
 use serde_json::{Value, json};
 
 use super::control::Serving;
@@ -70,9 +70,8 @@ impl Serving {
             "restarts": known.starts.saturating_sub(1),
             "last_end": known.last.map(|end| tell(end.cause)),
             "last_end_ms_ago": known.last.map(|end| ms(boot.saturating_sub(end.at))),
-            "lease_ms": runs.filter(|runs| runs.active && runs.until != NO_LEASE)
-                .map(|runs| ms(runs.until.saturating_sub(boot))),
-            "fenced": runs.map(|runs| runs.until != NO_LEASE),
+            "lease_ms": known.lease(boot).map(ms),
+            "fenced": known.fenced(),
             "note": known.note,
             "requires": service.requires.iter().map(|id| id.0).collect::<Vec<_>>(),
         })

@@ -128,6 +128,8 @@ fn story(nodes: &mut Nodes, began: Instant) -> Result<(), String> {
     done("the page is shown by TLS, with the cluster's certificate, and needs a token still");
     siege::tell(nodes)?;
     done("everybody who means harm is refused and counted while a node fails");
+    left(nodes)?;
+    done("what a command has begun ends with the next daemon, if its own is killed");
     Ok(())
 }
 
@@ -169,12 +171,12 @@ fn commands(nodes: &mut Nodes) -> Result<(), String> {
     let ended = |within: u64, pid: u32| {
         until(within, "it ends with who asked", || if lives(pid) { Err(pid.to_string()) } else { Ok(()) })
     };
-    let (asker, pid) = sleeps(nodes, 0)?;
+    let (asker, pid) = sleeps(nodes, 0, SLEEPS)?;
     check(lives(pid), "it runs", &json!(pid))?;
     drop(asker);
     ended(2, pid)?;
     // And with the node where he asked, which says nothing as it dies.
-    let (asker, pid) = sleeps(nodes, 2)?;
+    let (asker, pid) = sleeps(nodes, 2, SLEEPS)?;
     check(lives(pid), "it runs", &json!(pid))?;
     nodes.kill(2);
     ended(5, pid)?;
@@ -183,10 +185,31 @@ fn commands(nodes: &mut Nodes) -> Result<(), String> {
     nodes.whole(&[0, 1, 2]).map(|_| ())
 }
 
-/// Somebody at a node who has a program run at node 1, and that program.
-fn sleeps(nodes: &Nodes, by: usize) -> Result<(UnixStream, u32), String> {
+/// Tells its number first.
+const SLEEPS: &str = "echo $$; exec sleep 15";
+
+/// A daemon is killed while a command runs that has begun something: the command dies with it, the other with the next daemon.
+fn left(nodes: &mut Nodes) -> Result<(), String> {
+    nodes.whole(&[0, 1, 2])?;
+    let (_asker, pid) = sleeps(nodes, 0, "sleep 1000 & echo $!; wait")?;
+    let lives = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    nodes.kill(1);
+    std::thread::sleep(Duration::from_millis(200));
+    check(lives(), "nobody ends it", &json!(pid))?;
+    nodes.start(1)?;
+    until(10, "the next daemon ends it", || if lives() { Err(pid.to_string()) } else { Ok(()) })?;
+    nodes.whole(&[0, 1, 2])?;
+    let told = nodes.told(1)?;
+    check(told.iter().any(|text| text.starts_with("1 processes of commands")), "it is told", &json!(told))
+}
+
+/// Somebody at a node who has a script run at node 1, and the process whose number it tells.
+fn sleeps(nodes: &Nodes, by: usize, script: &str) -> Result<(UnixStream, u32), String> {
     let mut asker = UnixStream::connect(nodes.control(by)).map_err(|error| error.to_string())?;
-    let ask = json!({ "do": "exec", "node": 1, "command": ["/bin/sh", "-c", "echo $$; exec sleep 15"] });
+    let ask = json!({ "do": "exec", "node": 1, "command": ["/bin/sh", "-c", script] });
     asker.write_all(format!("{ask}\n").as_bytes()).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     let pid = until(10, "it runs", || {

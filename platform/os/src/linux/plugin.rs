@@ -2,11 +2,12 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use super::exec::{self, Running};
+use super::exec::{self, Note, Running};
 
 /// Of what a command says, the last bytes are kept.
 const SAID: usize = 2_048;
@@ -28,7 +29,7 @@ pub struct Ended {
 }
 
 /// Runs a command in a session of its own, in `/`, with a small environment and `input` on its standard input. Once nobody has `wanted`
-/// any more, its time is over. It ends at the latest with the thread that asks.
+/// any more, its time is over. It ends at the latest with the thread that asks; `notes` tells of it until then.
 ///
 /// # Errors
 /// If it cannot be started.
@@ -39,6 +40,7 @@ pub fn ask(
     input: &str,
     within: Duration,
     wanted: &Weak<()>,
+    notes: &Path,
 ) -> io::Result<Ended> {
     let words: Vec<String> = words.iter().chain(more).cloned().collect();
     let (mut output, to) = io::pipe()?;
@@ -47,6 +49,7 @@ pub fn ask(
     asked.envs(["PATH", "LANG", "LC_ALL", "TZ"].iter().filter_map(|key| Some((*key, std::env::var_os(key)?))));
     asked.envs(environment.iter().map(|(key, value)| (*key, value)));
     asked.stdin(Stdio::piped()).stdout(to.try_clone()?).stderr(to);
+    let _note = Note::of(&mut asked, notes).ok();
     let mut running =
         Running::start(&mut asked).map_err(|error| io::Error::new(error.kind(), format!("`{}`: {error}", words[0])))?;
     // It has the only writing ends left.
@@ -98,7 +101,11 @@ mod tests {
 
     fn shell(script: &str, within: Duration, wanted: &Weak<()>) -> Ended {
         let words = ["/bin/sh", "-c", script].map(str::to_owned);
-        ask(&words, &[], &[("APUS_NODE", "2".into())], "{}\n", within, wanted).expect("it runs")
+        let notes = std::env::temp_dir().join(format!("apus-plugin-{}", std::process::id()));
+        let ended = ask(&words, &[], &[("APUS_NODE", "2".into())], "{}\n", within, wanted, &notes).expect("it runs");
+        // Another test may have one there.
+        let _ = std::fs::remove_dir(&notes);
+        ended
     }
 
     /// Memory of this process that is its own, in KiB.

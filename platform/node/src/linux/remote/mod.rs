@@ -18,6 +18,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,10 +28,10 @@ use apus_quic::Trust;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::Say;
 use super::control::Serving;
 use super::machine::is_down;
 use super::view::Place;
+use super::{COMMANDS, Say};
 use crate::hex::hex;
 use crate::remote::{Asker, Grant, Wish, judge};
 use crate::view::{Entry, Journal, TEXT, short};
@@ -104,6 +105,8 @@ struct Shared {
     at: SocketAddr,
     me: NodeId,
     sessions: Arc<Semaphore>,
+    /// Which commands run, for the daemon that comes after this one.
+    notes: PathBuf,
     /// By node and reason: the second in which a refusal was last put down, and how many there were.
     refusals: Mutex<BTreeMap<(NodeId, String), (u64, u64)>>,
 }
@@ -241,6 +244,7 @@ impl Far {
             at: SocketAddr::new(config.own().address, port),
             me: config.me,
             sessions: Arc::new(Semaphore::new(AT_ONCE)),
+            notes: config.folder.join(COMMANDS),
             refusals: Mutex::default(),
         };
         Self {
@@ -440,24 +444,37 @@ mod tests {
 
     use super::*;
 
-    /// A node with certificates that allows `/bin/echo`, whose streams come in at this port; and what it says.
+    /// Where nobody listens.
+    fn free() -> u16 {
+        UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+    }
+
+    fn trust(authority: &mut Authority, node: u16) -> Arc<Trust> {
+        let (name, now) = (Name { cluster: ClusterId(7), node: NodeId(node) }, SystemTime::now());
+        let key = NewKey::make().expect("randomness");
+        let issued = authority.issue(name, key.public(), now, Duration::from_secs(86_400)).expect("it is issued");
+        Trust::new(name, &[authority.certificate().clone()], issued.der, key.pkcs8(), |_| {}).expect("it is good")
+    }
+
+    /// A node with certificates that allows `/bin/echo` and much of nothing, whose streams come in at this port; and what it says.
     fn far(port: u16) -> (Far, Arc<Mutex<Vec<String>>>) {
+        of(&mut Authority::make(ClusterId(7), SystemTime::now()).expect("randomness"), port)
+    }
+
+    fn of(authority: &mut Authority, port: u16) -> (Far, Arc<Mutex<Vec<String>>>) {
+        let folder = std::env::temp_dir().join(format!("apus-far-{}", std::process::id()));
         let text = format!(
-            "cluster = 7\nnode = 0\n[[nodes]]\nid = 0\naddress = \"127.0.0.1\"\n[[services]]\nname = \"web\"\ncommand = [\"/bin/true\"]\n\
-             [remote]\nport = {port}\n[[remote.exec]]\ncommand = \"/bin/echo\"\nargs = [\"...\"]\n"
+            "cluster = 7\nnode = 0\nfolder = \"{}\"\n[[nodes]]\nid = 0\naddress = \"127.0.0.1\"\n[[services]]\nname = \"web\"\n\
+             command = [\"/bin/true\"]\n[remote]\nport = {port}\n[[remote.exec]]\ncommand = \"/bin/echo\"\nargs = [\"...\"]\n\
+             [[remote.exec]]\ncommand = \"/usr/bin/head\"\nargs = [\"-c\", \"*\", \"/dev/zero\"]\noutput = \"8M\"\n",
+            folder.display()
         );
         let config = Config::read("x", &text).expect("it is good");
-        let now = SystemTime::now();
-        let mut authority = Authority::make(ClusterId(7), now).expect("randomness");
-        let key = NewKey::make().expect("randomness");
-        let name = Name { cluster: ClusterId(7), node: NodeId(0) };
-        let issued = authority.issue(name, key.public(), now, Duration::from_secs(86_400)).expect("it is issued");
-        let trust =
-            Trust::new(name, &[authority.certificate().clone()], issued.der, key.pkcs8(), |_| {}).expect("it is good");
         let said = Arc::new(Mutex::new(Vec::new()));
         let lines = said.clone();
         let print: Say = Arc::new(move |line: &str| lines.lock().expect("no panic").push(line.to_owned()));
-        (Far::new(&config, Some(trust), Arc::new(Journal::in_memory(0)), Arc::default(), print), said)
+        let journal = Arc::new(Journal::in_memory(0));
+        (Far::new(&config, Some(trust(authority, 0)), journal, Arc::default(), print), said)
     }
 
     fn echo(far: &Far, from: u16, word: &str) -> Value {
@@ -467,8 +484,7 @@ mod tests {
     #[test]
     fn tickets_that_nobody_comes_with_and_one_node_do_not_take_all_places() {
         // Nobody else has it.
-        let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
-        let (far, _) = far(port);
+        let (far, _) = far(free());
         for node in [1, 2] {
             for _ in 0..OF_ONE {
                 assert!(echo(&far, node, "a")["ticket"].is_string());
@@ -481,6 +497,107 @@ mod tests {
         assert!(why["refused"].as_str().is_some_and(|why| why.contains("8 are under way")), "{why}");
         far.shared.tickets().iter_mut().for_each(|ticket| ticket.until = Instant::now());
         assert!(echo(&far, 1, "a")["ticket"].is_string());
+    }
+
+    /// Waits for something on another thread, in this one's runtime.
+    async fn until(what: &str, is_so: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// A program has ended, and what it said is on its way still: who carries that has its place.
+    #[test]
+    fn a_place_is_taken_until_the_asker_has_all_that_was_said() {
+        // More than the window of a stream, and less than that and what a socket holds.
+        const MANY: usize = (1 << 20) + (64 << 10);
+        let mut authority = Authority::make(ClusterId(7), SystemTime::now()).expect("randomness");
+        let port = free();
+        let (far, said) = of(&mut authority, port);
+        let question =
+            json!({ "do": "exec", "command": ["/usr/bin/head", "-c", MANY.to_string(), "/dev/zero"], "user": 0 });
+        let answer = far.asked(NodeId(1), &question);
+        let ticket = answer["ticket"].as_str().and_then(unhex).unwrap_or_else(|| panic!("{answer}"));
+        let left = || far.shared.sessions.available_permits();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let (own, to) = ([127, 0, 0, 1].into(), SocketAddr::from(([127, 0, 0, 1], port)));
+            let mut bulk = apus_quic::dial(&trust(&mut authority, 1), own, to, NodeId(0)).await.expect("it answers");
+            bulk.send.write_all(&ticket).await.expect("it hears");
+            let ended = || said.lock().expect("no panic").iter().any(|line| line.starts_with("exit code 0;"));
+            until("the program ends", ended).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(left(), AT_ONCE - 1, "what it said is on its way");
+            let all = bulk.receive.read_to_end(8 << 20).await.expect("all of it");
+            assert!(all.len() > MANY, "{}", all.len());
+            until("its place is free", || left() == AT_ONCE).await;
+        });
+    }
+
+    /// An asker has its answer, and the other end has not heard yet that it has: its place is taken until then.
+    #[test]
+    fn an_asker_has_its_place_until_the_other_end_knows_of_the_end() {
+        let mut authority = Authority::make(ClusterId(7), SystemTime::now()).expect("randomness");
+        let (far, said) = of(&mut authority, 0);
+        let there = trust(&mut authority, 1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let door = SocketAddr::from(([127, 0, 0, 1], free()));
+            let mut open = apus_quic::Door::open(there, door).expect("a port");
+            let (between, deaf) = between(door).await;
+            let (stream, mut asker) = UnixStream::pair().expect("a pair");
+            let place = far.asking.clone().try_acquire_owned().expect("a place");
+            let by = Asker { node: NodeId(0), user: 0, process: 1 };
+            let wish = Wish::Exec(vec!["/bin/echo".into()]);
+            far.order(Order::There { stream, node: NodeId(1), to: between, ticket: [7; 16], by, wish, place })
+                .expect("a thread");
+            let (from, mut bulk) = open.next().await;
+            let mut word = [0; 16];
+            bulk.receive.read_exact(&mut word).await.expect("a ticket");
+            assert_eq!((from, word), (NodeId(0), [7; 16]));
+            deaf.store(true, Ordering::Relaxed);
+            let mut end = Vec::new();
+            frame::end(&mut end, &json!({ "code": 0 })).expect("a frame");
+            bulk.send.write_all(&end).await.expect("it hears");
+            bulk.send.finish().expect("it is open");
+            let told = || said.lock().expect("no panic").iter().any(|line| line.starts_with("exit code 0;"));
+            until("it is told", told).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(far.asking.available_permits(), AT_ONCE - 1);
+            deaf.store(false, Ordering::Relaxed);
+            until("its place is free", || far.asking.available_permits() == AT_ONCE).await;
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut asker, &mut bytes).expect("it is closed");
+            assert!(bytes.ends_with(&end), "{bytes:?}");
+        });
+    }
+
+    /// Stands between a door and who dials it; nothing comes to the door while it is deaf.
+    async fn between(door: SocketAddr) -> (SocketAddr, Arc<std::sync::atomic::AtomicBool>) {
+        let bind = || tokio::net::UdpSocket::bind("127.0.0.1:0");
+        let (front, back) = (bind().await.expect("a port"), bind().await.expect("a port"));
+        let (at, deaf) = (front.local_addr().expect("it is bound"), Arc::<std::sync::atomic::AtomicBool>::default());
+        let is_deaf = deaf.clone();
+        tokio::spawn(async move {
+            let (mut there, mut here, mut dialler) = (vec![0; 65_536], vec![0; 65_536], at);
+            loop {
+                tokio::select! {
+                    Ok((many, from)) = front.recv_from(&mut there) => {
+                        dialler = from;
+                        if !is_deaf.load(Ordering::Relaxed) {
+                            let _ = back.send_to(&there[..many], door).await;
+                        }
+                    }
+                    Ok((many, _)) = back.recv_from(&mut here) => {
+                        let _ = front.send_to(&here[..many], dialler).await;
+                    }
+                    else => return,
+                }
+            }
+        });
+        (at, deaf)
     }
 
     #[test]

@@ -174,7 +174,7 @@ fn begin(
     let gone = Arc::new(AtomicBool::new(false));
     let (flag, shared, (kind, what)) = (gone.clone(), shared.clone(), what.clone());
     std::thread::Builder::new().name("remote-work".into()).spawn(move || {
-        let end = session::run(theirs, &grant, &flag);
+        let end = session::run(theirs, &grant, &flag, &shared.notes);
         shared.ended(about, kind, &what, &end);
         drop(place);
     })?;

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind, Read, Write as _};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{ChildStdin, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -29,12 +30,12 @@ const PIPE: usize = 64 << 10;
 const ONCE: usize = 4_096;
 const SLOW: &str = "the asker took nothing of what it said for too long";
 
-/// Does it, and tells the other end, and the caller, what came of it. `gone`: the asker went away.
-pub(super) fn run(stream: UnixStream, grant: &Grant, gone: &AtomicBool) -> Value {
+/// Does it, and tells the other end, and the caller, what came of it. `gone`: the asker went away; `notes`: what runs is noted there.
+pub(super) fn run(stream: UnixStream, grant: &Grant, gone: &AtomicBool, notes: &Path) -> Value {
     let mut stream = stream;
     let _ = stream.set_write_timeout(Some(SILENCE));
     let end = match grant {
-        Grant::Exec { words, rule } => exec(&stream, words, rule, gone)
+        Grant::Exec { words, rule } => exec(&stream, words, rule, gone, notes)
             .unwrap_or_else(|error| json!({ "error": format!("{}: {error}", words[0]) })),
         Grant::Pull { path, rule } => {
             let _ = stream.set_read_timeout(Some(SILENCE));
@@ -54,7 +55,7 @@ pub(super) fn run(stream: UnixStream, grant: &Grant, gone: &AtomicBool) -> Value
     end
 }
 
-fn told(stream: &UnixStream, place: &std::path::Path, copied: io::Result<Copied>) -> Value {
+fn told(stream: &UnixStream, place: &Path, copied: io::Result<Copied>) -> Value {
     match copied {
         Ok(copied) => copy::told(copied),
         Err(error) => {
@@ -67,7 +68,7 @@ fn told(stream: &UnixStream, place: &std::path::Path, copied: io::Result<Copied>
     }
 }
 
-fn pull(stream: &mut UnixStream, path: &str, folder: &std::path::Path, most: u64) -> io::Result<Copied> {
+fn pull(stream: &mut UnixStream, path: &str, folder: &Path, most: u64) -> io::Result<Copied> {
     let mut file = Beneath::open(folder)?.read(path)?;
     let given = copy::give(&mut file, most, stream);
     if given.as_ref().is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
@@ -189,13 +190,15 @@ impl Shared {
     }
 }
 
-fn exec(stream: &UnixStream, words: &[String], rule: &Run, gone: &AtomicBool) -> io::Result<Value> {
+fn exec(stream: &UnixStream, words: &[String], rule: &Run, gone: &AtomicBool, notes: &Path) -> io::Result<Value> {
     let began = Instant::now();
     let mut command = exec::command(words, rule.user.as_deref())?;
     command
         .stdin(if rule.input { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    // Until nothing is left of it.
+    let _note = exec::Note::of(&mut command, notes).ok();
     // What may fail does so before it runs.
     let (to, from) = (stream.try_clone()?, stream.try_clone()?);
     let mut running = exec::Running::start(&mut command)?;
@@ -310,11 +313,19 @@ mod tests {
         }
     }
 
+    fn does(doer: UnixStream, words: Vec<String>, rule: Run) -> Value {
+        let notes = std::env::temp_dir().join(format!("apus-session-{}", std::process::id()));
+        let end = run(doer, &Grant::Exec { words, rule }, &AtomicBool::new(false), &notes);
+        // Another test may have one there.
+        let _ = std::fs::remove_dir(notes);
+        end
+    }
+
     /// What a script says on both outputs, and what came of it; `act` does what an asker does meanwhile.
     fn ran(script: &str, rule: Run, act: impl FnOnce(&mut UnixStream)) -> (Vec<u8>, Vec<u8>, Value) {
         let words = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
         let (mut asker, doer) = UnixStream::pair().expect("a pair");
-        let does = std::thread::spawn(move || run(doer, &Grant::Exec { words, rule }, &AtomicBool::new(false)));
+        let does = std::thread::spawn(move || does(doer, words, rule));
         act(&mut asker);
         let (mut out, mut err, mut body) = (Vec::new(), Vec::new(), Vec::new());
         let mut told = None;
@@ -350,7 +361,7 @@ mod tests {
         });
         assert_eq!(out, b"done\n");
         let (mut asker, doer) = UnixStream::pair().expect("a pair");
-        let end = run(doer, &Grant::Exec { words: vec!["/no/such".into()], rule: rule() }, &AtomicBool::new(false));
+        let end = does(doer, vec!["/no/such".into()], rule());
         assert!(end["error"].as_str().is_some_and(|error| error.starts_with("/no/such: ")), "{end}");
         let mut text = String::new();
         asker.read_to_string(&mut text).expect("it tells");
@@ -390,7 +401,7 @@ mod tests {
         let words = ["/bin/sh", "-c", "while :; do echo 0123456789; done"].map(str::to_owned).to_vec();
         let (mut asker, doer) = UnixStream::pair().expect("a pair");
         let rule = Run { output: 1 << 30, time: 20_000_000, ..rule() };
-        let end = run(doer, &Grant::Exec { words, rule }, &AtomicBool::new(false));
+        let end = does(doer, words, rule);
         assert!(end["cut"].as_str().is_some_and(|cut| cut == SLOW), "{end}");
         // What was not written whole has no end after it.
         let (mut body, mut last) = (Vec::new(), Kind::Out);

@@ -31,7 +31,7 @@ use super::system::at;
 use group::Group;
 pub use notify::tell;
 pub(super) use spawn::as_user;
-pub(super) use tree::{end_session, identity};
+pub(super) use tree::{boot_id, end_session, identity, noted};
 
 /// Files in the folder of a copy.
 pub const SOCKET: &str = "socket";
@@ -203,7 +203,7 @@ fn sweep(folder: &Path, group: &Group) -> io::Result<()> {
     let left = || {
         let text = fs::read_to_string(folder.join(PROGRAM)).unwrap_or_default();
         let mut words = text.split_whitespace();
-        let same = words.next() == Some(&tree::boot_id());
+        let same = words.next() == Some(&boot_id());
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
         let (pid, began) = (number().and_then(|pid| u32::try_from(pid).ok()), number());
         let (Some(pid), Some(began), true) = (pid, began, same) else { return Vec::new() };
@@ -228,7 +228,7 @@ fn sweep(folder: &Path, group: &Group) -> io::Result<()> {
 
 /// Notes which program runs.
 fn note_program(folder: &Path, who: crate::program::Identity) -> io::Result<()> {
-    let text = format!("{} {} {}\n", tree::boot_id(), who.pid, who.began);
+    let text = format!("{} {} {}\n", boot_id(), who.pid, who.began);
     let fresh: PathBuf = folder.join("program.new");
     fs::write(&fresh, text)?;
     fs::rename(fresh, folder.join(PROGRAM))

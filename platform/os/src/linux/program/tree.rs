@@ -18,9 +18,13 @@ pub(super) struct Stat {
 
 /// Reads it; `None` if there is no such process.
 pub(super) fn stat(pid: u32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse(text: &str) -> Option<Stat> {
     // The name is in parentheses, and may hold anything.
-    let (_, rest) = text.rsplit_once(')')?;
+    let (front, rest) = text.rsplit_once(')')?;
+    let pid = front.split_once(' ')?.0.parse().ok()?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     Some(Stat {
         identity: Identity { pid, began: fields.get(19)?.parse().ok()? },
@@ -30,13 +34,18 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     })
 }
 
+/// Of the process that a text of its `/proc/PID/stat` was written down from.
+pub(in crate::linux) fn noted(text: &str) -> Option<Identity> {
+    parse(text).map(|stat| stat.identity)
+}
+
 /// Of a process of now.
 pub(in crate::linux) fn identity(pid: u32) -> Option<Identity> {
     stat(pid).map(|stat| stat.identity)
 }
 
 /// This start of the machine.
-pub(super) fn boot_id() -> String {
+pub(in crate::linux) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().into()).unwrap_or_default()
 }
 
@@ -62,26 +71,30 @@ pub(super) fn descendants(of: u32) -> Vec<Stat> {
     found
 }
 
-/// All of a session that began no earlier than its leader.
+/// All of a session that began no earlier than its leader. A number is given away again only once its session is empty: then whoever
+/// has it now leads another one.
 pub(super) fn session(leader: Identity) -> Vec<Stat> {
+    if identity(leader.pid).is_some_and(|now| now != leader) {
+        return Vec::new();
+    }
     all()
         .into_iter()
         .filter(|stat| stat.session == leader.pid && stat.identity.began >= leader.began && !stat.zombie)
         .collect()
 }
 
-/// Kills all of a session, until none is left that can be.
-pub(in crate::linux) fn end_session(leader: Identity) {
+/// Kills all of a session, until none is left that can be; tells how many there were at first.
+pub(in crate::linux) fn end_session(leader: Identity) -> usize {
+    let mut many = None;
     for _ in 0..64 {
-        let mut some = false;
-        for stat in session(leader) {
-            some |= signal_to(stat.identity, libc::SIGKILL);
-        }
-        if !some {
-            return;
+        let killed = session(leader).into_iter().filter(|stat| signal_to(stat.identity, libc::SIGKILL)).count();
+        many.get_or_insert(killed);
+        if killed == 0 {
+            break;
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
+    many.unwrap_or_default()
 }
 
 /// Whether a process descends from another, through parents that all live.
@@ -169,5 +182,22 @@ mod tests {
         child.wait().expect("it is ours");
         assert!(!signal_to(who, 0), "it is gone");
         assert_eq!(boot_id().len(), 36);
+    }
+
+    #[test]
+    fn a_session_is_not_taken_for_an_earlier_one_of_the_same_number() {
+        let mut command = Command::new("sleep");
+        let enter = || {
+            // SAFETY: no memory is passed.
+            unsafe { libc::setsid() };
+            Ok(())
+        };
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, enter) };
+        let mut child = command.arg("60").spawn().expect("sleep");
+        let who = identity(child.id()).expect("it runs");
+        assert_eq!(session(who).iter().map(|stat| stat.identity).collect::<Vec<_>>(), [who]);
+        assert!(session(Identity { began: who.began - 1, ..who }).is_empty());
+        child.kill().and_then(|()| child.wait()).expect("it is ours");
     }
 }

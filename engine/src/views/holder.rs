@@ -129,9 +129,9 @@ impl Views {
         }
     }
 
-    /// What a node that knows the leader could not arm for a whole lease, somebody else shall have (rule R7).
+    /// What a node that hears a leader could not arm for a whole lease, somebody else shall have (rule R7).
     fn give_up(&mut self, ctx: &mut Ctx<'_>, log: &Consensus) {
-        let led = log.leader().is_some_and(|leader| leader != self.me);
+        let led = log.leader_heard().is_some_and(|at| ctx.now.since(at) < self.lease.scale(2, 1));
         let mut over = Vec::new();
         for (resource, held) in self.held.iter_mut().filter(|(_, held)| !held.letting_go && !held.releasing) {
             let Some(since) = held.idle else { continue };

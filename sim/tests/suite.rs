@@ -106,7 +106,7 @@ fn a_plan_of_explicit_faults_repeats_the_failure() {
 
 #[test]
 fn the_search_finds_nothing_in_the_engine_and_something_in_a_broken_one() {
-    let search = Search { horizon: apus_engine::Micros::from_millis(300), jobs: 2, ..Search::default() };
+    let search = Search { horizon: apus_engine::Micros::from_millis(450), jobs: 2, ..Search::default() };
     let found = search.run();
     assert_eq!(found.violation, None);
     assert!(found.complete && found.states > 50_000, "only {} states", found.states);
@@ -189,7 +189,7 @@ fn failing(name: &str, mutant: &str, seed: u64) -> Plan {
 #[test]
 fn artifacts_keep_the_fate_of_every_packet() {
     for (name, mutant, seed) in
-        [("common-swarm-8", "stale-incarnation-accepted", 1), ("clock-drift", "grant-without-wait", 0)]
+        [("common-swarm-8", "stale-incarnation-accepted", 20), ("clock-drift", "grant-without-wait", 0)]
     {
         let plan = failing(name, mutant, seed);
         let keep = Options { keep_trace: true, ..Options::default() };
@@ -225,7 +225,7 @@ fn shrinking_keeps_the_cause() {
 /// 1-minimal: without any one of its faults the failure is gone.
 #[test]
 fn a_shrunk_plan_has_no_fault_too_many() {
-    let plan = failing("common-swarm-8", "stale-incarnation-accepted", 1);
+    let plan = failing("common-swarm-8", "stale-incarnation-accepted", 20);
     let before = plan.faults.len();
     let shrunk = apus_sim::shrink::shrink(&Heap, &plan, std::time::Duration::from_secs(60)).expect("it fails");
     assert!(shrunk.minimal && shrunk.plan.faults.len() < before);

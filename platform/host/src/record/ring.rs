@@ -20,6 +20,8 @@ pub struct Settings {
     pub segment: usize,
     /// So many bytes wait for the disk at most; what comes then is a gap.
     pub queue: usize,
+    /// What comes within this is written together: a node at rest does not wake for each of its steps. A process that is killed loses as much.
+    pub gather: Duration,
 }
 
 impl Default for Settings {
@@ -32,7 +34,8 @@ impl Settings {
     /// A ring of so many bytes.
     #[must_use]
     pub fn of(bytes: u64) -> Self {
-        Self { bytes, segment: usize::try_from(bytes / 16).unwrap_or(1 << 20).clamp(16 << 10, 1 << 20), queue: 4 << 20 }
+        let segment = usize::try_from(bytes / 16).unwrap_or(1 << 20).clamp(16 << 10, 1 << 20);
+        Self { bytes, segment, queue: 4 << 20, gather: Duration::from_millis(100) }
     }
 }
 
@@ -168,9 +171,6 @@ struct Disk {
 /// Written together at most, in bytes.
 const TOGETHER: usize = 64 << 10;
 
-/// What comes within this is written together: a node at rest does not wake for each of its steps. A process that is killed loses as much.
-const GATHER: Duration = Duration::from_millis(100);
-
 impl Disk {
     fn work(mut self, todo: &Receiver<Job>, told: &Told) {
         let mut next = todo.recv().ok();
@@ -201,7 +201,7 @@ impl Disk {
                     Ok(job) => Some(job),
                     Err(TryRecvError::Disconnected) => None,
                     Err(TryRecvError::Empty) => {
-                        std::thread::park_timeout(GATHER);
+                        std::thread::park_timeout(self.settings.gather);
                         todo.recv().ok()
                     }
                 };

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use apus_engine::{
     Bootstrap, Command, Config, Copy, Durable, Engine, ExitCause, GuardOrder, Input, Micros, NodeId, OpId, Outcome,
@@ -88,7 +89,7 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-const SMALL: Settings = Settings { bytes: 64 << 20, segment: 16 << 10, queue: 64 << 20 };
+const SMALL: Settings = Settings { bytes: 64 << 20, segment: 16 << 10, queue: 64 << 20, gather: Duration::ZERO };
 
 impl Net {
     fn new(seed: u64, record: Option<(&Path, Settings)>) -> Self {
@@ -415,7 +416,7 @@ fn a_bad_file_is_refused_with_a_reason() {
 #[test]
 fn the_ring_is_bounded_and_needs_no_beginning() {
     let folder = folder("bounded");
-    let settings = Settings { bytes: 512 << 10, segment: 64 << 10, queue: 64 << 20 };
+    let settings = Settings { bytes: 512 << 10, segment: 64 << 10, queue: 64 << 20, gather: Duration::ZERO };
     let mut net = Net::new(8, Some((&folder, settings)));
     let mut most = 0;
     for turn in 0..40_000 {

@@ -492,7 +492,7 @@ impl Engine {
         let now = self.now;
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
         self.with(Part::Diagnosis, |parts, ctx| {
-            if due(parts.diagnosis.deadline()) {
+            if due(parts.diagnosis.deadline(&parts.consensus)) {
                 parts.diagnosis.on_timer(ctx, &parts.consensus);
             }
         });
@@ -534,7 +534,7 @@ impl Engine {
 impl Parts {
     fn deadline(&self) -> Option<Deadline> {
         let asks = [
-            (Part::Diagnosis, self.diagnosis.deadline()),
+            (Part::Diagnosis, self.diagnosis.deadline(&self.consensus)),
             (Part::Consensus, self.consensus.deadline()),
             (Part::Views, self.views.deadline()),
             (Part::Supervision, self.supervision.deadline()),

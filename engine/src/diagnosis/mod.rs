@@ -64,6 +64,8 @@ pub struct Diagnosis {
     /// When this node was last at rest, and whether the silence of its leader has woken it since.
     rested: Option<Time>,
     woken: bool,
+    /// Rings sleep for longer than a period, as long as the leader is not silent for this.
+    dozing: Option<Micros>,
     probes: Vec<Probe>,
     seq: u32,
     lhm: u8,
@@ -107,6 +109,7 @@ impl Diagnosis {
             settled: 0,
             rested: None,
             woken: false,
+            dozing: None,
             probes: Vec::new(),
             seq: 0,
             lhm: 0,
@@ -141,6 +144,7 @@ impl Diagnosis {
         self.walked = alloc::vec![1; many];
         self.tested = alloc::vec![now; many];
         self.stirred = now;
+        self.dozing = None;
         let table = &self.table;
         self.beats.retain(|node, _| table.rank(*node).is_some());
         if let Some(rank) = self.table.rank(self.me) {
@@ -171,6 +175,7 @@ impl Diagnosis {
             // The engine itself answers to these.
             Message::Superseded(_) => {}
         }
+        self.stir(ctx);
         self.flush(ctx);
     }
 
@@ -183,14 +188,17 @@ impl Diagnosis {
     }
 
     pub(crate) fn on_timer(&mut self, ctx: &mut Ctx<'_>, log: &Consensus) {
+        if self.dozing.is_some() {
+            self.rested = Some(ctx.now);
+        }
         self.miss_due(ctx);
-        self.look_for_change(ctx);
+        self.stir(ctx);
         self.wake_by_silence(ctx, log);
         for ring in 0..self.next.len() {
             if self.next[ring] <= ctx.now {
                 let next = ctx.now + ctx.config().diagnosis.period;
                 match self.rests_until(ctx, log, ring) {
-                    Some(until) if until > ctx.now => self.next[ring] = until.min(next),
+                    Some(until) if until > ctx.now => self.next[ring] = until,
                     _ => {
                         self.next[ring] = next;
                         self.test(ctx, ring);
@@ -198,6 +206,7 @@ impl Diagnosis {
                 }
             }
         }
+        self.doze(ctx, log);
         if self.revisit <= ctx.now {
             self.revisit_doubted(ctx);
         }
@@ -231,14 +240,17 @@ impl Diagnosis {
             }
             _ => {}
         }
+        self.stir(ctx);
     }
 
-    pub(crate) fn deadline(&self) -> Option<Time> {
+    pub(crate) fn deadline(&self, log: &Consensus) -> Option<Time> {
         if self.rings.offsets.is_empty() {
             return None;
         }
         let probes = self.probes.iter().map(|probe| probe.due).min();
-        earliest([probes, self.next.iter().min().copied(), self.lone.values().min().copied(), Some(self.revisit)])
+        let silence = self.dozing.and_then(|silence| rest::silent_at(log, silence));
+        let next = self.next.iter().min().copied();
+        earliest([probes, next, self.lone.values().min().copied(), Some(self.revisit), silence])
     }
 
     /// The life that others speak of, once every ring's successor has answered this one: nobody lives it.

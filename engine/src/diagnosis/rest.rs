@@ -15,6 +15,12 @@ fn silence(config: &Config) -> Micros {
     diagnosis.period.max(diagnosis.deadline_floor.scale(2, 1)).max(config.rest().scale(5, 4))
 }
 
+/// When a leader that this node follows is silent for so long; nobody leads: at once. `None`: this node leads.
+pub(super) fn silent_at(log: &Consensus, silence: Micros) -> Option<Time> {
+    let heard = || log.leader_heard().map_or(Time(0), |at| at + silence);
+    log.leads().is_none().then(heard)
+}
+
 impl Diagnosis {
     /// Notes whether the table has changed since the last time.
     pub(super) fn look_for_change(&mut self, ctx: &Ctx<'_>) {
@@ -47,6 +53,34 @@ impl Diagnosis {
         } else if !self.woken && !ctx.has(Mutant::LeaderUnwatched) {
             self.woken = true;
             self.next.fill(ctx.now);
+        }
+    }
+
+    /// Rings that rest for longer than a period are not looked at meanwhile, unless the leader falls silent or all is not well any more.
+    pub(super) fn doze(&mut self, ctx: &Ctx<'_>, log: &Consensus) {
+        let silence = silence(ctx.config());
+        let led = silent_at(log, silence).is_none_or(|at| at > ctx.now);
+        let long = self.next.iter().any(|at| *at > ctx.now + ctx.config().diagnosis.period);
+        self.dozing = (long && led).then_some(silence);
+        if long && !led && !ctx.has(Mutant::LeaderUnwatched) {
+            self.rouse(ctx);
+        }
+    }
+
+    /// Ends that as soon as all is not well.
+    pub(super) fn stir(&mut self, ctx: &Ctx<'_>) {
+        self.look_for_change(ctx);
+        if self.dozing.is_some() && !self.is_calm(ctx) {
+            self.rouse(ctx);
+        }
+    }
+
+    /// All rings test within a period again, one after the other.
+    fn rouse(&mut self, ctx: &Ctx<'_>) {
+        self.dozing = None;
+        let (many, period) = (self.next.len() as u64, ctx.config().diagnosis.period);
+        for (ring, next) in (1..).zip(&mut self.next) {
+            *next = (*next).min(ctx.now + period.scale(ring, many));
         }
     }
 

@@ -5,8 +5,9 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::file::{SEGMENT, put_header};
 
@@ -118,10 +119,22 @@ impl Ring {
 
     fn send(&self, job: Job) {
         let (Job::Begin(_, bytes) | Job::More(bytes)) = &job;
-        self.told.waiting.fetch_add(bytes.len(), Ordering::AcqRel);
+        let length = bytes.len();
+        let before = self.told.waiting.fetch_add(length, Ordering::AcqRel);
         // The thread lives as long as this.
         if let Some(jobs) = &self.jobs {
             let _ = jobs.send(job);
+        }
+        let urgent = self.settings.queue / 8;
+        if before < urgent && before + length >= urgent {
+            self.wake();
+        }
+    }
+
+    /// Ends the thread's pause.
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
         }
     }
 }
@@ -130,6 +143,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.jobs = None;
+        self.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -153,6 +167,9 @@ struct Disk {
 
 /// Written together at most, in bytes.
 const TOGETHER: usize = 64 << 10;
+
+/// What comes within this is written together: a node at rest does not wake for each of its steps. A process that is killed loses as much.
+const GATHER: Duration = Duration::from_millis(100);
 
 impl Disk {
     fn work(mut self, todo: &Receiver<Job>, told: &Told) {
@@ -180,7 +197,14 @@ impl Disk {
             }
             told.waiting.fetch_sub(bytes, Ordering::AcqRel);
             if next.is_none() {
-                next = todo.recv().ok();
+                next = match todo.try_recv() {
+                    Ok(job) => Some(job),
+                    Err(TryRecvError::Disconnected) => None,
+                    Err(TryRecvError::Empty) => {
+                        std::thread::park_timeout(GATHER);
+                        todo.recv().ok()
+                    }
+                };
             }
         }
         // A start that follows at once finds all of it.

@@ -19,8 +19,9 @@ use super::machine::Seen;
 use crate::hex::mac_text;
 use crate::{Config, Setup, Vip as Wanted};
 
-/// Foreign claims are looked for this often.
+/// Foreign claims are looked for this often by the dispatcher, who answers them, and by the others, who count them.
 const LOOK: Duration = Duration::from_millis(50);
+const LOOK_IDLE: Duration = Duration::from_secs(1);
 
 /// The dispatcher follows a drain this much after it learned of it, in nanoseconds: others learn by the next heartbeat.
 const LAST: u64 = 150_000_000;
@@ -238,7 +239,9 @@ impl Keeper {
         loop {
             self.look();
             self.act();
-            let due = self.station.deadline().map_or(LOOK, |at| clock::left(at).min(LOOK));
+            let look = if self.armed.is_some() { LOOK } else { LOOK_IDLE };
+            let own = self.due.into_iter().chain(self.station.deadline()).min();
+            let due = own.map_or(look, |at| clock::left(at).min(look));
             match orders.recv_timeout(due) {
                 Ok(order) => self.obey(order),
                 Err(RecvTimeoutError::Timeout) => self.handle(Notice::Tick),

@@ -285,6 +285,7 @@ impl Gate {
         let mut inner = self.inner();
         let inner = &mut *inner;
         let pace = match (inner.peers.get_mut(&from), proved, own) {
+            (Some(_), false, false) if planted!(PaceShared) => &mut inner.strangers,
             (Some(peer), true, _) => &mut peer.known,
             (Some(peer), false, true) => &mut peer.answers,
             (Some(peer), false, false) => &mut peer.first,

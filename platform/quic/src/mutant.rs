@@ -5,8 +5,8 @@
 pub enum Mutant {
     /// The gate knows nobody: peers have the pace of strangers.
     NobodyKnown,
-    /// Handshakes of peers have the places of strangers.
-    PlacesShared,
+    /// First packets of peers have the pace of strangers.
+    PaceShared,
     /// No token is ever given for the next dial.
     NoTokens,
     /// Any token opens the gate, whoever made it.
@@ -15,7 +15,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 4] = [Self::NobodyKnown, Self::PlacesShared, Self::NoTokens, Self::AnyToken];
+    pub const ALL: [Self; 4] = [Self::NobodyKnown, Self::PaceShared, Self::NoTokens, Self::AnyToken];
 }
 
 thread_local! {

@@ -399,6 +399,7 @@ impl Serving {
             "view": { "asked": peers.asked, "answered": peers.answered, "served": peers.served, "refused": peers.refused },
         });
         status["address"] = address.clone();
+        status["wire"] = engine.config().wire_version.into();
         drop(engine);
         status["services"] = self.rows(&|node| {
             if node == self.me { Some(own.clone()) } else { heard.get(&node).map(|heard| heard.value["own"].clone()) }

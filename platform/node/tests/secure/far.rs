@@ -126,10 +126,10 @@ fn story(nodes: &mut Nodes, began: Instant) -> Result<(), String> {
     done("both nodes tell who asked what, and what came of it");
     page(nodes)?;
     done("the page is shown by TLS, with the cluster's certificate, and needs a token still");
-    siege::tell(nodes)?;
-    done("everybody who means harm is refused and counted while a node fails");
     left(nodes)?;
     done("what a command has begun ends with the next daemon, if its own is killed");
+    siege::tell(nodes)?;
+    done("everybody who means harm is refused and counted while a node fails");
     Ok(())
 }
 

@@ -69,17 +69,24 @@ pub(crate) fn roll_into(cluster: &mut Cluster, clients: &mut Clients, row: &mut 
     Ok(())
 }
 
-/// What only the newest wire version can say waits for all nodes to speak it, also while some do already.
+/// All nodes write the wire version before the newest.
 pub(crate) fn is_old(cluster: &Cluster) -> Result<(), String> {
-    let why = (0..NODES).map(|node| cluster.ask(node, &json!({"do": "set", "key": "source"})));
-    match why.filter_map(Result::err).find(|why| why.contains("a program that does not know settings")) {
-        Some(_) => Ok(()),
-        None => Err("settings are set, and nodes speak a version without them".into()),
-    }
+    write(cluster, apus_engine::wire::VERSION - 1)
 }
 
-/// All nodes speak the newest version, and none has heard what it did not understand.
+fn write(cluster: &Cluster, version: u8) -> Result<(), String> {
+    for node in 0..NODES {
+        let writes = cluster.ask(node, &json!({"do": "cluster"}))?["wire"].clone();
+        if writes != version {
+            return Err(format!("node {node} writes wire version {writes}, not {version}"));
+        }
+    }
+    Ok(())
+}
+
+/// All nodes write the newest version, and none has heard what it did not understand.
 pub(crate) fn is_new(cluster: &Cluster) -> Result<(), String> {
+    write(cluster, apus_engine::wire::VERSION)?;
     for node in 0..NODES {
         let counters = cluster.ask(node, &json!({"do": "cluster"}))?["counters"]["engine"].clone();
         let odd = ["version", "unknown-kind", "malformed", "damaged"].map(|key| counters[key].as_u64());

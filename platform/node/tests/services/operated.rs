@@ -29,7 +29,7 @@ pub(crate) fn planned() {
         + &service("job", "requires = [\"web\"]\ncandidates = [0, 2, 1]")
         + &service("pair", "strategy = \"warm\"\ncandidates = [0, 1]")
         + &service("away", "candidates = [2]");
-    let mut cluster = Cluster::new("planned", 3, "", &services);
+    let mut cluster = Cluster::new("planned", 3, "lease = \"3s\"", &services);
     for name in ["web", "job", "pair"] {
         cluster.ready(name, 0, |node, row| node == 0 && row["node"] == 0);
     }

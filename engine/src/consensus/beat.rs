@@ -32,10 +32,7 @@ impl Consensus {
         if let Role::Leader(lead) = &mut self.role
             && !ctx.has(Mutant::CarriedUncounted)
         {
-            for (resource, _) in &renewed.held {
-                let known = lead.renewed.entry(*resource).or_insert(until);
-                *known = (*known).max(until);
-            }
+            renewed.count(&mut lead.renewed, until);
         }
         renewed
     }

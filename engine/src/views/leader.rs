@@ -1,5 +1,7 @@
 //! The leader's side: renewals only with a fresh quorum (rule R1), grants only after the old lease (R3).
 
+use alloc::collections::BTreeMap;
+
 use super::{Ask, Fact, Message, Renew, Renewed, Views};
 use crate::consensus::{Consensus, Payload};
 use crate::context::{Ctx, Signal};
@@ -64,10 +66,7 @@ impl Views {
         renew: &Renew,
     ) -> Option<Renewed> {
         let (renewed, until) = judge_renewal(ctx, log, from, renew, ctx.now)?;
-        for (resource, _) in &renewed.held {
-            let known = self.renewed.entry(*resource).or_insert(until);
-            *known = (*known).max(until);
-        }
+        renewed.count(&mut self.renewed, until);
         Some(renewed)
     }
 
@@ -138,6 +137,16 @@ impl Views {
         let because = [evidence, EvidenceId::NONE, EvidenceId::NONE];
         ctx.signal(Signal::Propose(Payload::Move { resource, to: Some(to), because }));
         Ok(())
+    }
+}
+
+impl Renewed {
+    /// Notes, for rule R3, up to which instant what this renews may be held.
+    pub(crate) fn count(&self, into: &mut BTreeMap<ResourceId, Time>, until: Time) {
+        for (resource, _) in &self.held {
+            let known = into.entry(*resource).or_insert(until);
+            *known = (*known).max(until);
+        }
     }
 }
 

@@ -187,6 +187,8 @@ pub(crate) struct Shared {
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     /// What this node holds and does not let go of, from views to the answers of heartbeats.
     pub(crate) held: Vec<(ResourceId, Epoch)>,
+    /// Leader: grants whose holder has asked for another one and not let go in its time: not renewed any more (rule R7).
+    pub(crate) given_up: BTreeMap<ResourceId, Epoch>,
     pub(crate) next_op: u64,
     pub(crate) next_event: u32,
     /// Persisted records that are not yet durable; a sick disk shows here.
@@ -228,6 +230,7 @@ impl Shared {
             journal: VecDeque::new(),
             peers: BTreeMap::new(),
             held: Vec::new(),
+            given_up: BTreeMap::new(),
             next_op: 0,
             next_event: 0,
             persisting: 0,

@@ -110,6 +110,7 @@ impl Engine {
             journal: Default::default(),
             peers: Default::default(),
             held: Default::default(),
+            given_up: Default::default(),
             next_op: 0,
             next_event: 0,
             persisting: 0,

@@ -133,6 +133,8 @@ mutants! {
         PlacedBlind "placed-blind" "the leader places a slot without regard to what it proposed a moment ago",
         LapsedKept "lapsed-kept" "a leader lets a holder that is up keep what it does not renew",
         NeverGivesUp "never-gives-up" "a holder that cannot keep a lease does not ask for another one",
+        LimpsOn "limps-on" "a holder that loses its lease again and again does not ask for another one",
+        LeaverRenewed "leaver-renewed" "a leader renews without end for a holder that has asked for another one",
         OvertakenAsked "overtaken-asked" "a release that the log has overtaken is asked for without end",
         DeadHolderKept "dead-holder-kept" "a resource whose holder is down is never granted again",
     }

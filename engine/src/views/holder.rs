@@ -13,6 +13,8 @@ use crate::time::{Micros, Time};
 
 /// Requests are repeated this often.
 const ASK_AGAIN: Micros = Micros::from_millis(100);
+/// A lease that runs out twice within so many leases is not kept (rule R7).
+const UNSTEADY: u64 = 8;
 
 /// One grant of this node.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
@@ -22,6 +24,10 @@ pub(super) struct Holding {
     pub(super) until: Option<Time>,
     /// Since when it is neither armed nor out of a leader's reach.
     idle: Option<Time>,
+    /// When it last ran out.
+    lost: Option<Time>,
+    /// When it ran out before that, if not long before.
+    again: Option<Time>,
     /// Asked the leader for another holder, as this node cannot keep it armed (rule R7).
     gives_up: bool,
     /// Told to let go; renewed only until what runs has stopped in its own time.
@@ -52,6 +58,8 @@ impl Views {
             epoch,
             until: None,
             idle: Some(ctx.now),
+            lost: None,
+            again: None,
             gives_up: false,
             letting_go: false,
             releasing: false,
@@ -129,18 +137,22 @@ impl Views {
         }
     }
 
-    /// What a node that hears a leader could not arm for a whole lease, somebody else shall have (rule R7).
+    /// What a node that hears a leader could not arm for a whole lease, or not for long, somebody else shall have (rule R7).
     fn give_up(&mut self, ctx: &mut Ctx<'_>, log: &Consensus) {
         let led = log.leader_heard().is_some_and(|at| ctx.now.since(at) < self.lease.scale(2, 1));
         let mut over = Vec::new();
         for (resource, held) in self.held.iter_mut().filter(|(_, held)| !held.letting_go && !held.releasing) {
-            let Some(since) = held.idle else { continue };
             if !led {
-                held.idle = Some(ctx.now);
+                held.again = None;
+                held.idle = held.idle.map(|_| ctx.now);
                 if core::mem::take(&mut held.gives_up) {
                     self.asks.remove(resource);
                 }
-            } else if !held.gives_up && ctx.now.since(since) >= self.lease && !ctx.has(Mutant::NeverGivesUp) {
+                continue;
+            }
+            let long = held.idle.filter(|since| ctx.now.since(*since) >= self.lease);
+            let again = held.again.filter(|_| !ctx.has(Mutant::LimpsOn));
+            if let Some(since) = again.or(long).filter(|_| !held.gives_up && !ctx.has(Mutant::NeverGivesUp)) {
                 held.gives_up = true;
                 over.push((*resource, held.epoch, ctx.now.since(since), held.evidence));
             }
@@ -221,7 +233,9 @@ impl Views {
         }
         let first = held.until.replace(until).is_none();
         held.idle = None;
-        if core::mem::take(&mut held.gives_up) {
+        let unsteady = self.lease.scale(UNSTEADY, 1);
+        held.again = held.again.filter(|_| held.lost.is_some_and(|at| ctx.now.since(at) < unsteady));
+        if held.again.is_none() && core::mem::take(&mut held.gives_up) {
             self.asks.remove(&resource);
         }
         let because = held.evidence;
@@ -251,6 +265,8 @@ impl Views {
             }
             held.until = None;
             held.idle = Some(ctx.now);
+            let before = held.lost.replace(ctx.now);
+            held.again = before.filter(|at| ctx.now.since(*at) < self.lease.scale(UNSTEADY, 1));
             let (epoch, because, letting_go) = (held.epoch, held.evidence, held.letting_go);
             let evidence = self.event(ctx, &[because], Fact::Expired { resource, epoch });
             ctx.signal(Signal::LeaseLost { resource, epoch, evidence });

@@ -16,6 +16,8 @@ impl Views {
         self.leads = Some(evidence);
         self.renewed.clear();
         self.failed.clear();
+        self.leaving.clear();
+        ctx.shared.given_up.clear();
         self.proposing.clear();
         self.waiting.clear();
         self.unrenewed.clear();
@@ -109,9 +111,15 @@ impl Views {
             Ask::Release { .. } => ctx.signal(Signal::Propose(Payload::Release { resource, epoch })),
             Ask::FailOver { because, .. } => {
                 self.failed.insert(resource, from);
-                if grant.moving.is_none() && self.choose(ctx, log, resource).is_some_and(|node| node != from) {
+                if self.choose(ctx, log, resource).is_none_or(|node| node == from) {
+                    return;
+                }
+                if grant.moving.is_none() {
                     ctx.signal(Signal::Propose(Payload::Move { resource, to: None, because }));
                 }
+                let known = self.leaving.get(&resource).filter(|(of, _)| *of == epoch);
+                let since = known.map_or(ctx.now, |(_, since)| *since);
+                self.leaving.insert(resource, (epoch, since));
             }
         }
     }
@@ -175,6 +183,9 @@ pub(crate) fn judge_renewal(
     let whole = ctx.has(Mutant::LeftIsWholeLease);
     let left = if whole { lease } else { left(lease, age, drift_ppm) };
     let applied_only = ctx.has(Mutant::RenewAppliedOnly);
+    let given_up = |resource: &ResourceId, epoch| {
+        ctx.shared.given_up.get(resource) == Some(&epoch) && !ctx.has(Mutant::LeaverRenewed)
+    };
     let is_member = log.membership().contains(from) || ctx.has(Mutant::RemovedKeepsHolding);
     let mine = |resource: &ResourceId, epoch| {
         let applied = log.state().grants.get(resource);
@@ -182,8 +193,12 @@ pub(crate) fn judge_renewal(
             if applied_only { applied.map(|grant| (grant.epoch, grant.holder)) } else { log.newest_grant(*resource) };
         newest == Some((epoch, from)) && applied.is_some_and(|grant| grant.epoch == epoch && !grant.released)
     };
-    let held: alloc::vec::Vec<_> =
-        renew.held.iter().filter(|(resource, epoch)| is_member && mine(resource, *epoch)).copied().collect();
+    let held: alloc::vec::Vec<_> = renew
+        .held
+        .iter()
+        .filter(|(resource, epoch)| is_member && mine(resource, *epoch) && !given_up(resource, *epoch))
+        .copied()
+        .collect();
     (!held.is_empty()).then_some((Renewed { sent_at: renew.sent_at, left, held, term }, contact.min(at)))
 }
 

@@ -264,13 +264,14 @@ pub enum Fact {
         /// Of its bytes.
         digest: u64,
     },
-    /// A holder that is up has not armed its guard for a whole lease: it gives up, or the leader passes it over (rule R7).
+    /// A holder that is up has not armed its guard for a whole lease, or has lost its lease again and again: it gives up, or the
+    /// leader passes it over (rule R7).
     Lapsed {
         /// What.
         resource: ResourceId,
         /// Whose lease.
         holder: NodeId,
-        /// How long nothing was armed, as far as whoever says so knows.
+        /// For how long it could not keep it, as far as whoever says so knows.
         over: Micros,
     },
 }

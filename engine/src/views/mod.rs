@@ -65,6 +65,8 @@ pub struct Views {
     place_at: Option<Time>,
     /// Leader: told about waiting.
     waiting: BTreeSet<ResourceId>,
+    /// Leader: since when the holder of a grant is to let go, because it asked for another one.
+    leaving: BTreeMap<ResourceId, (Epoch, Time)>,
     /// Leader: since when a grant's lease is over, by what this leader has seen.
     unrenewed: BTreeMap<ResourceId, (Epoch, Time)>,
     leads: Option<EvidenceId>,
@@ -92,6 +94,7 @@ impl Views {
             proposing: BTreeMap::new(),
             place_at: None,
             waiting: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             unrenewed: BTreeMap::new(),
             leads: None,
             standbys: BTreeSet::new(),

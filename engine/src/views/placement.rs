@@ -52,6 +52,7 @@ impl Views {
         let (epoch, moving) = (grant.epoch, grant.moving.is_some());
         let member = log.membership().contains(holder);
         let down = self.down.get(&holder).copied();
+        self.part_with(ctx, resource, epoch);
         if member && down.is_none() {
             if let Some(over) = self.lapsed(ctx, log, resource, epoch) {
                 return self.pass_over(ctx, log, resource, holder, over);
@@ -80,12 +81,34 @@ impl Views {
         self.grant(ctx, log, resource, &[down.unwrap_or_default()]);
     }
 
-    /// How long the lease of a holder that is up has been over, if that is a whole lease or more (rule R7).
+    /// Who has asked for another holder may be too slow to learn that it is to let go, and yet renew: after a lease's time it is not
+    /// renewed any more (rule R7).
+    fn part_with(&mut self, ctx: &mut Ctx<'_>, resource: ResourceId, epoch: Epoch) {
+        let leaving = self.leaving.get(&resource).filter(|(of, _)| *of == epoch);
+        match leaving.map(|(_, since)| *since + self.lease) {
+            Some(until) if until <= ctx.now => {
+                ctx.shared.given_up.insert(resource, epoch);
+            }
+            Some(until) => self.place_at = self.place_at.map(|look| look.min(until)),
+            None => {}
+        }
+    }
+
+    /// How long the lease of a holder that is up has been over, if that is a whole lease or more, or, if it has asked for another
+    /// holder, since when it has (rule R7).
     fn lapsed(&mut self, ctx: &Ctx<'_>, log: &Consensus, resource: ResourceId, epoch: Epoch) -> Option<Micros> {
         let answered = log.quorum_contact(ctx.now).is_some_and(|contact| ctx.now.since(contact) < self.lease);
-        if !answered || self.over_at(ctx, log, resource) > ctx.now || ctx.has(Mutant::LapsedKept) {
+        let gave_up = ctx.shared.given_up.get(&resource) == Some(&epoch);
+        let over_at = self.over_at(ctx, log, resource);
+        if !answered || over_at > ctx.now || ctx.has(Mutant::LapsedKept) {
+            if gave_up && over_at > ctx.now {
+                self.place_at = self.place_at.map(|look| look.min(over_at));
+            }
             self.unrenewed.remove(&resource);
             return None;
+        }
+        if let Some((_, since)) = self.leaving.get(&resource).filter(|_| gave_up) {
+            return Some(ctx.now.since(*since));
         }
         let known = self.unrenewed.get(&resource).filter(|(of, _)| *of == epoch);
         let since = known.map_or(ctx.now, |(_, since)| *since);
@@ -123,6 +146,8 @@ impl Views {
             *slot = *id;
         }
         self.failed.remove(&resource);
+        self.leaving.remove(&resource);
+        ctx.shared.given_up.remove(&resource);
         self.proposing.insert(resource, holder);
         ctx.signal(Signal::Propose(Payload::Grant { resource, holder, because: causes }));
     }

@@ -105,7 +105,7 @@ fn views(fact: &views::Fact, names: &impl Names) -> String {
         Fact::Yielded { resource, to } => format!("yields {} to {} by the 1998 rule", what(resource), node(to)),
         Fact::Noted { index, .. } => format!("applies the note {index}"),
         Fact::Lapsed { resource, holder, over } => format!(
-            "asks for another holder of {}: {}, though up, could not keep its lease, over for {} ms",
+            "asks for another holder of {}: {}, though up, could not keep its lease for {} ms",
             what(resource),
             node(holder),
             over.0 / 1_000

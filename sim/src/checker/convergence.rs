@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use apus_engine::{Availability, Copy, NodeId, ResourceId, Role};
+use apus_engine::{Availability, Copy, Fact, NodeId, ResourceId, Role, consensus};
 
 use super::{Checker, Look, logs, nodes};
 use crate::fault::{Kind, Ns, S};
@@ -138,7 +138,10 @@ impl Checker for Converges {
     }
 }
 
-/// After its holder fails, the dispatcher is held again within the bound.
+/// A holder that is back for less than this has not come back.
+const BACK: Ns = 5_000_000_000;
+
+/// After its holder fails, the dispatcher is held again within the bound: by another, or by itself for good.
 #[derive(Clone)]
 pub(super) struct TakeoverBound {
     bound: Option<Ns>,
@@ -146,12 +149,18 @@ pub(super) struct TakeoverBound {
     /// Its guard is not armed.
     idle: bool,
     gone: Option<(Ns, NodeId)>,
+    /// Whether a fault takes a node's processor time: there, a holder that is back for a moment has not come back.
+    limps: bool,
+    /// Its holder came back: since when it had been gone, and when it was armed.
+    back: Option<(Ns, Ns)>,
     worst: Ns,
 }
 
 impl TakeoverBound {
     pub(super) fn new(plan: &Plan) -> Self {
-        Self { bound: plan.scenario.expect.takeover_within, holder: None, idle: false, gone: None, worst: 0 }
+        let limps = plan.faults.iter().any(|fault| matches!(fault.kind, Kind::Starve | Kind::SlowNode));
+        let bound = plan.scenario.expect.takeover_within;
+        Self { bound, holder: None, idle: false, gone: None, limps, back: None, worst: 0 }
     }
 }
 
@@ -167,7 +176,16 @@ impl Checker for TakeoverBound {
             (What::Armed { resource: ResourceId(0), .. }, Some(node)) => {
                 if self.idle && self.holder == Some(node) {
                     // The holder itself is back.
-                    self.gone = None;
+                    let since = self.gone.take().map_or(line.at, |(since, _)| since);
+                    if let Some(bound) = self.bound
+                        && line.at > since + bound
+                    {
+                        let (lost, bound) = ((line.at - since) / 1_000_000, bound / 1_000_000);
+                        return Err(format!(
+                            "{node} has lost the dispatcher again and again for {lost} ms, the bound is {bound} ms"
+                        ));
+                    }
+                    self.back = Some((since, line.at)).filter(|_| self.limps);
                 }
                 self.idle = false;
                 if let Some((since, old)) = self.gone
@@ -183,6 +201,9 @@ impl Checker for TakeoverBound {
                             "{node} holds the dispatcher {took} ms after {old} failed, the bound is {bound} ms"
                         ));
                     }
+                }
+                if self.holder != Some(node) {
+                    self.back = None;
                 }
                 self.holder = Some(node);
             }
@@ -200,9 +221,14 @@ impl Checker for TakeoverBound {
             // It let go or ran out, for whatever reason.
             (What::Disarmed { resource: ResourceId(0), .. }, Some(node)) if self.holder == Some(node) => {
                 self.idle = true;
-                self.gone.get_or_insert((line.at, node));
+                let before = self.back.take().filter(|(_, at)| line.at < at + BACK);
+                self.gone.get_or_insert((before.map_or(line.at, |(since, _)| since), node));
             }
-            (What::FaultStop { .. } | What::Healed, _) => self.gone = None,
+            (What::FaultStop { .. } | What::Healed, _) => (self.gone, self.back) = (None, None),
+            // Who leads now has to find out anew.
+            (What::Event(event), _) if matches!(event.fact, Fact::Consensus(consensus::Fact::Elected { .. })) => {
+                self.back = None;
+            }
             _ => {}
         }
         Ok(())

@@ -67,6 +67,8 @@ shipped! {
     "graceful-stop"
     "healthy"
     "healthy-lossy"
+    "holder-limps"
+    "holder-overloaded"
     "hot-degree-held"
     "knobs"
     "leader-dies-at-rest"

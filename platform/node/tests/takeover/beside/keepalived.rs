@@ -108,8 +108,11 @@ impl Stack for Keepalived {
         if let Some(mut child) = self.daemons[node].take() {
             let _ = child.wait();
         }
-        // What is left of a killed one, an operator takes away.
+        // What is left of a killed one, an operator takes away: also its pid files, whose numbers other processes may have by now.
         self.field.strip(node);
+        for file in [format!("pid{node}.pid"), format!("vrrp_pid{node}.pid")] {
+            let _ = std::fs::remove_file(self.field.net.folder.join(file));
+        }
         self.start(node)
     }
 }

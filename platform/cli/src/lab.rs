@@ -31,6 +31,21 @@ NODE is a number, `dispatcher` or `coordinator`. `apus lab heal` undoes everythi
 #[derive(Debug, Subcommand)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "Linux only"))]
 pub(crate) enum LabCommand {
+    /// A tour: a lab comes up, the machine that has the address loses power while clients ask, what they saw, and why
+    #[command(
+        after_help = "Exit codes: 0 clients failed for at most a second; 2 for longer; 64 what is missing; 70 the machine refuses."
+    )]
+    Demo {
+        /// Machines with a node each
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(3..=16))]
+        nodes: u16,
+        /// The web server of this command, even where nginx is installed
+        #[arg(long)]
+        plain: bool,
+        /// The lab's name: letters and digits. What is left of one of this name is taken away first
+        #[arg(long, value_name = "NAME", default_value = "demo")]
+        name: String,
+    },
     /// Make a lab: machines, a switch, nodes, and a web service behind one address
     Up {
         #[command(flatten)]
@@ -195,6 +210,8 @@ fn act(_: &LabCommand, _: Format) -> Result<u8, Trouble> {
 }
 
 #[cfg(target_os = "linux")]
+mod demo;
+#[cfg(target_os = "linux")]
 use linux::act;
 
 #[cfg(target_os = "linux")]
@@ -215,6 +232,7 @@ mod linux {
                 let lab = Lab::up(&Up { name: of.name.clone(), nodes: *nodes, plain: *plain })?;
                 up(&lab, &of.name, began.elapsed(), format);
             }
+            LabCommand::Demo { nodes, plain, name } => return demo::demo(name, *nodes, *plain, format),
             LabCommand::Status(of) => status(&Lab::find(&of.name)?, format),
             LabCommand::Fault { node, kind, rate, of } => {
                 let mut lab = Lab::find(&of.name)?;

@@ -16,7 +16,7 @@ use std::fmt;
 pub use carried::{LIVE_NODES, Reason, not_live, problems};
 pub use judge::{BOUND_MARGIN, CONVERGE_MARGIN, JUDGED, OWN};
 #[cfg(target_os = "linux")]
-pub use linux::{Fault, Lab, Status, Up, load, program, serve};
+pub use linux::{Fault, Lab, Seen, Status, Up, load, program, serve};
 pub use live::{LIVE, Live, missing};
 
 /// Why a lab does not do what was asked.

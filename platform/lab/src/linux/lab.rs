@@ -258,6 +258,11 @@ impl Lab {
         &self.cluster.folder
     }
 
+    /// The command whose daemons run in it.
+    pub(super) fn exe(&self) -> &str {
+        &self.cluster.exe
+    }
+
     /// The cluster's address.
     #[must_use]
     pub const fn address() -> &'static str {

@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use apus_engine::{Config, NodeId, Strategy, Time};
 use apus_node::{Knobs, Part, Told};
 use apus_os::linux::clock;
-use apus_sim::fault::Ns;
 use apus_sim::report::Run;
 use apus_sim::scenario::{Plan, Workload};
 use apus_sim::world::Options;
@@ -24,7 +23,7 @@ use super::net::{Net, VIP, spaces};
 use super::program::PORT;
 use super::sh::until;
 use super::watch::Watch;
-use super::{machine, net};
+use super::{machine, net, program};
 use crate::judge::{Asked, Evidence, judge};
 use play::Play;
 
@@ -306,17 +305,6 @@ impl Stage {
 
     fn asked(&self, start: u64) -> Vec<Asked> {
         let text = fs::read_to_string(self.cluster.folder.join("asked")).unwrap_or_default();
-        let line = |line: &str| {
-            let words: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-            let [client, from, to, answered] = words[..] else { return None };
-            let since = |at: u64| -> Ns { at.saturating_sub(start) };
-            Some(Asked {
-                client: u16::try_from(client).ok()?,
-                from: since(from),
-                to: since(to),
-                answered: answered == 1,
-            })
-        };
-        text.lines().filter_map(line).collect()
+        text.lines().filter_map(|line| program::asked(line, start)).collect()
     }
 }

@@ -3,6 +3,7 @@
 mod ask;
 mod cgroup;
 mod cluster;
+mod demo;
 mod lab;
 mod live;
 mod machine;
@@ -11,6 +12,7 @@ mod program;
 mod sh;
 mod watch;
 
+pub use demo::Seen;
 pub use lab::{Fault, Lab, Status, Up};
 pub(crate) use live::run;
 pub use program::{load, program, serve};

@@ -12,6 +12,7 @@ use apus_os::linux::clock;
 use apus_os::linux::program::tell;
 
 use crate::Error;
+use crate::judge::Asked;
 
 /// Port of servers.
 pub(crate) const PORT: u16 = 80;
@@ -125,6 +126,18 @@ pub fn load(target: SocketAddr, clients: u16, rate: u32) -> Result<(), Error> {
         }
     });
     Err(Error::Failed("nobody listens to the clients".into()))
+}
+
+/// A line that a client of [`load`] wrote; times since `start`.
+pub(crate) fn asked(line: &str, start: u64) -> Option<Asked> {
+    let words: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [client, from, to, answered] = words[..] else { return None };
+    Some(Asked {
+        client: u16::try_from(client).ok()?,
+        from: from.saturating_sub(start),
+        to: to.saturating_sub(start),
+        answered: answered == 1,
+    })
 }
 
 fn request(target: SocketAddr) -> io::Result<()> {

@@ -16,6 +16,8 @@ use super::entry::{Called, Entry};
 const STEPS: usize = 40;
 /// Another node's verdict belongs to the first one if it comes within so many microseconds.
 const TOGETHER: u64 = 2_000_000;
+/// Probes lost further apart than this, in us, are not of one silence: those between were answered, of which no journal tells.
+const ANSWERED: u64 = 1_000_000;
 /// A grant that no failure led to, so many microseconds after another, belongs to its story: what is taken over in haste moves once more.
 const HASTE: u64 = 5_000_000;
 /// So many microseconds after a wait for a lease is over, the grant for which it was is not to be expected any more.
@@ -375,6 +377,12 @@ impl<'a> Known<'a> {
                 _ => {}
             }
         }
+        let mut times: Vec<u64> = lost.values().flatten().map(|entry| self.at(entry)).collect();
+        times.sort_unstable();
+        let gap = times.windows(2).rposition(|pair| pair[1] - pair[0] > ANSWERED);
+        let from = gap.and_then(|at| times.get(at + 1)).copied().unwrap_or_default();
+        lost.values_mut().for_each(|seen| seen.retain(|entry| self.at(entry) >= from));
+        lost.retain(|_, seen| !seen.is_empty());
         let probes = lost.values().flatten().filter(|entry| entry.kind == "missed").count();
         let start = lost.values().flatten().min_by_key(|entry| (self.at(entry), entry.seq)).copied();
         if let Some(start) = start {
@@ -570,6 +578,19 @@ mod tests {
         );
         assert_eq!(story.outage, Some(604_000));
         assert!(story.steps.is_sorted_by_key(|step| step.at), "{story:?}");
+    }
+
+    #[test]
+    fn a_probe_that_was_lost_long_before_is_no_part_of_the_silence() {
+        let mut tale = Tale(takeover());
+        for entry in &mut tale.0 {
+            (entry.wall, entry.boot) = (entry.wall + 5_000_000, entry.boot + 5_000_000);
+        }
+        set(tale.event(0, 30, 100, 5, "missed", &[]), None, None, Some(2));
+        let clocks = Clocks::from([(1, 1_000_000)]);
+        let story = why(&tale.0, &clocks, &Subject::Resources(vec![1]), &called()).expect("there is one");
+        assert_eq!(texts(&story)[0], "node 2 stops answering: 3 probes are lost, seen by nodes 0, 1");
+        assert_eq!(story.outage, Some(604_000));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Daemons of a lab: their files, and how they are started and ended.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,8 +9,10 @@ use apus_node::{Config, Part, init};
 use serde_json::{Value, json};
 
 use super::ask::ask;
-use super::machine;
 use super::net::{Net, VIP, address, mac};
+use super::program::PORT;
+use super::{machine, program};
+use crate::judge::Asked;
 
 /// A daemon that runs answers within this.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -121,12 +124,25 @@ impl Cluster {
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(3)..].join("; ")
     }
+
+    /// Starts clients who send requests to the cluster's address; they go with the lab.
+    pub(crate) fn load(&self, clients: u16, rate: u32) -> io::Result<()> {
+        let (clients, rate) = (clients.to_string(), rate.to_string());
+        let command = [&self.exe[..], "lab", "load", &format!("{VIP}:{PORT}"), &clients, &rate];
+        machine::start(&self.net.client(), self.first, &command, &self.folder.join("asked"))
+    }
+
+    /// What they saw until now; times since `start` on the boot clock.
+    pub(crate) fn asked(&self, start: u64) -> Vec<Asked> {
+        let text = fs::read_to_string(self.folder.join("asked")).unwrap_or_default();
+        text.lines().filter_map(|line| program::asked(line, start)).collect()
+    }
 }
 
 /// Removes a folder with all that is in it; one that is not there is gone.
 pub(crate) fn remove(folder: &Path) -> Result<(), String> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", folder.display())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{}: {error}", folder.display())),
         _ => Ok(()),
     }
 }

@@ -1,10 +1,8 @@
 //! What clients see of a cluster while something happens to it.
 
-use std::fs;
 use std::time::Duration;
 
 use super::lab::Lab;
-use super::{machine, program};
 use crate::Error;
 use crate::judge::Asked;
 
@@ -31,11 +29,7 @@ impl Lab {
     /// # Errors
     /// If they cannot be started.
     pub fn clients(&self) -> Result<(), Error> {
-        let target = format!("{}:80", Self::address());
-        let (clients, rate) = (CLIENTS.to_string(), RATE.to_string());
-        let command = [self.exe(), "lab", "load", &target, &clients, &rate];
-        machine::start(&self.space(None), false, &command, &self.files().join("asked"))
-            .map_err(|error| Error::Failed(format!("the clients: {error}")))
+        self.cluster.load(CLIENTS, RATE).map_err(|error| Error::Failed(format!("the clients: {error}")))
     }
 
     /// What they saw until now.
@@ -43,11 +37,9 @@ impl Lab {
     /// # Errors
     /// If they asked nothing.
     pub fn seen(&self) -> Result<Seen, Error> {
-        let path = self.files().join("asked");
-        let text = fs::read_to_string(&path).map_err(|error| Error::Failed(format!("{}: {error}", path.display())))?;
-        let all: Vec<Asked> = text.lines().filter_map(|line| program::asked(line, 0)).collect();
+        let all = self.cluster.asked(0);
         if all.is_empty() {
-            return Err(Error::Failed(format!("the clients asked nothing: {}", text.trim())));
+            return Err(Error::Failed("the clients asked nothing".into()));
         }
         Ok(sum_up(&all))
     }

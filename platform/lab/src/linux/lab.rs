@@ -91,7 +91,7 @@ pub struct Up {
 /// One lab.
 #[derive(Clone, Debug)]
 pub struct Lab {
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     /// `nginx`, or `the built-in server`.
     pub web: String,
     /// Faults of the net: kind, node, and how many of a million.
@@ -256,11 +256,6 @@ impl Lab {
     #[must_use]
     pub fn files(&self) -> &Path {
         &self.cluster.folder
-    }
-
-    /// The command whose daemons run in it.
-    pub(super) fn exe(&self) -> &str {
-        &self.cluster.exe
     }
 
     /// The cluster's address.

@@ -19,12 +19,11 @@ use apus_sim::world::Options;
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Extra, remove};
-use super::net::{Net, VIP, spaces};
-use super::program::PORT;
+use super::net::{Net, spaces};
 use super::sh::until;
 use super::watch::Watch;
-use super::{machine, net, program};
-use crate::judge::{Asked, Evidence, judge};
+use super::{machine, net};
+use crate::judge::{Evidence, judge};
 use play::Play;
 
 /// A cluster is whole within this.
@@ -74,7 +73,7 @@ pub(crate) fn run(plan: &Plan, options: &Options) -> Result<Run, String> {
         done: played.done,
         powerless: played.powerless,
         well: played.well,
-        asked: stage.asked(start),
+        asked: stage.cluster.asked(start),
         reigns: played.watch.map(|watch| watch.end(wall)),
     };
     stage.is_seen(&evidence)?;
@@ -296,15 +295,6 @@ impl Stage {
     /// Starts the clients who send requests to the cluster's address.
     pub(super) fn clients(&self) -> Result<(), String> {
         let Workload::Flows { clients, rate } = self.plan.scenario.workload else { return Ok(()) };
-        let (clients, rate) = (clients.to_string(), rate.to_string());
-        let command = [&self.cluster.exe[..], "lab", "load", &format!("{VIP}:{PORT}"), &clients, &rate];
-        let log = self.cluster.folder.join("asked");
-        machine::start(&self.cluster.net.client(), self.cluster.first, &command, &log)
-            .map_err(|error| error.to_string())
-    }
-
-    fn asked(&self, start: u64) -> Vec<Asked> {
-        let text = fs::read_to_string(self.cluster.folder.join("asked")).unwrap_or_default();
-        text.lines().filter_map(|line| program::asked(line, start)).collect()
+        self.cluster.load(clients, rate).map_err(|error| error.to_string())
     }
 }

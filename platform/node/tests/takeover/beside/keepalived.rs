@@ -111,7 +111,7 @@ impl Stack for Keepalived {
         // What is left of a killed one, an operator takes away: also its pid files, whose numbers other processes may have by now.
         self.field.strip(node);
         for file in [format!("pid{node}.pid"), format!("vrrp_pid{node}.pid")] {
-            let _ = std::fs::remove_file(self.field.net.folder.join(file));
+            let _ = std::fs::remove_file(self.field.file(&file));
         }
         self.start(node)
     }

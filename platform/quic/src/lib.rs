@@ -28,6 +28,8 @@ mod der;
 mod gate;
 mod keys;
 mod link;
+#[cfg(target_os = "linux")]
+mod linux;
 #[cfg(feature = "mutants")]
 mod mutant;
 mod name;

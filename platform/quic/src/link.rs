@@ -35,7 +35,7 @@ struct Link {
     /// Serial number of the certificate that this node has shown.
     shown: u64,
     since: Instant,
-    /// Datagrams received and sent when all that was sent may have been answered, and when that was.
+    /// Packets received and frames sent that are answered, when all of them may have been, and when that was.
     settled: Cell<(u64, u64, Instant)>,
 }
 
@@ -66,13 +66,15 @@ impl Peer {
         self.connection().filter(|_| shown != Some(own))
     }
 
-    /// The connection, if for `silence` nothing has come by it although something was sent. One that nobody uses is not asked.
+    /// The connection, if for `silence` nothing has come by it although something was sent that a peer answers: an acknowledgement is
+    /// the last word of an exchange. One that nobody uses is not asked.
     pub(crate) fn silent(&self, silence: Duration) -> Option<Connection> {
         let connection = self.connection()?;
         let link = self.link.borrow();
         let settled = &link.as_ref()?.settled;
         let stats = connection.stats();
-        let (received, sent) = (stats.udp_rx.datagrams, stats.udp_tx.datagrams);
+        let frames = stats.frame_tx;
+        let (received, sent) = (stats.udp_rx.datagrams, frames.datagram + frames.stream + frames.ping);
         let (before, asked, since) = settled.get();
         if received != before || sent == asked {
             settled.set((received, sent, Instant::now()));

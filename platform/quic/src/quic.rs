@@ -18,7 +18,7 @@ use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     AsyncUdpSocket, ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming,
-    RecvStream, SendDatagramError, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    RecvStream, Runtime, SendDatagramError, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -77,8 +77,8 @@ impl Default for Limits {
             of_peer: 2,
             connect: ms(1_000),
             silence: ms(1_500),
-            keep_alive: ms(10_000),
-            idle: ms(30_000),
+            keep_alive: ms(25_000),
+            idle: ms(60_000),
             back_off: (ms(50), ms(500)),
             probes: 256,
             waiting: (16, ms(500)),
@@ -154,6 +154,7 @@ pub struct Quic {
     /// What [`Sockets::datagrams`] and [`Sockets::listen`] take, once.
     ends: Rc<RefCell<(Option<mpsc::UnboundedReceiver<Task>>, Option<mpsc::Receiver<(Stream, SocketAddr)>>)>>,
     open: Rc<dyn Fn(SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>>>,
+    runtime: Arc<dyn Runtime>,
 }
 
 impl std::fmt::Debug for Quic {
@@ -200,6 +201,15 @@ impl Drop for Datagrams {
             endpoint.close(VarInt::from_u32(Close::Ends as u32), b"");
         }
     }
+}
+
+/// The runtime of this machine's sockets.
+fn live() -> Arc<dyn Runtime> {
+    #[cfg(target_os = "linux")]
+    let live = crate::linux::Live;
+    #[cfg(not(target_os = "linux"))]
+    let live = TokioRuntime;
+    Arc::new(live)
 }
 
 fn transport_config(limits: &Limits) -> TransportConfig {
@@ -349,13 +359,14 @@ impl Quic {
             inner: Rc::new(inner),
             ends: Rc::new(RefCell::new((Some(tasks_out), Some(streams_out)))),
             open: Rc::new(udp::bind),
+            runtime: live(),
         }
     }
 
-    /// The same over a network of somebody else's: `open` binds an address there.
+    /// The same over a network of somebody else's, whose time is tokio's: `open` binds an address there.
     #[must_use]
     pub fn over(self, open: impl Fn(SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> + 'static) -> Self {
-        Self { open: Rc::new(open), ..self }
+        Self { open: Rc::new(open), runtime: Arc::new(TokioRuntime), ..self }
     }
 
     /// What happened so far.
@@ -404,7 +415,7 @@ impl Quic {
             endpoint_config(trust, gate),
             Some(server),
             socket.clone(),
-            Arc::new(TokioRuntime),
+            self.runtime.clone(),
         )?;
         let fresh = self.inner.endpoint.set(endpoint).is_ok()
             && self.inner.socket.set(socket).is_ok()

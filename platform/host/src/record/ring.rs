@@ -35,7 +35,7 @@ impl Settings {
     #[must_use]
     pub fn of(bytes: u64) -> Self {
         let segment = usize::try_from(bytes / 16).unwrap_or(1 << 20).clamp(16 << 10, 1 << 20);
-        Self { bytes, segment, queue: 4 << 20, gather: Duration::from_millis(100) }
+        Self { bytes, segment, queue: 4 << 20, gather: Duration::from_millis(250) }
     }
 }
 

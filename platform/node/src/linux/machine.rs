@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apus_dispatch::{self as dispatch, Members};
 use apus_engine::diagnosis::Status;
@@ -15,6 +16,7 @@ use apus_engine::{
 };
 use apus_host::{Hold, Machine};
 use apus_os::linux::signals;
+use apus_os::linux::timer::Timer;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
@@ -140,7 +142,7 @@ pub(super) struct Signals {
 
 impl Signals {
     /// From here on they are heard.
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -175,6 +177,7 @@ pub(super) struct LiveMachine {
     done: mpsc::UnboundedReceiver<OpId>,
     waiting: VecDeque<Input>,
     nudge: Rc<Notify>,
+    timer: Timer,
     signals: Signals,
     say: Say,
     telling: Option<Telling>,
@@ -192,9 +195,24 @@ impl LiveMachine {
         say: Say,
         serving: Serving,
         (manager, signals): (Manager, Signals),
-    ) -> Self {
-        let (nudge, waiting) = (serving.nudge.clone(), VecDeque::new());
-        Self { address, programs, inputs, reboot, done, waiting, nudge, signals, say, telling: None, manager, serving }
+    ) -> io::Result<Self> {
+        let (nudge, waiting, timer) = (serving.nudge.clone(), VecDeque::new(), Timer::new()?);
+        let telling = None;
+        Ok(Self {
+            address,
+            programs,
+            inputs,
+            reboot,
+            done,
+            waiting,
+            nudge,
+            timer,
+            signals,
+            say,
+            telling,
+            manager,
+            serving,
+        })
     }
 
     /// Tells everything in a file.
@@ -299,9 +317,13 @@ impl Machine for LiveMachine {
         if let Some(input) = self.waiting.pop_front() {
             return Some(input);
         }
-        let wait = deadline.map(|deadline| Duration::from_micros(deadline.at.since(now()).0));
-        let due = self.manager.due().map(|due| due.saturating_duration_since(std::time::Instant::now()));
-        let wait = wait.into_iter().chain(due).min();
+        // What falls into the same millisecond is done together.
+        let wait = |deadline: Deadline| Time(deadline.at.0.next_multiple_of(1_000)).since(now());
+        let at = deadline.map(|deadline| Instant::now() + Duration::from_micros(wait(deadline).0));
+        let at = at.into_iter().chain(self.manager.due()).min();
+        if let Some(at) = at {
+            self.timer.reset(at);
+        }
         let input = loop {
             break tokio::select! {
                 biased;
@@ -318,7 +340,7 @@ impl Machine for LiveMachine {
                 Some(op) = self.done.recv() => Some(Input::Done { op, outcome: Outcome::Ok }),
                 Some(input) = self.inputs.recv() => Some(input),
                 () = self.nudge.notified() => Some(Input::Tick),
-                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => Some(Input::Tick),
+                () = self.timer.over(), if at.is_some() => Some(Input::Tick),
             };
         };
         match &input {

@@ -245,6 +245,7 @@ async fn live<S: Sockets>(
     let (reboot, anew) = (config.reboot.clone(), serving.anew.clone());
     let cared = (manager, outside.signals);
     let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), reboot, outside.print, serving, cared)
+        .map_err(|error| Error::Failed(format!("a timer: {error}")))?
         .telling(telling);
     say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());
@@ -266,9 +267,11 @@ async fn live<S: Sockets>(
 /// A start, and now and then a change or an operator's question, need memory that a node at rest does not.
 async fn slim() {
     let mut wait = Duration::from_secs(5);
+    tokio::time::sleep(wait).await;
+    apus_os::linux::memory::unmap_program();
     loop {
-        tokio::time::sleep(wait).await;
         apus_os::linux::memory::give_back();
+        tokio::time::sleep(wait).await;
         wait = (wait * 4).min(Duration::from_mins(10));
     }
 }

@@ -20,6 +20,7 @@ mod sockets;
 mod system;
 mod table;
 mod tap;
+pub mod timer;
 mod told;
 mod vip;
 mod watchdog;

@@ -11,6 +11,8 @@ use apus_quic::{Authority, Limits, Name, NewKey, Quic, Trust, Why, transport_set
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
+use crate::net::Net;
+
 pub(crate) const CLUSTER: ClusterId = ClusterId(7);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
@@ -84,6 +86,15 @@ impl End {
             }
         }
         panic!("{} stays taken", book[&me]);
+    }
+
+    /// The same on a network in memory.
+    pub(crate) async fn within(net: &Net, book: &BTreeMap<NodeId, SocketAddr>, trust: Arc<Trust>) -> Self {
+        let (net, shared, me) = (net.clone(), Book::from(book.clone()), trust.me().node);
+        let quic = Quic::new(trust.clone(), shared.clone(), Limits::default()).over(move |at| net.bind(at));
+        let identity = Identity { cluster: CLUSTER, me, incarnation: Incarnation(1) };
+        let transport = Transport::start(quic.clone(), identity, book[&me], shared, transport_settings()).await;
+        Self { trust, quic, transport: transport.expect("a port") }
     }
 
     pub(crate) fn refused(&self, why: Why) -> u64 {

@@ -7,6 +7,7 @@ use apus_quic::{Trust, Why};
 use tokio::time::{sleep, timeout};
 
 use crate::common::{DAY, End, addresses, authority, block_on, issue, name, reaches, trust};
+use crate::net::{Net, virtually};
 
 /// Both ends dial at once and agree on one connection, which carries probes, long ones too, and log packets in order.
 #[test]
@@ -94,6 +95,30 @@ fn a_silent_peer_is_noticed() {
         })
         .await
         .expect("the silence is noticed");
+    });
+}
+
+/// An acknowledgement is the last word of an exchange, and nobody's silence: whenever a connection is looked at, it goes on.
+#[test]
+fn a_rest_after_an_exchange_is_no_silence() {
+    virtually(async {
+        let (book, mut authority) = (addresses(2), authority());
+        let net = Net::new();
+        let mut one = End::within(&net, &book, trust(&mut authority, 0)).await;
+        let mut two = End::within(&net, &book, trust(&mut authority, 1)).await;
+        reaches(&mut one, &mut two, b"hello").await;
+        sleep(Duration::from_secs(3)).await;
+        let before = [one.quic.counters(), two.quic.counters()].map(|counters| (counters.dialled, counters.ended));
+        // Looks come every half second: each at another moment of an exchange, whose last packet is 25 ms late.
+        for _ in 0..50 {
+            one.transport.send(NodeId(1), Lane::Probe, b"you?".to_vec()).expect("room");
+            assert_eq!(two.transport.next().await.1, b"you?");
+            two.transport.send(NodeId(0), Lane::Probe, b"me".to_vec()).expect("room");
+            assert_eq!(one.transport.next().await.1, b"me");
+            sleep(Duration::from_millis(3_010)).await;
+        }
+        let after = [one.quic.counters(), two.quic.counters()].map(|counters| (counters.dialled, counters.ended));
+        assert_eq!(after, before);
     });
 }
 

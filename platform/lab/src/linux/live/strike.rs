@@ -225,7 +225,7 @@ impl Play<'_> {
     fn mend(&mut self, node: u16) -> Result<(), String> {
         let cluster = self.stage.cluster.clone();
         until(STARTS, || {
-            if cluster.last_words(node).contains("remove the folder") && cluster.daemon(node).is_none() {
+            if cluster.last_words(node).contains("remove its files") && cluster.daemon(node).is_none() {
                 Ok(())
             } else {
                 Err(format!("n{node} did not refuse its damaged store; it said: {}", cluster.last_words(node)))

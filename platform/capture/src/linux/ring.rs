@@ -267,9 +267,9 @@ impl Capture {
 
     /// There is more room than there was.
     pub(super) fn roomier(&self) {
-        if self.shared.waiters.load(SeqCst) != 0 {
-            self.shared.waiters.store(0, SeqCst);
-            self.shared.room.fetch_add(1, SeqCst);
+        if self.shared.waiters.load(Ordering::SeqCst) != 0 {
+            self.shared.waiters.store(0, Ordering::SeqCst);
+            self.shared.room.fetch_add(1, Ordering::SeqCst);
             sys::futex_wake(&self.shared.room, u32::MAX >> 1);
         }
     }

@@ -16,6 +16,8 @@ mod guarded;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod kills;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+mod programs;
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod proof;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod world;
@@ -39,7 +41,7 @@ fn main() {
         }
         return;
     }
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 17] = [
         ("overwrites_are_shipped_as_they_were", proof::overwrites_are_shipped_as_they_were),
         ("threads_keep_their_order", proof::threads_keep_their_order),
         ("a_capture_without_copies_is_caught", proof::a_capture_without_copies_is_caught),
@@ -53,6 +55,10 @@ fn main() {
         ("the_table_of_files_is_cleared", kills::the_table_of_files_is_cleared),
         ("a_stranger_is_refused", guarded::a_stranger_is_refused),
         ("a_stranger_is_told", guarded::a_stranger_is_told),
+        ("databases_are_whole_at_any_moment", programs::databases_are_whole_at_any_moment),
+        ("an_append_only_file_is_whole_at_any_moment", programs::an_append_only_file_is_whole_at_any_moment),
+        ("a_repository_is_whole_at_any_moment", programs::a_repository_is_whole_at_any_moment),
+        ("an_editors_save_is_whole_at_any_moment", programs::an_editors_save_is_whole_at_any_moment),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     for (name, test) in tests {

@@ -179,7 +179,6 @@ impl World {
         command
     }
 
-    #[allow(dead_code, reason = "for tests of programs")]
     /// Stops the drainer between two operations and copies the copy, if it may be shown then.
     pub(crate) fn freeze(&self, to: &Path) -> bool {
         let shown = self.gate.lock().expect("no thread ends while it holds it");

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::capture::Capture;
 use super::layout::{FILES, Kind, NONE, Reasons, state};
 use super::operation::{Change, Consumer, FileId, Operation};
@@ -17,13 +18,15 @@ use super::sys::{self, Errno};
 
 /// The most bytes of one operation.
 pub(super) const CHUNK: u64 = 1 << 20;
+/// Writes up to this long are read together with those that follow.
+const AT_ONCE: u64 = 64 << 10;
 /// Files that are kept open.
 const OPEN: usize = 1024;
 /// How long it sleeps while little happens. Programs do not wake it: that would cost them more than the record does.
 const NAP: Duration = Duration::from_millis(1);
 /// After how many naps it sleeps until it is woken.
 const NAPS: u32 = 500;
-/// Notes that are kept until they are asked for.
+/// Notes that are kept.
 const NOTES: usize = 64;
 /// How often places in the table are given back, and files read that are changed through mappings.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -43,8 +46,7 @@ pub enum Drained {
 pub struct Drainer {
     pub(super) capture: Capture,
     pub(super) root: File,
-    /// Holds the lock.
-    _ring: File,
+    _lock: File,
     pub(super) open: BTreeMap<u64, File>,
     /// Up to where records were looked at for old bytes.
     pub(super) scanned: u64,
@@ -53,26 +55,27 @@ pub struct Drainer {
     /// When this record was handed over, what was read anew is whole.
     pub(super) whole_at: Option<u64>,
     pub(super) hashes: BTreeMap<u64, Vec<u64>>,
+    pub(super) ahead: Ahead,
     swept: Instant,
     notes: Vec<String>,
 }
 
 /// What a record says, out of the ring.
-struct Read {
-    at: u64,
-    state: u32,
-    kind: Kind,
-    total: u64,
-    owner: u32,
-    seq: u64,
-    id: u64,
-    file: u32,
-    first: Vec<u8>,
-    second: Vec<u8>,
-    more: Vec<u8>,
-    offset: u64,
-    len: u64,
-    time: u64,
+pub(super) struct Read {
+    pub(super) at: u64,
+    pub(super) state: u32,
+    pub(super) kind: Kind,
+    pub(super) total: u64,
+    pub(super) owner: u32,
+    pub(super) seq: u64,
+    pub(super) id: u64,
+    pub(super) file: u32,
+    pub(super) first: Vec<u8>,
+    pub(super) second: Vec<u8>,
+    pub(super) more: Vec<u8>,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    pub(super) time: u64,
 }
 
 impl Drainer {
@@ -101,12 +104,13 @@ impl Drainer {
         Ok(Self {
             capture,
             root,
-            _ring: ring,
+            _lock: ring,
             open: BTreeMap::new(),
             scanned: tail,
             before: BTreeMap::new(),
             whole_at: None,
             hashes: BTreeMap::new(),
+            ahead: Ahead::default(),
             swept: Instant::now(),
             notes: Vec::new(),
         })
@@ -123,7 +127,7 @@ impl Drainer {
     }
 
     /// A file is not as the records say.
-    fn drift(&mut self, read: &Read, why: &str) {
+    pub(super) fn drift(&mut self, read: &Read, why: &str) {
         if self.notes.len() < NOTES {
             self.notes.push(format!("record {} ({:?}) of file {}: {why}", read.seq, read.kind, read.id));
         }
@@ -260,7 +264,7 @@ impl Drainer {
     }
 
     /// Looks at all records that are there for old bytes.
-    fn scan(&mut self) {
+    pub(super) fn scan(&mut self) {
         let head = self.capture.shared.head.load(Acquire);
         while self.scanned < head {
             let record = self.capture.record(self.scanned);
@@ -312,6 +316,7 @@ impl Drainer {
         let mode = read.offset as u32;
         let change = match read.kind {
             Kind::Before => return Ok(true),
+            Kind::Write if read.len <= AT_ONCE => return self.write(read, consumer),
             Kind::Write => return self.bytes(read, false, read.len > 0, consumer),
             Kind::Rewrite => {
                 let whole = self.bytes(read, false, false, consumer)?;
@@ -420,7 +425,7 @@ impl Drainer {
     }
 
     /// Puts old bytes over those that are newer than their record, newest first. How many bytes from the start are there.
-    fn overlay(&self, id: u64, at: u64, got: usize, buffer: &mut [u8]) -> usize {
+    pub(super) fn overlay(&self, id: u64, at: u64, got: usize, buffer: &mut [u8]) -> usize {
         let end = at + buffer.len() as u64;
         let mut pieces = vec![(at, at + got as u64)];
         for &(_, place) in self.before.get(&id).into_iter().flatten().rev() {
@@ -445,7 +450,7 @@ impl Drainer {
     }
 
     /// The bytes are gone with their file: what lies between and its end cannot be shown. `false`: the order is lost.
-    fn gone(&mut self, read: &Read) -> bool {
+    pub(super) fn gone(&mut self, read: &Read) -> bool {
         let dead = if read.file == NONE { 0 } else { self.capture.file(read.file).dead.load(Acquire) };
         if dead != 0 && dead < read.seq {
             // Nobody sees what is written to a file without a name.

@@ -5,6 +5,7 @@
     reason = "the kernel's numbers: a result is a length or an error in one register, sizes are 64 bits wide"
 )]
 
+mod ahead;
 mod capture;
 mod drainer;
 mod files;

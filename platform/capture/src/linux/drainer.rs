@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::ahead::Ahead;
 use super::capture::Capture;
 use super::layout::{FILES, Kind, NONE, Reasons, state};
+use super::opened::Opened;
 use super::operation::{Change, Consumer, FileId, Operation};
 use super::sys::{self, Errno};
 
@@ -20,8 +21,6 @@ use super::sys::{self, Errno};
 pub(super) const CHUNK: u64 = 1 << 20;
 /// Writes up to this long are read together with those that follow.
 const AT_ONCE: u64 = 64 << 10;
-/// Files that are kept open.
-const OPEN: usize = 1024;
 /// How long it sleeps while little happens. Programs do not wake it: that would cost them more than the record does.
 const NAP: Duration = Duration::from_millis(1);
 /// After how many naps it sleeps until it is woken.
@@ -47,7 +46,7 @@ pub struct Drainer {
     pub(super) capture: Capture,
     pub(super) root: File,
     _lock: File,
-    pub(super) open: BTreeMap<u64, File>,
+    pub(super) open: Opened,
     /// Up to where records were looked at for old bytes.
     pub(super) scanned: u64,
     /// Old bytes by file: number and place of each record.
@@ -105,7 +104,7 @@ impl Drainer {
             capture,
             root,
             _lock: ring,
-            open: BTreeMap::new(),
+            open: Opened::default(),
             scanned: tail,
             before: BTreeMap::new(),
             whole_at: None,
@@ -184,6 +183,7 @@ impl Drainer {
             let tail = self.capture.shared.tail.load(Relaxed);
             if tail >= head {
                 self.show(consumer)?;
+                self.release();
                 return Ok(drained);
             }
             let Some(read) = self.record(tail) else {
@@ -355,30 +355,6 @@ impl Drainer {
             self.file(read.id, read.file);
         }
         Ok(true)
-    }
-
-    /// The file, whatever its names are; `None` if it is gone.
-    pub(super) fn file(&mut self, id: u64, index: u32) -> Option<&File> {
-        if !self.open.contains_key(&id) {
-            if index == NONE || self.capture.file(index).id.load(Relaxed) != id {
-                return None;
-            }
-            let handle = self.capture.file(index).handle();
-            let fd = match sys::open_handle(self.root.as_raw_fd(), &handle, libc::O_RDONLY) {
-                Ok(fd) => fd,
-                Err(Errno(libc::EMFILE | libc::ENFILE)) => {
-                    self.open.clear();
-                    sys::open_handle(self.root.as_raw_fd(), &handle, libc::O_RDONLY).ok()?
-                }
-                Err(_) => return None,
-            };
-            if self.open.len() >= OPEN {
-                self.open.pop_first();
-            }
-            // SAFETY: just opened, nobody else's.
-            self.open.insert(id, unsafe { File::from_raw_fd(fd) });
-        }
-        self.open.get(&id)
     }
 
     /// Hands over the bytes that a record refers to. `as_is`: its process ended in the middle, so fewer may be there. `last`: the record
@@ -577,7 +553,7 @@ impl Drainer {
             let file = capture.file(index);
             let Some(_held) = file.lock.take(capture.own(), 0) else { continue };
             if over(index) && capture.reasons().in_order() {
-                self.open.remove(&file.id.load(Relaxed));
+                self.open.remove(file.id.load(Relaxed));
                 self.hashes.remove(&file.id.load(Relaxed));
                 capture.evict(index);
             }

@@ -13,6 +13,7 @@ mod guard;
 mod layout;
 mod lock;
 mod names;
+mod opened;
 mod operation;
 mod path;
 mod replay;

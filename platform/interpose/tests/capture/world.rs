@@ -99,10 +99,47 @@ pub(crate) struct World {
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
+/// Where groups of tests can lie: file handles and extended attributes are needed, and the right to use them. Or why there is no such place.
+pub(crate) fn place() -> &'static Result<PathBuf, String> {
+    static PLACE: std::sync::OnceLock<Result<PathBuf, String>> = std::sync::OnceLock::new();
+    PLACE.get_or_init(|| {
+        let mut why = String::new();
+        for base in [std::env::temp_dir(), "/dev/shm".into()] {
+            match tried(&base) {
+                Ok(()) => return Ok(base),
+                Err(error) => why = format!("{}: {error}", base.display()),
+            }
+        }
+        Err(why)
+    })
+}
+
+fn tried(base: &Path) -> io::Result<()> {
+    let dir = base.join(format!("apus-capture-probe-{}", std::process::id()));
+    let done = (|| {
+        std::fs::create_dir_all(dir.join("root"))?;
+        std::fs::write(dir.join("root/a.db"), "x")?;
+        Group::new(dir.join("root"), &["*.db"]).create(&dir.join("ring"))?;
+        let mut replay = Replay::new(dir.join("copy"))?;
+        let mut drainer = Drainer::open(&dir.join("ring"))?;
+        drainer.drain(&mut replay)?;
+        // Opened by its handle.
+        let read = std::fs::read(dir.join("copy/a.db"))?;
+        if read == b"x" {
+            Ok(())
+        } else {
+            Err(io::Error::other("files cannot be opened by handle: CAP_DAC_READ_SEARCH is needed"))
+        }
+    })();
+    let _ = std::fs::remove_dir_all(&dir);
+    done
+}
+
 impl World {
     pub(crate) fn new(patterns: &[&str], change: impl FnOnce(&mut Group)) -> Self {
         let number = NEXT.fetch_add(1, SeqCst);
-        let dir = std::env::temp_dir().join(format!("apus-capture-{}-{number}", std::process::id()));
+        let base = place().as_ref().expect("looked at before any test");
+        let dir = base.join(format!("apus-capture-{}-{number}", std::process::id()));
         std::fs::create_dir_all(dir.join("root")).expect("a folder");
         let dir = std::fs::canonicalize(dir).expect("it is there");
         let (root, copy, ring) = (dir.join("root"), dir.join("copy"), dir.join("ring"));

@@ -19,7 +19,7 @@ drain() { # RING OPTIONS: a drainer, once it has listed the group
     shift
     "$bin/apus-capture" drain --ring "$ring/$name" --root "$dir/root" "$@" &
     drainers+=($!)
-    until "$bin/apus-capture" status --ring "$ring/$name" 2>/dev/null | grep -q "order: kept"; do sleep 0.02; done
+    until grep -q "order: kept" <<<"$("$bin/apus-capture" status --ring "$ring/$name" 2>/dev/null)"; do sleep 0.02; done
 }
 drain other --match "*.other" --discard
 drain discard --match "*.db" --match "*.db-wal" --match "*.aof" --discard
@@ -33,9 +33,10 @@ under() { # WAY PROGRAM...
     esac
 }
 clear_root() {
+    local name
     # What is removed behind their backs they must have read.
     for name in other discard replay; do
-        until "$bin/apus-capture" status --ring "$ring/$name" | grep -q ", 0 bytes wait"; do sleep 0.05; done
+        until grep -q ", 0 bytes wait" <<<"$("$bin/apus-capture" status --ring "$ring/$name")"; do sleep 0.05; done
     done
     find "$dir/root" -mindepth 1 -delete
     sync

@@ -147,18 +147,16 @@ fn run(args: &Args) -> Result<(), String> {
 fn status(args: &Args) -> Result<(), String> {
     let status = Capture::at(args.ring()?).map_err(|error| error.to_string())?.status();
     let list = |words: Vec<&str>| if words.is_empty() { "nothing".to_string() } else { words.join(", ") };
-    println!(
-        "order: {}",
-        if status.reasons.in_order() { "kept".into() } else { format!("lost: {}", list(status.reasons.words())) }
-    );
-    println!("lost so far: {} times, by: {}", status.lost, list(status.ever.words()));
-    println!("records: {}, handed over up to {}, {} bytes wait", status.next - 1, status.shipped, status.waiting);
-    println!("copied before overwriting: {} bytes", status.copied);
+    let order =
+        if status.reasons.in_order() { "kept".into() } else { format!("lost: {}", list(status.reasons.words())) };
+    let mut text = format!("order: {order}\nlost so far: {} times, by: {}\n", status.lost, list(status.ever.words()));
+    let (records, shipped, waiting) = (status.next - 1, status.shipped, status.waiting);
+    text += &format!("records: {records}, handed over up to {shipped}, {waiting} bytes wait\n");
+    text += &format!("copied before overwriting: {} bytes\n", status.copied);
     if status.untracked {
-        println!(
-            "files change without records: they are read again and again, consistent at msync at best ({} times so far)",
-            status.reread
-        );
+        text += "files change without records: they are read again and again, consistent at msync at best\n";
     }
+    // Whoever reads it may have seen enough.
+    let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
     Ok(())
 }

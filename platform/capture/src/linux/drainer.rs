@@ -1,0 +1,576 @@
+//! The side of the reader: records to operations, in order. It may be killed anywhere: what it needs to go on lies in the ring.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::time::{Duration, Instant};
+
+use super::ahead::Ahead;
+use super::capture::Capture;
+use super::layout::{FILES, Kind, NONE, Reasons, state};
+use super::opened::Opened;
+use super::operation::{Change, Consumer, FileId, Operation};
+use super::sys::{self, Errno};
+
+/// The most bytes of one operation.
+pub(super) const CHUNK: u64 = 1 << 20;
+/// Writes up to this long are read together with those that follow.
+const AT_ONCE: u64 = 64 << 10;
+/// How long it sleeps while little happens. Programs do not wake it: that would cost them more than the record does.
+const NAP: Duration = Duration::from_millis(1);
+/// After how many naps it sleeps until it is woken.
+const NAPS: u32 = 500;
+/// Notes that are kept.
+const NOTES: usize = 64;
+/// How often places in the table are given back, and files read that are changed through mappings.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// What one call of [`Drainer::drain`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Nothing is left.
+    Idle,
+    /// There was something.
+    Some,
+    /// The next operation is not done yet.
+    Waiting,
+}
+
+/// Reads a ring. One at a time: the ring's file is locked.
+pub struct Drainer {
+    pub(super) capture: Capture,
+    pub(super) root: File,
+    _lock: File,
+    pub(super) open: Opened,
+    /// Up to where records were looked at for old bytes.
+    pub(super) scanned: u64,
+    /// Old bytes by file: number and place of each record.
+    pub(super) before: BTreeMap<u64, VecDeque<(u64, u64)>>,
+    /// When this record was handed over, what was read anew is whole.
+    pub(super) whole_at: Option<u64>,
+    pub(super) hashes: BTreeMap<u64, Vec<u64>>,
+    pub(super) ahead: Ahead,
+    swept: Instant,
+    notes: Vec<String>,
+}
+
+/// What a record says, out of the ring.
+pub(super) struct Read {
+    pub(super) at: u64,
+    pub(super) state: u32,
+    pub(super) kind: Kind,
+    pub(super) total: u64,
+    pub(super) owner: u32,
+    pub(super) seq: u64,
+    pub(super) id: u64,
+    pub(super) file: u32,
+    pub(super) first: Vec<u8>,
+    pub(super) second: Vec<u8>,
+    pub(super) more: Vec<u8>,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    pub(super) time: u64,
+}
+
+impl Drainer {
+    /// The one drainer of the ring at `path`.
+    ///
+    /// # Errors
+    /// There is no ring, another process drains it, or its root is gone.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let ring = File::options().read(true).write(true).open(path)?;
+        // SAFETY: no memory is passed.
+        if unsafe { libc::flock(ring.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("{} is drained by another process; stop it first", path.display()),
+            ));
+        }
+        let capture = Capture::at(path)?;
+        let root = File::open(Path::new(std::ffi::OsStr::from_bytes(capture.root())))?;
+        let shared = capture.shared;
+        shared.drainer.store(std::process::id(), Relaxed);
+        if shared.resyncing.load(Acquire) != 0 {
+            // The one before was killed while it read everything anew.
+            capture.lose(Reasons::NEW | Reasons::ALL);
+        }
+        let tail = shared.tail.load(Acquire);
+        Ok(Self {
+            capture,
+            root,
+            _lock: ring,
+            open: Opened::default(),
+            scanned: tail,
+            before: BTreeMap::new(),
+            whole_at: None,
+            hashes: BTreeMap::new(),
+            ahead: Ahead::default(),
+            swept: Instant::now(),
+            notes: Vec::new(),
+        })
+    }
+
+    /// The ring.
+    pub fn capture(&self) -> &Capture {
+        &self.capture
+    }
+
+    /// What was found since the last call that a person may want to know: which file is not as recorded.
+    pub fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// A file is not as the records say.
+    pub(super) fn drift(&mut self, read: &Read, why: &str) {
+        if self.notes.len() < NOTES {
+            self.notes.push(format!("record {} ({:?}) of file {}: {why}", read.seq, read.kind, read.id));
+        }
+        self.capture.lose(Reasons::DRIFT | Reasons::ALL);
+    }
+
+    /// Hands over what there is until `stop`.
+    ///
+    /// # Errors
+    /// Those of the consumer.
+    pub fn run(&mut self, consumer: &mut dyn Consumer, stop: &AtomicBool) -> io::Result<()> {
+        let mut naps = 0;
+        while !stop.load(Relaxed) {
+            match self.drain(consumer)? {
+                Drained::Some => naps = 0,
+                Drained::Waiting => std::thread::sleep(Duration::from_micros(50)),
+                Drained::Idle if naps < NAPS => {
+                    naps += 1;
+                    std::thread::sleep(NAP);
+                }
+                Drained::Idle => {
+                    let shared = self.capture.shared;
+                    shared.asleep.store(1, SeqCst);
+                    if shared.head.load(SeqCst) == shared.tail.load(SeqCst) && self.capture.reasons().in_order() {
+                        sys::futex_wait(&shared.asleep, 1, 200);
+                    }
+                    shared.asleep.store(0, SeqCst);
+                }
+            }
+            if self.swept.elapsed() >= SWEEP || self.crowded() {
+                self.swept = Instant::now();
+                self.sweep();
+                self.reread(consumer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn crowded(&self) -> bool {
+        self.capture.shared.used.load(Relaxed) as usize > FILES / 4 * 3
+    }
+
+    /// Hands over what is complete, at most as much as one look at the ring shows.
+    ///
+    /// # Errors
+    /// Those of the consumer, who gets the same operation again the next time.
+    pub fn drain(&mut self, consumer: &mut dyn Consumer) -> io::Result<Drained> {
+        if !self.capture.reasons().in_order() {
+            return self.resync(consumer);
+        }
+        let mut drained = Drained::Idle;
+        let head = self.capture.shared.head.load(Acquire);
+        loop {
+            let tail = self.capture.shared.tail.load(Relaxed);
+            if tail >= head {
+                self.show(consumer)?;
+                self.release();
+                return Ok(drained);
+            }
+            let Some(read) = self.record(tail) else {
+                self.capture.lose(Reasons::DRIFT | Reasons::ALL);
+                return Ok(Drained::Some);
+            };
+            match read.state {
+                state::DONE => {
+                    if !self.hand_over(&read, consumer)? {
+                        return Ok(Drained::Some);
+                    }
+                }
+                state::FAILED => {}
+                _ if !sys::ended(read.owner, Some(read.time)) => {
+                    return Ok(if drained == Drained::Idle { Drained::Waiting } else { drained });
+                }
+                // It may have gone on between the look at the record and the one at the process.
+                _ if self.capture.record(tail).state.load(Acquire) != read.state => continue,
+                _ => {
+                    if !self.settle(&read, consumer)? {
+                        return Ok(Drained::Some);
+                    }
+                }
+            }
+            self.advance(&read);
+            self.show(consumer)?;
+            drained = Drained::Some;
+        }
+    }
+
+    fn record(&self, at: u64) -> Option<Read> {
+        let record = self.capture.record(at);
+        let state = record.state.load(Acquire);
+        let kind = Kind::from_number(record.kind.load(Relaxed))?;
+        let total = u64::from(record.total.load(Relaxed));
+        let texts = record.texts.load(Relaxed);
+        let (one, two) = (texts as usize & 0xffff, texts as usize >> 16);
+        let text = |from: usize, len: usize| Capture::copied(self.capture.bytes(at + 64 + from as u64, len));
+        let len = record.len.load(Relaxed);
+        if total < 64 || total > self.capture.ring_bytes || (64 + one + two) as u64 > total {
+            return None;
+        }
+        let more = if kind == Kind::SetAttribute { (len as usize).min(total as usize - 64 - one - two) } else { 0 };
+        Some(Read {
+            at,
+            state,
+            kind,
+            total,
+            owner: record.owner.load(Relaxed),
+            seq: record.seq.load(Relaxed),
+            id: record.id.load(Relaxed),
+            file: record.file.load(Relaxed),
+            first: text(0, one),
+            second: text(one, two),
+            more: text(one + two, more),
+            offset: record.offset.load(Relaxed),
+            len,
+            time: record.time.load(Relaxed),
+        })
+    }
+
+    /// The record is done with: its bytes may be destroyed, its room used.
+    fn advance(&mut self, read: &Read) {
+        let shared = self.capture.shared;
+        // In this order: killed in between, programs copy more than they need to, and nothing is read that may be gone.
+        shared.tail.store(read.at + read.total, Release);
+        shared.shipped.store(read.seq, SeqCst);
+        self.capture.roomier();
+        self.scanned = self.scanned.max(read.at + read.total);
+        if read.kind == Kind::Before
+            && let Some(list) = self.before.get_mut(&read.id)
+        {
+            list.retain(|&(_, at)| at > read.at);
+            if list.is_empty() {
+                self.before.remove(&read.id);
+            }
+        }
+    }
+
+    /// Looks at all records that are there for old bytes.
+    pub(super) fn scan(&mut self) {
+        let head = self.capture.shared.head.load(Acquire);
+        while self.scanned < head {
+            let record = self.capture.record(self.scanned);
+            if record.kind.load(Relaxed) == Kind::Before as u32 {
+                self.before
+                    .entry(record.id.load(Relaxed))
+                    .or_default()
+                    .push_back((record.seq.load(Relaxed), self.scanned));
+            }
+            self.scanned += u64::from(record.total.load(Relaxed)).max(64);
+        }
+    }
+
+    pub(super) fn send(
+        &self,
+        seq: u64,
+        file: u64,
+        change: Change<'_>,
+        last: bool,
+        consumer: &mut dyn Consumer,
+    ) -> io::Result<()> {
+        let publish = last && seq >= self.capture.shared.hidden.load(Relaxed);
+        consumer.take(&Operation { seq, file: FileId(file), publish, change })
+    }
+
+    /// Says so once what was read anew is whole.
+    pub(super) fn show(&mut self, consumer: &mut dyn Consumer) -> io::Result<()> {
+        let shared = self.capture.shared;
+        if let Some(at) = self.whole_at
+            && (shared.shipped.load(Relaxed) + 1 >= at || shared.tail.load(Relaxed) >= shared.head.load(Acquire))
+            && self.capture.reasons().in_order()
+        {
+            shared.hidden.store(0, SeqCst);
+            consumer.take(&Operation {
+                seq: shared.shipped.load(Relaxed),
+                file: FileId(0),
+                publish: true,
+                change: Change::Resynced,
+            })?;
+            shared.resyncing.store(0, SeqCst);
+            self.whole_at = None;
+        }
+        Ok(())
+    }
+
+    /// `false`: the order is lost.
+    fn hand_over(&mut self, read: &Read, consumer: &mut dyn Consumer) -> io::Result<bool> {
+        let (path, second) = (read.first.as_slice(), read.second.as_slice());
+        let mode = read.offset as u32;
+        let change = match read.kind {
+            Kind::Before => return Ok(true),
+            Kind::Write if read.len <= AT_ONCE => return self.write(read, consumer),
+            Kind::Write => return self.bytes(read, false, read.len > 0, consumer),
+            Kind::Rewrite => {
+                let whole = self.bytes(read, false, false, consumer)?;
+                if whole {
+                    self.send(read.seq, read.id, Change::Truncate { len: read.offset + read.len }, true, consumer)?;
+                }
+                return Ok(whole);
+            }
+            Kind::Enter => {
+                self.send(read.seq, read.id, Change::Create { path, mode }, false, consumer)?;
+                self.send(read.seq, read.id, Change::Extend { len: read.len }, read.len == 0, consumer)?;
+                return self.bytes(read, false, true, consumer);
+            }
+            Kind::Bind => Change::Bind { path },
+            Kind::Create => Change::Create { path, mode },
+            Kind::Truncate => Change::Truncate { len: read.offset },
+            Kind::Extend => Change::Extend { len: read.offset },
+            Kind::Zero => Change::Zero { offset: read.offset, len: read.len },
+            Kind::Rename => Change::Rename { from: path, to: second },
+            Kind::Exchange => Change::Exchange { from: path, to: second },
+            Kind::Link => Change::Link { path: second },
+            Kind::Symlink => Change::Symlink { path, target: second },
+            Kind::Unlink => Change::Unlink { path },
+            Kind::Mkdir => Change::Mkdir { path, mode },
+            Kind::Rmdir => Change::Rmdir { path },
+            Kind::Mode => Change::Mode { path, mode },
+            Kind::Owner => Change::Owner { path, user: mode, group: read.len as u32 },
+            Kind::Times => Change::Times { path, accessed: read.offset as i64, modified: read.len as i64 },
+            Kind::SetAttribute => Change::SetAttribute { path, name: second, value: &read.more },
+            Kind::RemoveAttribute => Change::RemoveAttribute { path, name: second },
+            Kind::Sync => Change::Sync,
+        };
+        self.send(read.seq, read.id, change, true, consumer)?;
+        if matches!(read.kind, Kind::Bind | Kind::Create) {
+            // Opened while it has a name: its bytes outlive the name from here on.
+            self.file(read.id, read.file);
+        }
+        Ok(true)
+    }
+
+    /// Hands over the bytes that a record refers to. `as_is`: its process ended in the middle, so fewer may be there. `last`: the record
+    /// has no further operation. `false`: the order is lost.
+    fn bytes(&mut self, read: &Read, as_is: bool, last: bool, consumer: &mut dyn Consumer) -> io::Result<bool> {
+        let start = if read.kind == Kind::Enter { 0 } else { read.offset };
+        let end = start.saturating_add(read.len);
+        let mut at = start;
+        let mut buffer = vec![0; read.len.min(CHUNK) as usize];
+        while at < end {
+            let want = (end - at).min(CHUNK) as usize;
+            let Some(file) = self.file(read.id, read.file) else { return Ok(self.gone(read)) };
+            let got = full(file, &mut buffer[..want], at)?;
+            // What was overwritten while it was read is known by now: its record was there before it was.
+            self.scan();
+            if !self.capture.reasons().in_order() {
+                return Ok(false);
+            }
+            let covered = self.overlay(read.id, at, got, &mut buffer[..want]);
+            if covered < want && !as_is {
+                let why = format!(
+                    "of {want} bytes at {at} there are {covered} (file {got}, old bytes {:?})",
+                    self.before.get(&read.id).map(VecDeque::len)
+                );
+                self.drift(read, &why);
+                return Ok(false);
+            }
+            if covered > 0 {
+                let done = at + want as u64 >= end || covered < want;
+                self.send(
+                    read.seq,
+                    read.id,
+                    Change::Write { offset: at, bytes: &buffer[..covered] },
+                    done && last,
+                    consumer,
+                )?;
+            }
+            if covered < want {
+                break;
+            }
+            at += want as u64;
+        }
+        Ok(true)
+    }
+
+    /// Puts old bytes over those that are newer than their record, newest first. How many bytes from the start are there.
+    pub(super) fn overlay(&self, id: u64, at: u64, got: usize, buffer: &mut [u8]) -> usize {
+        let end = at + buffer.len() as u64;
+        let mut pieces = vec![(at, at + got as u64)];
+        for &(_, place) in self.before.get(&id).into_iter().flatten().rev() {
+            let record = self.capture.record(place);
+            if record.state.load(Acquire) != state::DONE {
+                continue;
+            }
+            let (offset, len) = (record.offset.load(Relaxed), record.len.load(Relaxed));
+            let (from, to) = (offset.max(at), (offset + len).min(end));
+            if from < to {
+                let bytes = self.capture.bytes(place + 64 + (from - offset), (to - from) as usize);
+                for (to, byte) in buffer[(from - at) as usize..].iter_mut().zip(bytes) {
+                    *to = byte.load(Relaxed);
+                }
+                pieces.push((from, to));
+            }
+        }
+        pieces.sort_unstable();
+        let covered =
+            pieces.iter().fold(at, |covered, &(from, to)| if from <= covered { covered.max(to) } else { covered });
+        (covered - at) as usize
+    }
+
+    /// The bytes are gone with their file: what lies between and its end cannot be shown. `false`: the order is lost.
+    pub(super) fn gone(&mut self, read: &Read) -> bool {
+        let dead = if read.file == NONE { 0 } else { self.capture.file(read.file).dead.load(Acquire) };
+        if dead != 0 && dead < read.seq {
+            // Nobody sees what is written to a file without a name.
+            return true;
+        }
+        if dead == 0 {
+            self.drift(read, "cannot be opened, and is not known to be gone");
+            return false;
+        }
+        self.capture.shared.hidden.fetch_max(dead, SeqCst);
+        true
+    }
+
+    /// An operation whose process ended before it could tell the result. `false`: the order is lost.
+    fn settle(&mut self, read: &Read, consumer: &mut dyn Consumer) -> io::Result<bool> {
+        if read.state == state::COPYING || read.kind == Kind::Before {
+            return Ok(true);
+        }
+        match read.kind {
+            Kind::Write | Kind::Zero => self.bytes(read, true, true, consumer),
+            kind if kind.names() => match self.happened(read) {
+                None => {
+                    self.capture.lose(Reasons::OWNER | Reasons::ALL);
+                    Ok(false)
+                }
+                Some(false) => Ok(true),
+                Some(true) => {
+                    let Some(read) = self.record(read.at) else { return Ok(false) };
+                    self.hand_over(&read, consumer)
+                }
+            },
+            _ => {
+                // Whether it was done shows in the file alone, which may have changed since.
+                self.capture.lose(Reasons::OWNER);
+                if read.file != NONE {
+                    self.capture.file(read.file).whole.store(1, SeqCst);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether an operation on names was done; `None` if others were since, and it cannot be told.
+    fn happened(&self, read: &Read) -> Option<bool> {
+        let capture = &self.capture;
+        let _names = capture.lock(&capture.shared.names)?;
+        let head = capture.shared.head.load(Acquire);
+        let mut at = read.at + read.total;
+        while at < head {
+            let record = capture.record(at);
+            if Kind::from_number(record.kind.load(Relaxed)).is_none_or(Kind::names) {
+                return None;
+            }
+            at += u64::from(record.total.load(Relaxed)).max(64);
+        }
+        let full = |below: &[u8]| [capture.root(), b"/", below, b"\0"].concat();
+        let stat = |below: &[u8]| sys::stat(libc::AT_FDCWD, full(below).as_ptr().cast()).ok();
+        let key = || [0, 1, 2].map(|at| capture.file(read.file).key[at].load(Relaxed));
+        Some(match read.kind {
+            Kind::Bind => {
+                let index = capture.taken().find(|&index| capture.file(index).id.load(Relaxed) == read.seq);
+                capture.record(read.at).file.store(index.unwrap_or(NONE), Relaxed);
+                index.is_some()
+            }
+            Kind::Create | Kind::Enter => {
+                let Some(found) = stat(&read.first).filter(sys::Stat::is_file) else { return Some(false) };
+                if read.kind == Kind::Enter
+                    && capture
+                        .find(found.key)
+                        .is_some_and(|bound| capture.file(bound.index).id.load(Relaxed) != read.seq)
+                {
+                    return Some(false);
+                }
+                let bound = match capture.find(found.key) {
+                    Some(bound) => Some(bound),
+                    None => {
+                        let handle = sys::handle(libc::AT_FDCWD, full(&read.first).as_ptr().cast()).ok()?;
+                        capture.admit(&found, &handle, read.seq)
+                    }
+                };
+                capture.record(read.at).file.store(bound?.index, Relaxed);
+                capture.record(read.at).offset.store(u64::from(found.mode & 0o7777), Relaxed);
+                if read.kind == Kind::Enter {
+                    capture.record(read.at).len.store(found.size, Relaxed);
+                }
+                true
+            }
+            Kind::Rename if read.file != NONE => stat(&read.second).is_some_and(|found| found.key == key()),
+            Kind::Rename => stat(&read.first).is_none() && stat(&read.second).is_some(),
+            Kind::Link => stat(&read.second).is_some_and(|found| found.key == key()),
+            Kind::Exchange => stat(&read.second).is_some_and(|found| read.file != NONE && found.key == key()),
+            Kind::Unlink => stat(&read.first).is_none(),
+            Kind::Rmdir => stat(&read.first).is_none(),
+            Kind::Symlink => stat(&read.first).is_some(),
+            Kind::Mkdir => {
+                let found = stat(&read.first).filter(sys::Stat::is_dir);
+                capture
+                    .record(read.at)
+                    .offset
+                    .store(u64::from(found.map_or(0o755, |found| found.mode & 0o7777)), Relaxed);
+                found.is_some()
+            }
+            _ => return None,
+        })
+    }
+
+    /// Gives places in the table back: of files that are gone, and, once it is crowded, of those about which all is known.
+    fn sweep(&mut self) {
+        let crowded = self.crowded();
+        let capture = &self.capture;
+        let shipped = capture.shared.shipped.load(Relaxed);
+        let over = |index: u32| {
+            let file = capture.file(index);
+            let (dead, last) = (file.dead.load(Relaxed), file.last.load(Relaxed));
+            let clean = file.untracked.load(Relaxed) == 0
+                && file.whole.load(Relaxed) == 0
+                && file.spans_used.load(Relaxed) == 0;
+            last <= shipped && (dead != 0 && dead <= shipped || crowded && clean && file.id.load(Relaxed) <= shipped)
+        };
+        let candidates: Vec<u32> = capture.taken().filter(|&index| over(index)).collect();
+        // Whoever changes names relies on places that it has looked up.
+        let Some(_names) = capture.shared.names.take(capture.own(), 0) else { return };
+        for index in candidates {
+            let file = capture.file(index);
+            let Some(_held) = file.lock.take(capture.own(), 0) else { continue };
+            if over(index) && capture.reasons().in_order() {
+                self.open.remove(file.id.load(Relaxed));
+                self.hashes.remove(&file.id.load(Relaxed));
+                capture.evict(index);
+            }
+        }
+    }
+}
+
+/// As many bytes as there are.
+pub(super) fn full(file: &File, to: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut got = 0;
+    while got < to.len() {
+        match sys::pread(file.as_raw_fd(), &mut to[got..], at + got as u64) {
+            Ok(0) => break,
+            Ok(more) => got += more,
+            Err(Errno(libc::EINTR)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(got)
+}

@@ -1,0 +1,388 @@
+//! The simplest consumer: does the operations over again in another directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use super::operation::{Change, Consumer, FileId, Kind, Listed, Operation};
+
+/// Files that are kept open.
+const OPEN: usize = 512;
+/// The attribute of each copy that tells which file it is, so that a new process knows.
+const NUMBER: &std::ffi::CStr = c"user.apus.file";
+
+/// A copy of the group's tree. An operation that comes again after a crash is done again without harm.
+pub struct Replay {
+    tree: PathBuf,
+    names: BTreeMap<u64, BTreeSet<PathBuf>>,
+    open: BTreeMap<u64, File>,
+    /// The last operation after which the copy was a tree that a program could see, and whether it is one now.
+    shown: (u64, bool),
+}
+
+impl Replay {
+    /// Into `tree`, which is made if it is not there, and which nobody else may write to.
+    ///
+    /// # Errors
+    /// The directory cannot be made or read, or has no extended attributes.
+    pub fn new(tree: impl Into<PathBuf>) -> io::Result<Self> {
+        let tree = tree.into();
+        fs::create_dir_all(&tree)?;
+        let mut replay = Self { tree, names: BTreeMap::new(), open: BTreeMap::new(), shown: (0, false) };
+        let tree = replay.tree.clone();
+        replay.find(&tree)?;
+        Ok(replay)
+    }
+
+    /// The last operation after which the copy was a tree that a program could see, and whether it is one now.
+    pub fn shown(&self) -> (u64, bool) {
+        self.shown
+    }
+
+    fn find(&mut self, dir: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                self.find(&entry.path())?;
+            } else if entry.file_type()?.is_file()
+                && let Some(number) = number(&entry.path())
+            {
+                self.names.entry(number).or_default().insert(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of a path that must not lead out of the tree.
+    fn at(&self, path: &[u8]) -> io::Result<PathBuf> {
+        let below = Path::new(OsStr::from_bytes(path));
+        if path.is_empty() || !below.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{} does not lie below a root", below.display()),
+            ));
+        }
+        Ok(self.tree.join(below))
+    }
+
+    fn is(&mut self, file: FileId, path: PathBuf) -> io::Result<()> {
+        let name = c_path(&path)?;
+        let text = file.0.to_string();
+        // SAFETY: names end with a zero, the value is as long as is said.
+        if unsafe { libc::setxattr(name.as_ptr(), NUMBER.as_ptr(), text.as_ptr().cast(), text.len(), 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.forget(&path);
+        self.names.entry(file.0).or_default().insert(path);
+        Ok(())
+    }
+
+    fn forget(&mut self, path: &Path) {
+        self.names.retain(|_, names| {
+            names.remove(path);
+            !names.is_empty()
+        });
+    }
+
+    fn file(&mut self, file: FileId) -> io::Result<Option<&File>> {
+        if !self.open.contains_key(&file.0) {
+            let Some(path) = self.names.get(&file.0).and_then(BTreeSet::first) else { return Ok(None) };
+            let opened = match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                other => other?,
+            };
+            if self.open.len() >= OPEN {
+                self.open.pop_first();
+            }
+            self.open.insert(file.0, opened);
+        }
+        Ok(self.open.get(&file.0))
+    }
+
+    fn create(&mut self, file: FileId, path: &[u8], mode: u32) -> io::Result<()> {
+        let at = self.at(path)?;
+        if number(&at) == Some(file.0) {
+            return Ok(());
+        }
+        gone(remove(&at))?;
+        OpenOptions::new().write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW).open(&at)?;
+        fs::set_permissions(&at, fs::Permissions::from_mode(mode))?;
+        self.is(file, at)
+    }
+
+    fn rename(&mut self, from: &[u8], to: &[u8]) -> io::Result<()> {
+        let (from, to) = (self.at(from)?, self.at(to)?);
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && to.symlink_metadata().is_ok() => return Ok(()),
+            other => other?,
+        }
+        self.forget(&to);
+        for names in self.names.values_mut() {
+            *names = names
+                .iter()
+                .map(|name| {
+                    name.strip_prefix(&from).map_or_else(
+                        |_| name.clone(),
+                        |rest| if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) },
+                    )
+                })
+                .collect();
+        }
+        Ok(())
+    }
+
+    fn exchange(&mut self, file: FileId, from: &[u8], to: &[u8]) -> io::Result<()> {
+        let (from, to) = (self.at(from)?, self.at(to)?);
+        if number(&to) == Some(file.0) {
+            return Ok(());
+        }
+        let (a, b) = (c_path(&from)?, c_path(&to)?);
+        // SAFETY: both names end with a zero.
+        if unsafe { libc::renameat2(libc::AT_FDCWD, a.as_ptr(), libc::AT_FDCWD, b.as_ptr(), libc::RENAME_EXCHANGE) }
+            != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        for path in [from, to] {
+            self.forget(&path);
+            if let Some(number) = number(&path) {
+                self.names.entry(number).or_default().insert(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Names as they are listed: those that are missing are made, all others go.
+    fn list(&mut self, entries: &[Listed]) -> io::Result<()> {
+        let mut kept = BTreeSet::new();
+        for entry in entries {
+            let at = self.at(&entry.path)?;
+            kept.insert(at.clone());
+            let there = at.symlink_metadata().ok();
+            match &entry.kind {
+                Kind::Directory => {
+                    if !there.is_some_and(|there| there.is_dir()) {
+                        gone(remove(&at))?;
+                        fs::create_dir(&at)?;
+                    }
+                }
+                Kind::File => {
+                    let known = self
+                        .names
+                        .get(&entry.file.0)
+                        .and_then(|names| names.iter().find(|name| name.exists()))
+                        .cloned();
+                    if number(&at) != Some(entry.file.0) {
+                        if there.as_ref().is_some_and(fs::Metadata::is_file) && known.is_none() {
+                            // Known by a number that was forgotten: the content is right or will be sent.
+                        } else {
+                            gone(remove(&at))?;
+                            match known {
+                                Some(known) => fs::hard_link(known, &at)?,
+                                None => drop(File::create(&at)?),
+                            }
+                        }
+                        self.is(entry.file, at.clone())?;
+                    }
+                }
+                Kind::Symlink(target) => {
+                    gone(remove(&at))?;
+                    std::os::unix::fs::symlink(OsStr::from_bytes(target), &at)?;
+                    continue;
+                }
+            }
+            fs::set_permissions(&at, fs::Permissions::from_mode(entry.mode))?;
+            std::os::unix::fs::lchown(&at, Some(entry.owner.0), Some(entry.owner.1))?;
+        }
+        let tree = self.tree.clone();
+        self.prune(&tree, &kept)?;
+        self.open.clear();
+        self.names.clear();
+        self.find(&tree)
+    }
+
+    fn prune(&mut self, dir: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if !kept.contains(&path) {
+                remove(&path)?;
+            } else if path.symlink_metadata()?.is_dir() {
+                self.prune(&path, kept)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attribute(&self, path: &[u8], name: &[u8], value: Option<&[u8]>) -> io::Result<()> {
+        let (at, name) = (c_path(&self.at(path)?)?, CString::new(name)?);
+        let done = match value {
+            // SAFETY: names end with a zero, the value is as long as is said.
+            Some(value) => unsafe {
+                libc::lsetxattr(at.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+            },
+            // SAFETY: as above.
+            None => unsafe { libc::lremovexattr(at.as_ptr(), name.as_ptr()) },
+        };
+        let error = io::Error::last_os_error();
+        if done != 0 && error.raw_os_error() != Some(libc::ENODATA) {
+            return Err(error);
+        }
+        Ok(())
+    }
+}
+
+impl Consumer for Replay {
+    fn take(&mut self, operation: &Operation<'_>) -> io::Result<()> {
+        let file = operation.file;
+        match operation.change {
+            Change::Bind { path } => {
+                let at = self.at(path)?;
+                // What is not there comes by what follows.
+                if at.symlink_metadata().is_ok_and(|there| there.is_file()) {
+                    let old = number(&at);
+                    self.is(file, at.clone())?;
+                    let others = old.and_then(|old| self.names.remove(&old)).unwrap_or_default();
+                    self.names.entry(file.0).or_default().extend(others);
+                }
+            }
+            Change::Create { path, mode } => self.create(file, path, mode)?,
+            Change::Write { offset, bytes } => {
+                if let Some(file) = self.file(file)? {
+                    file.write_all_at(bytes, offset)?;
+                }
+            }
+            Change::Truncate { len } => {
+                if let Some(file) = self.file(file)? {
+                    file.set_len(len)?;
+                }
+            }
+            Change::Extend { len } => {
+                if let Some(file) = self.file(file)?
+                    && file.metadata()?.len() < len
+                {
+                    file.set_len(len)?;
+                }
+            }
+            Change::Zero { offset, len } => {
+                if let Some(file) = self.file(file)? {
+                    let how = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                    // SAFETY: no memory is passed.
+                    if unsafe { libc::fallocate(file.as_raw_fd(), how, offset.cast_signed(), len.cast_signed()) } != 0 {
+                        return Err(io::Error::last_os_error());
+                    }
+                }
+            }
+            Change::Rename { from, to } => {
+                let (from_at, to_at) = (self.at(from)?, self.at(to)?);
+                // Done before, and the drainer was killed before it knew.
+                let again = file.0 != 0 && number(&to_at) == Some(file.0) && number(&from_at) != Some(file.0);
+                if !again {
+                    self.rename(from, to)?;
+                }
+            }
+            Change::Exchange { from, to } => self.exchange(file, from, to)?,
+            Change::Link { path } => {
+                let at = self.at(path)?;
+                let known = self.names.get(&file.0).and_then(BTreeSet::first).cloned();
+                if let Some(known) = known
+                    && number(&at) != Some(file.0)
+                {
+                    gone(remove(&at))?;
+                    fs::hard_link(known, &at)?;
+                    self.forget(&at);
+                    self.names.entry(file.0).or_default().insert(at);
+                }
+            }
+            Change::Symlink { path, target } => {
+                let at = self.at(path)?;
+                gone(remove(&at))?;
+                self.forget(&at);
+                std::os::unix::fs::symlink(OsStr::from_bytes(target), &at)?;
+            }
+            Change::Unlink { path } => {
+                let at = self.at(path)?;
+                gone(fs::remove_file(&at))?;
+                self.forget(&at);
+                if !self.names.contains_key(&file.0) {
+                    self.open.remove(&file.0);
+                }
+            }
+            Change::Mkdir { path, mode } => {
+                let at = self.at(path)?;
+                match fs::create_dir(&at) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    other => other?,
+                }
+                fs::set_permissions(&at, fs::Permissions::from_mode(mode))?;
+            }
+            Change::Rmdir { path } => gone(fs::remove_dir(self.at(path)?))?,
+            Change::Mode { path, mode } => gone(fs::set_permissions(self.at(path)?, fs::Permissions::from_mode(mode)))?,
+            Change::Owner { path, user, group } => {
+                gone(std::os::unix::fs::lchown(self.at(path)?, Some(user), Some(group)))?;
+            }
+            Change::Times { path, accessed, modified } => {
+                let at = c_path(&self.at(path)?)?;
+                let time = |nanos: i64| libc::timespec {
+                    tv_sec: nanos.div_euclid(1_000_000_000),
+                    tv_nsec: nanos.rem_euclid(1_000_000_000),
+                };
+                let times = [time(accessed), time(modified)];
+                // SAFETY: the name ends with a zero, both times are there.
+                if unsafe { libc::utimensat(libc::AT_FDCWD, at.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) }
+                    != 0
+                {
+                    gone(Err(io::Error::last_os_error()))?;
+                }
+            }
+            Change::SetAttribute { path, name, value } => self.attribute(path, name, Some(value))?,
+            Change::RemoveAttribute { path, name } => self.attribute(path, name, None)?,
+            Change::Sync => {
+                if let Some(file) = self.file(file)? {
+                    file.sync_data()?;
+                }
+            }
+            Change::Listing { entries } => self.list(entries)?,
+            Change::Resynced => {}
+        }
+        self.shown = if operation.publish { (operation.seq, true) } else { (self.shown.0, false) };
+        Ok(())
+    }
+
+    fn wants(&mut self, listed: &Listed) -> bool {
+        // Listed before: it was made then if it was not there.
+        self.at(&listed.path)
+            .ok()
+            .and_then(|at| at.symlink_metadata().ok())
+            .is_none_or(|there| there.len() != listed.size)
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn number(path: &Path) -> Option<u64> {
+    let name = c_path(path).ok()?;
+    let mut text = [0u8; 24];
+    // SAFETY: names end with a zero, the room is as large as is said.
+    let got = unsafe { libc::lgetxattr(name.as_ptr(), NUMBER.as_ptr(), text.as_mut_ptr().cast(), text.len()) };
+    let got = usize::try_from(got).ok()?;
+    std::str::from_utf8(&text[..got]).ok()?.parse().ok()
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// What is not there need not be removed.
+fn gone(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

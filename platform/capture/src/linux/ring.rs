@@ -1,0 +1,288 @@
+//! The ring: mapped twice in a row, so that no record is cut by its end.
+
+use core::sync::atomic::{AtomicU8, Ordering, fence};
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::capture::Capture;
+use super::layout::{CONFIG, FILES, Kind, MAGIC, NONE, Reasons, Record, Shared, state};
+use super::sys;
+
+/// What a group is: a tree, and which of its names belong to it.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The tree, on one file system, without symbolic links in it.
+    pub root: std::path::PathBuf,
+    /// As in [`crate::Globs`].
+    pub patterns: Vec<String>,
+    /// Bytes of the ring: a power of two, at least 64 KiB. 16 MiB are held by caches where 256 MiB are not.
+    pub ring_bytes: u64,
+    /// How long a full ring holds a program up before the order is given up.
+    pub stall_ms: u32,
+    /// How long a lock does whose holder lives.
+    pub lock_ms: u32,
+}
+
+impl Group {
+    /// A group with the usual bounds.
+    pub fn new(root: impl Into<std::path::PathBuf>, patterns: &[&str]) -> Self {
+        Self {
+            root: root.into(),
+            patterns: patterns.iter().map(ToString::to_string).collect(),
+            ring_bytes: 16 << 20,
+            stall_ms: 200,
+            lock_ms: 1000,
+        }
+    }
+
+    /// Makes the ring at `path`, on which programs start to record at once; one that is there is used as it is.
+    ///
+    /// # Errors
+    /// What is wrong with the group, the path or the file system, with its mend.
+    pub fn create(&self, path: &Path) -> io::Result<Capture> {
+        if path.exists() {
+            let there = Capture::at(path)?;
+            let (root, patterns) = (self.canonical()?, self.patterns_text()?);
+            if there.root() != root.as_os_str().as_bytes() || there.patterns() != patterns {
+                let why = format!(
+                    "{} is the ring of another group; remove it once no program uses it, or name another",
+                    path.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+            }
+            return Ok(there);
+        }
+        if !self.ring_bytes.is_power_of_two() || !(1 << 16..=1 << 40).contains(&self.ring_bytes) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the ring's bytes must be a power of two from 65536 on",
+            ));
+        }
+        let root = self.canonical()?;
+        let patterns = self.patterns_text()?;
+        let config: Vec<u8> = [root.as_os_str().as_bytes(), b"\0", &patterns].concat();
+        if config.len() > CONFIG {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("root and patterns are longer than {CONFIG} bytes"),
+            ));
+        }
+        let inside = CString::new(root.as_os_str().as_bytes())?;
+        let device = sys::stat(libc::AT_FDCWD, inside.as_ptr())?.key[0];
+        let dir = std::fs::File::open(&root)?;
+        if let Err(error) = sys::handle(dir.as_raw_fd(), c"".as_ptr()) {
+            let why = format!(
+                "{}: its file system has no file handles ({}); put the group on ext4, xfs, btrfs or tmpfs",
+                root.display(),
+                io::Error::from(error)
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        // Made under another name: whoever finds it finds it whole.
+        let new = path.with_extension(format!("new-{}", std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o666).open(&new)?;
+        file.set_len(size_of::<Shared>() as u64 + self.ring_bytes)?;
+        // Programs of other users record too; the umask must not keep them out.
+        std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        let capture = Capture::map(&file, self.ring_bytes)?;
+        let shared = capture.shared;
+        shared.ring_bytes.store(self.ring_bytes, Ordering::Relaxed);
+        shared.stall_ms.store(self.stall_ms, Ordering::Relaxed);
+        shared.lock_ms.store(self.lock_ms, Ordering::Relaxed);
+        shared.device.store(device, Ordering::Relaxed);
+        shared.config_len.store(config.len() as u32, Ordering::Relaxed);
+        for (to, &byte) in shared.config.iter().zip(&config) {
+            to.store(byte, Ordering::Relaxed);
+        }
+        for bucket in &shared.buckets {
+            bucket.store(NONE, Ordering::Relaxed);
+        }
+        shared.next.store(1, Ordering::Relaxed);
+        shared.reasons.store(Reasons::NEW | Reasons::ALL, Ordering::Relaxed);
+        shared.lost.store(1, Ordering::Relaxed);
+        shared.ever.store(Reasons::NEW | Reasons::ALL, Ordering::Relaxed);
+        shared.magic.store(MAGIC, Ordering::Release);
+        std::fs::rename(&new, path)?;
+        Capture::at(path)
+    }
+
+    fn canonical(&self) -> io::Result<std::path::PathBuf> {
+        std::fs::canonicalize(&self.root)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.root.display())))
+    }
+
+    fn patterns_text(&self) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        for pattern in &self.patterns {
+            if pattern.is_empty() || pattern.contains('\0') {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a pattern is empty or holds a zero byte"));
+            }
+            text.extend_from_slice(pattern.as_bytes());
+            text.push(0);
+        }
+        Ok(text)
+    }
+}
+
+/// What a record says.
+#[derive(Clone, Copy)]
+pub(super) struct Say<'a> {
+    pub(super) kind: Kind,
+    pub(super) file: u32,
+    pub(super) id: u64,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    pub(super) texts: [&'a [u8]; 2],
+    /// Bytes after the texts, filled in by the caller.
+    pub(super) more: usize,
+}
+
+impl<'a> Say<'a> {
+    pub(super) fn of(kind: Kind, file: u32, id: u64) -> Self {
+        Self { kind, file, id, offset: 0, len: 0, texts: [&[], &[]], more: 0 }
+    }
+    pub(super) fn at(self, offset: u64, len: u64) -> Self {
+        Self { offset, len, ..self }
+    }
+    pub(super) fn named(self, first: &'a [u8], second: &'a [u8]) -> Self {
+        Self { texts: [first, second], ..self }
+    }
+}
+
+/// A record that was reserved.
+#[derive(Clone, Copy)]
+pub(super) struct Slot {
+    pub(super) at: u64,
+    pub(super) seq: u64,
+}
+
+impl Capture {
+    /// The byte at `at`.
+    fn byte(&self, at: u64) -> *mut u8 {
+        let place = (at & (self.ring_bytes - 1)) as usize;
+        // SAFETY: within the first of both mappings.
+        unsafe { self.ring.as_ptr().add(place) }
+    }
+
+    /// The record at `at`, a place between tail and head.
+    pub(super) fn record(&self, at: u64) -> &Record {
+        // SAFETY: the ring is mapped twice, records start at multiples of 64 and are all atomics.
+        unsafe { &*self.byte(at).cast::<Record>() }
+    }
+
+    /// Bytes of the ring from `at` on.
+    pub(super) fn bytes(&self, at: u64, len: usize) -> &[AtomicU8] {
+        assert!(len as u64 <= self.ring_bytes);
+        // SAFETY: the second mapping follows the first, and no length is above the ring's.
+        unsafe { core::slice::from_raw_parts(self.byte(at).cast::<AtomicU8>(), len) }
+    }
+
+    /// Where the kernel may put the bytes after the texts.
+    #[allow(clippy::mut_from_ref, reason = "the bytes are those of one record that one thread fills")]
+    pub(super) fn room(&self, slot: Slot, texts: usize, len: usize) -> &mut [u8] {
+        assert!(len as u64 <= self.ring_bytes);
+        // SAFETY: reserved by this thread and read by others only once its state says so.
+        unsafe { core::slice::from_raw_parts_mut(self.byte(slot.at + 64 + texts as u64), len) }
+    }
+
+    /// Reserves a record and fills it in. `None` once the ring was full for longer than the limit.
+    pub(super) fn reserve(&self, say: Say<'_>, first: u32) -> Option<Slot> {
+        let [one, two] = say.texts;
+        let total = (64 + one.len() + two.len() + say.more).next_multiple_of(64) as u64;
+        if total > self.ring_bytes / 2 {
+            return None;
+        }
+        let mut until = 0;
+        loop {
+            let held = self.shared.ring.take(self.own(), self.shared.lock_ms.load(Ordering::Relaxed))?;
+            let head = self.shared.head.load(Ordering::Relaxed);
+            let tail = self.shared.tail.load(Ordering::Acquire);
+            if head + total - tail <= self.ring_bytes {
+                let seq = self.shared.next.load(Ordering::Relaxed);
+                let record = self.record(head);
+                record.kind.store(say.kind as u32, Ordering::Relaxed);
+                record.total.store(total as u32, Ordering::Relaxed);
+                record.owner.store(self.own(), Ordering::Relaxed);
+                record.seq.store(seq, Ordering::Relaxed);
+                record.id.store(
+                    if say.id == 0 && matches!(say.kind, Kind::Create | Kind::Bind | Kind::Enter) {
+                        seq
+                    } else {
+                        say.id
+                    },
+                    Ordering::Relaxed,
+                );
+                record.file.store(say.file, Ordering::Relaxed);
+                record.texts.store((one.len() | two.len() << 16) as u32, Ordering::Relaxed);
+                record.offset.store(say.offset, Ordering::Relaxed);
+                record.len.store(say.len, Ordering::Relaxed);
+                record.time.store(sys::now(), Ordering::Relaxed);
+                let texts = self.bytes(head + 64, one.len() + two.len());
+                for (to, &byte) in texts.iter().zip(one.iter().chain(two)) {
+                    to.store(byte, Ordering::Relaxed);
+                }
+                record.state.store(first, Ordering::Relaxed);
+                // Number and place change apart: whoever takes the lock from a dead process must not see a number twice.
+                self.shared.next.store(seq + 1, Ordering::Relaxed);
+                self.shared.head.store(head + total, Ordering::Release);
+                drop(held);
+                // What the operation does must not be seen before the record.
+                fence(Ordering::SeqCst);
+                return Some(Slot { at: head, seq });
+            }
+            drop(held);
+            let now = sys::now();
+            if until == 0 {
+                until = now + u64::from(self.shared.stall_ms.load(Ordering::Relaxed)) * 1_000_000;
+            } else if now >= until || !self.reasons().in_order() {
+                return None;
+            }
+            let room = self.shared.room.load(Ordering::Acquire);
+            if self.shared.tail.load(Ordering::Acquire) == tail {
+                self.shared.waiters.store(1, Ordering::SeqCst);
+                self.wake();
+                sys::futex_wait(&self.shared.room, room, 5);
+            }
+        }
+    }
+
+    /// The record's operation was done.
+    pub(super) fn publish(&self, slot: Slot, end: u32) {
+        self.record(slot.at).state.store(end, Ordering::Release);
+        if self.shared.asleep.load(Ordering::SeqCst) != 0 {
+            self.wake();
+        }
+    }
+
+    /// The record is complete; its operation begins.
+    pub(super) fn begin(&self, slot: Slot) {
+        self.record(slot.at).state.store(state::INTENT, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    /// There is more room than there was.
+    pub(super) fn roomier(&self) {
+        if self.shared.waiters.load(Ordering::SeqCst) != 0 {
+            self.shared.waiters.store(0, Ordering::SeqCst);
+            self.shared.room.fetch_add(1, Ordering::SeqCst);
+            sys::futex_wake(&self.shared.room, u32::MAX >> 1);
+        }
+    }
+
+    /// Wakes a drainer that sleeps.
+    pub(super) fn wake(&self) {
+        if self.shared.asleep.swap(0, Ordering::SeqCst) != 0 {
+            sys::futex_wake(&self.shared.asleep, 1);
+        }
+    }
+
+    /// The file at a place of the table.
+    pub(super) fn file(&self, index: u32) -> &super::layout::File {
+        &self.shared.files[index as usize % FILES]
+    }
+}

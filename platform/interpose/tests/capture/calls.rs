@@ -222,6 +222,14 @@ fn streams() {
     let stream = text("unmatched-stream.txt", c"w");
     c!(fputs(c"not for the copy".as_ptr(), stream));
     c!(fclose(stream));
+    // Once it is closed, its number may be another's.
+    let stream = text("stream.db", c"r");
+    let fd = c!(fileno(stream));
+    c!(fclose(stream));
+    let mut pair = [0; 2];
+    c!(socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, pair.as_mut_ptr()));
+    assert!(pair.contains(&fd), "the lowest number is given again");
+    put(fd, &[1; 100_000]);
 }
 
 fn processes() {

@@ -17,8 +17,8 @@ use super::sys::{self, Errno};
 
 /// The most bytes of one operation.
 pub(super) const CHUNK: u64 = 1 << 20;
-/// Files that are kept open.
-const OPEN: usize = 1024;
+/// Files that are kept open, at most. Half of what the process may open is left for all else.
+const OPEN: u64 = 1024;
 /// How long it sleeps while little happens. Programs do not wake it: that would cost them more than the record does.
 const NAP: Duration = Duration::from_millis(1);
 /// After how many naps it sleeps until it is woken.
@@ -367,7 +367,7 @@ impl Drainer {
                 }
                 Err(_) => return None,
             };
-            if self.open.len() >= OPEN {
+            if self.open.len() as u64 >= OPEN.min(sys::open_limit() / 2).max(1) {
                 self.open.pop_first();
             }
             // SAFETY: just opened, nobody else's.

@@ -385,7 +385,7 @@ impl Capture {
                 } else {
                     sys::fstat(fd).ok().map(|stat| stat.size)
                 };
-                let end = end.unwrap_or(start + done);
+                let end = end.unwrap_or(start.saturating_add(done));
                 record.offset.store(end.saturating_sub(done), Relaxed);
                 record.len.store(done, Relaxed);
                 size.store(end, Relaxed);

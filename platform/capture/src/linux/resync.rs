@@ -2,16 +2,18 @@
 //! records from the listing on are applied over them, and once those up to the end of the reading are, the tree is whole.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
-use super::drainer::{CHUNK, Drained, Drainer, full};
+use super::drainer::{CHUNK, Drained, Drainer};
 use super::layout::{self, NONE, Reasons, SPANS};
 use super::operation::{Change, Consumer, FileId, Kind, Listed};
-use super::sys;
+use super::sys::{self, Errno};
 use crate::Globs;
 
 /// Bytes that are compared at once in files that leave no records.
@@ -70,10 +72,11 @@ impl Drainer {
                 None => return Ok(None),
             }
         }
-        let all = shared.reasons.load(SeqCst) & Reasons::ALL != 0;
+        let mut all = shared.reasons.load(SeqCst) & Reasons::ALL != 0;
         // What was recorded and not handed over is read anew with the rest: its bytes may be gone.
         let (mut at, head) = (shared.tail.load(Relaxed), shared.head.load(Acquire));
-        while at < head {
+        let mut good = capture.spans(at, head);
+        while good && at < head {
             let record = capture.record(at);
             let index = record.file.load(Relaxed);
             if index != NONE {
@@ -89,7 +92,13 @@ impl Drainer {
                     _ => {}
                 }
             }
-            at += u64::from(record.total.load(Relaxed)).max(64);
+            let next = capture.after(at, head);
+            good = next.is_some();
+            at = next.unwrap_or(head);
+        }
+        if !good {
+            capture.lose(Reasons::DRIFT | Reasons::ALL);
+            all = true;
         }
         let mut quiet = Quiet { seq: 0, all, entries: Vec::new(), dirty: BTreeMap::new() };
         let root = Path::new(std::ffi::OsStr::from_bytes(capture.root())).to_path_buf();
@@ -268,4 +277,45 @@ impl Drainer {
     fn hide(&self) {
         self.capture.shared.hidden.fetch_max(self.capture.shared.next.load(Acquire), SeqCst);
     }
+
+    /// Gives places in the table back: of files that are gone, and, once it is crowded, of those about which all is known.
+    pub(super) fn sweep(&mut self) {
+        let crowded = self.crowded();
+        let capture = &self.capture;
+        let shipped = capture.shared.shipped.load(Relaxed);
+        let over = |index: u32| {
+            let file = capture.file(index);
+            let (dead, last) = (file.dead.load(Relaxed), file.last.load(Relaxed));
+            let clean = file.untracked.load(Relaxed) == 0
+                && file.whole.load(Relaxed) == 0
+                && file.spans_used.load(Relaxed) == 0;
+            last <= shipped && (dead != 0 && dead <= shipped || crowded && clean && file.id.load(Relaxed) <= shipped)
+        };
+        let candidates: Vec<u32> = capture.taken().filter(|&index| over(index)).collect();
+        // Whoever changes names relies on places that it has looked up.
+        let Some(_names) = capture.shared.names.take(capture.own(), 0) else { return };
+        for index in candidates {
+            let file = capture.file(index);
+            let Some(_held) = file.lock.take(capture.own(), 0) else { continue };
+            if over(index) && capture.reasons().in_order() {
+                self.open.remove(&file.id.load(Relaxed));
+                self.hashes.remove(&file.id.load(Relaxed));
+                capture.evict(index);
+            }
+        }
+    }
+}
+
+/// As many bytes as there are.
+pub(super) fn full(file: &File, to: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut got = 0;
+    while got < to.len() {
+        match sys::pread(file.as_raw_fd(), &mut to[got..], at + got as u64) {
+            Ok(0) => break,
+            Ok(more) => got += more,
+            Err(Errno(libc::EINTR)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(got)
 }

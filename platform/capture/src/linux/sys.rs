@@ -263,7 +263,7 @@ pub fn ended(process: u32, since: Option<u64>) -> bool {
         unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut boot) };
         let slept = (boot.tv_sec as u64 * 1_000_000_000 + boot.tv_nsec as u64).saturating_sub(now());
         // A tick is 10 ms, and the coarse clock lags by as much.
-        (started * 10_000_000).saturating_sub(slept) > since + 30_000_000
+        (started * 10_000_000).saturating_sub(slept) > since.saturating_add(30_000_000)
     })
 }
 

@@ -41,6 +41,15 @@ impl Drainer {
     /// Lists the group and reads what may differ. `Waiting`: a program holds a lock.
     pub(super) fn resync(&mut self, consumer: &mut dyn Consumer) -> io::Result<Drained> {
         let Some(quiet) = self.quiesce()? else { return Ok(Drained::Waiting) };
+        let done = self.renew(&quiet, consumer);
+        if done.is_err() {
+            // What may differ was remembered in the ring, and is not any more.
+            self.capture.lose(Reasons::NEW | Reasons::ALL);
+        }
+        done.map(|()| Drained::Some)
+    }
+
+    fn renew(&mut self, quiet: &Quiet, consumer: &mut dyn Consumer) -> io::Result<()> {
         self.whole_at = None;
         self.send(quiet.seq, 0, Change::Listing { entries: &quiet.entries }, false, consumer)?;
         let mut done = std::collections::BTreeSet::new();
@@ -56,8 +65,7 @@ impl Drainer {
         let next = shared.next.load(Acquire);
         shared.hidden.store(next, SeqCst);
         self.whole_at = Some(next);
-        self.show(consumer)?;
-        Ok(Drained::Some)
+        self.show(consumer)
     }
 
     fn quiesce(&mut self) -> io::Result<Option<Quiet>> {
@@ -72,7 +80,9 @@ impl Drainer {
                 None => return Ok(None),
             }
         }
-        let mut all = shared.reasons.load(SeqCst) & Reasons::ALL != 0;
+        // From here on a reason is a new one: whoever has no lock may have come too late for the listing.
+        let reasons = shared.reasons.swap(0, SeqCst);
+        let mut all = reasons & Reasons::ALL != 0;
         // What was recorded and not handed over is read anew with the rest: its bytes may be gone.
         let (mut at, head) = (shared.tail.load(Relaxed), shared.head.load(Acquire));
         let mut good = capture.spans(at, head);
@@ -97,12 +107,15 @@ impl Drainer {
             at = next.unwrap_or(head);
         }
         if !good {
-            capture.lose(Reasons::DRIFT | Reasons::ALL);
+            shared.ever.fetch_or(Reasons::DRIFT | Reasons::ALL, SeqCst);
             all = true;
         }
         let mut quiet = Quiet { seq: 0, all, entries: Vec::new(), dirty: BTreeMap::new() };
         let root = Path::new(std::ffi::OsStr::from_bytes(capture.root())).to_path_buf();
-        self.list(&root, &mut Vec::new(), &mut quiet)?;
+        if let Err(error) = self.list(&root, &mut Vec::new(), &mut quiet) {
+            shared.reasons.fetch_or(reasons, SeqCst);
+            return Err(error);
+        }
         for index in capture.taken() {
             let file = capture.file(index);
             let used = (file.spans_used.swap(0, Relaxed) as usize).min(SPANS);
@@ -117,7 +130,6 @@ impl Drainer {
         shared.shipped.store(quiet.seq, SeqCst);
         shared.tail.store(head, Release);
         capture.roomier();
-        shared.reasons.store(0, SeqCst);
         drop(held);
         self.scanned = head;
         self.before.clear();

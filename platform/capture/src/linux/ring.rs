@@ -309,12 +309,13 @@ mod tests {
     use super::super::{Capture, Change, Consumer, Drained, Drainer, Listed, Operation};
     use super::Group;
 
-    /// Counts listings.
-    struct Listings(u64);
+    /// Counts listings, and takes no more than so many operations.
+    struct Listings(u64, u64);
 
     impl Consumer for Listings {
         fn take(&mut self, operation: &Operation<'_>) -> std::io::Result<()> {
             self.0 += u64::from(matches!(operation.change, Change::Listing { .. }));
+            self.1 = self.1.checked_sub(1).ok_or_else(|| std::io::Error::other("no more"))?;
             Ok(())
         }
         fn wants(&mut self, _: &Listed) -> bool {
@@ -352,6 +353,26 @@ mod tests {
         shared.head.store(head.wrapping_add(what.head), SeqCst);
     }
 
+    /// What a listing was made for is not forgotten where the consumer fails in the middle of it: the next one is of all.
+    #[test]
+    fn a_listing_that_failed_is_made_again() {
+        let dir = std::env::temp_dir().join(format!("apus-again-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("root")).expect("a folder");
+        let ring = dir.join("ring");
+        let capture = Group::new(dir.join("root"), &["*"]).create(&ring).expect("a ring");
+        let mut drainer = Drainer::open(&ring).expect("nobody drains it");
+        for room in 0..2 {
+            let mut listings = Listings(0, room);
+            assert!(drainer.drain(&mut listings).is_err(), "after {room}");
+            assert!(!capture.reasons().in_order(), "after {room}");
+            assert_eq!(listings.0, 1);
+        }
+        let mut listings = Listings(0, u64::MAX);
+        assert_eq!(drainer.drain(&mut listings).expect("it takes all"), Drained::Some);
+        assert!(capture.reasons().in_order() && capture.shown());
+        std::fs::remove_dir_all(dir).expect("ours");
+    }
+
     /// The order is lost, all is listed anew, and nothing ends or waits for ever.
     #[test]
     fn nonsense_in_the_ring_loses_the_order_and_no_more() {
@@ -361,7 +382,7 @@ mod tests {
         let group = Group { ring_bytes: 1 << 16, ..Group::new(dir.join("root"), &["*"]) };
         let capture = group.create(&ring).expect("a ring");
         let mut drainer = Drainer::open(&ring).expect("nobody drains it");
-        let mut listings = Listings(0);
+        let mut listings = Listings(0, u64::MAX);
         let mut settle = |listings: &mut Listings| {
             while drainer.drain(listings).expect("it takes all") != Drained::Idle || !capture.reasons().in_order() {}
         };

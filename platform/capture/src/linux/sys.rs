@@ -201,6 +201,16 @@ pub fn handle(dir: c_int, path: *const c_char) -> Result<Handle, Errno> {
     done(got).map(|_| handle)
 }
 
+/// New bytes for good, without an allocator.
+pub fn room(bytes: usize) -> Result<&'static mut [u8], Errno> {
+    let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    let how = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
+    // SAFETY: a new mapping anywhere.
+    let start = done(unsafe { call(libc::SYS_mmap, [0, bytes.max(1), protection, how, usize::MAX, 0]) })?;
+    // SAFETY: just mapped, as long as is said, and never given back; nobody else has it.
+    Ok(unsafe { core::slice::from_raw_parts_mut(core::ptr::with_exposed_provenance_mut(start), bytes) })
+}
+
 /// Opens by handle; `mount` is any descriptor of the same file system.
 pub fn open_handle(mount: c_int, handle: &Handle, flags: c_int) -> Result<c_int, Errno> {
     let from = core::ptr::from_ref(handle) as usize;

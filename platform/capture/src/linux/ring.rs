@@ -26,6 +26,11 @@ pub struct Group {
     pub stall_ms: u32,
     /// How long a lock does whose holder lives.
     pub lock_ms: u32,
+    /// Permissions of the ring's file. Whoever may write it is trusted with all of the group: `0o660` and `owner_group` let programs of
+    /// one group of users record too.
+    pub mode: u32,
+    /// The group of users that the ring's file belongs to, if not the maker's own.
+    pub owner_group: Option<u32>,
 }
 
 impl Group {
@@ -37,6 +42,8 @@ impl Group {
             ring_bytes: 16 << 20,
             stall_ms: 200,
             lock_ms: 1000,
+            mode: 0o600,
+            owner_group: None,
         }
     }
 
@@ -85,10 +92,13 @@ impl Group {
         }
         // Made under another name: whoever finds it finds it whole.
         let new = path.with_extension(format!("new-{}", std::process::id()));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o666).open(&new)?;
+        // Left by a maker of the same number that was killed; what anyone else puts there is not written to.
+        let _ = std::fs::remove_file(&new);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new)?;
         file.set_len(size_of::<Shared>() as u64 + self.ring_bytes)?;
-        // Programs of other users record too; the umask must not keep them out.
-        std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        std::os::unix::fs::fchown(&file, None, self.owner_group)?;
+        // The umask must not keep out who is let in.
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(self.mode & 0o666))?;
         let capture = Capture::map(&file, self.ring_bytes)?;
         let shared = capture.shared;
         shared.ring_bytes.store(self.ring_bytes, Ordering::Relaxed);

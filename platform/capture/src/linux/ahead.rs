@@ -4,9 +4,10 @@ use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::capture::Capture;
-use super::drainer::{Drainer, Read, full};
+use super::drainer::{Drainer, Read};
 use super::layout::{Kind, state};
 use super::operation::{Change, Consumer};
+use super::resync::full;
 
 /// The most bytes that are read ahead.
 const BYTES: u64 = 256 << 10;

@@ -125,8 +125,12 @@ impl Capture {
         if shared.magic.load(Acquire) != MAGIC || shared.ring_bytes.load(Relaxed) != ring_bytes || used > CONFIG {
             return Err(Errno(libc::EPROTO));
         }
-        // SAFETY: the text is written before the magic number, and never again.
-        let text: &'static [u8] = unsafe { core::slice::from_raw_parts(shared.config.as_ptr().cast::<u8>(), used) };
+        // A copy: what is referred to must not change under our hands, whatever a program writes into the ring.
+        let text = sys::room(used)?;
+        for (to, from) in text.iter_mut().zip(&shared.config) {
+            *to = from.load(Relaxed);
+        }
+        let text: &'static [u8] = text;
         let end = text.iter().position(|&byte| byte == 0).ok_or(Errno(libc::EPROTO))?;
         capture.root = &text[..end];
         capture.patterns = &text[end + 1..];
@@ -385,7 +389,7 @@ impl Capture {
                 } else {
                     sys::fstat(fd).ok().map(|stat| stat.size)
                 };
-                let end = end.unwrap_or(start + done);
+                let end = end.unwrap_or(start.saturating_add(done));
                 record.offset.store(end.saturating_sub(done), Relaxed);
                 record.len.store(done, Relaxed);
                 size.store(end, Relaxed);

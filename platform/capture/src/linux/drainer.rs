@@ -15,7 +15,8 @@ use super::capture::Capture;
 use super::layout::{FILES, Kind, NONE, Reasons, state};
 use super::opened::Opened;
 use super::operation::{Change, Consumer, FileId, Operation};
-use super::sys::{self, Errno};
+use super::resync::full;
+use super::sys;
 
 /// The most bytes of one operation.
 pub(super) const CHUNK: u64 = 1 << 20;
@@ -75,6 +76,18 @@ pub(super) struct Read {
     pub(super) offset: u64,
     pub(super) len: u64,
     pub(super) time: u64,
+}
+
+impl Read {
+    /// Whether the bytes that it is about may be a file's.
+    fn fits(&self) -> bool {
+        let offset = match self.kind {
+            Kind::Write | Kind::Rewrite | Kind::Truncate | Kind::Extend | Kind::Zero => self.offset,
+            Kind::Enter => 0,
+            _ => return true,
+        };
+        offset.checked_add(self.len).is_some_and(|end| i64::try_from(end).is_ok())
+    }
 }
 
 impl Drainer {
@@ -165,7 +178,7 @@ impl Drainer {
         Ok(())
     }
 
-    fn crowded(&self) -> bool {
+    pub(super) fn crowded(&self) -> bool {
         self.capture.shared.used.load(Relaxed) as usize > FILES / 4 * 3
     }
 
@@ -181,12 +194,13 @@ impl Drainer {
         let head = self.capture.shared.head.load(Acquire);
         loop {
             let tail = self.capture.shared.tail.load(Relaxed);
-            if tail >= head {
+            if tail == head {
                 self.show(consumer)?;
                 self.release();
                 return Ok(drained);
             }
-            let Some(read) = self.record(tail) else {
+            let Some(read) = self.record(tail, head) else {
+                // The listing goes on from the head.
                 self.capture.lose(Reasons::DRIFT | Reasons::ALL);
                 return Ok(Drained::Some);
             };
@@ -214,16 +228,20 @@ impl Drainer {
         }
     }
 
-    fn record(&self, at: u64) -> Option<Read> {
+    /// `None` if what is there is no record.
+    fn record(&self, at: u64, head: u64) -> Option<Read> {
+        if !self.capture.spans(at, head) {
+            return None;
+        }
+        let total = self.capture.after(at, head)? - at;
         let record = self.capture.record(at);
         let state = record.state.load(Acquire);
         let kind = Kind::from_number(record.kind.load(Relaxed))?;
-        let total = u64::from(record.total.load(Relaxed));
         let texts = record.texts.load(Relaxed);
         let (one, two) = (texts as usize & 0xffff, texts as usize >> 16);
         let text = |from: usize, len: usize| Capture::copied(self.capture.bytes(at + 64 + from as u64, len));
         let len = record.len.load(Relaxed);
-        if total < 64 || total > self.capture.ring_bytes || (64 + one + two) as u64 > total {
+        if (64 + one + two) as u64 > total || kind == Kind::Before && len > total - 64 {
             return None;
         }
         let more = if kind == Kind::SetAttribute { (len as usize).min(total as usize - 64 - one - two) } else { 0 };
@@ -266,7 +284,8 @@ impl Drainer {
     /// Looks at all records that are there for old bytes.
     pub(super) fn scan(&mut self) {
         let head = self.capture.shared.head.load(Acquire);
-        while self.scanned < head {
+        let mut good = self.capture.spans(self.scanned, head);
+        while good && self.scanned < head {
             let record = self.capture.record(self.scanned);
             if record.kind.load(Relaxed) == Kind::Before as u32 {
                 self.before
@@ -274,7 +293,12 @@ impl Drainer {
                     .or_default()
                     .push_back((record.seq.load(Relaxed), self.scanned));
             }
-            self.scanned += u64::from(record.total.load(Relaxed)).max(64);
+            let next = self.capture.after(self.scanned, head);
+            good = next.is_some();
+            self.scanned = next.unwrap_or(head);
+        }
+        if !good {
+            self.capture.lose(Reasons::DRIFT | Reasons::ALL);
         }
     }
 
@@ -294,7 +318,8 @@ impl Drainer {
     pub(super) fn show(&mut self, consumer: &mut dyn Consumer) -> io::Result<()> {
         let shared = self.capture.shared;
         if let Some(at) = self.whole_at
-            && (shared.shipped.load(Relaxed) + 1 >= at || shared.tail.load(Relaxed) >= shared.head.load(Acquire))
+            && (shared.shipped.load(Relaxed).saturating_add(1) >= at
+                || shared.tail.load(Relaxed) >= shared.head.load(Acquire))
             && self.capture.reasons().in_order()
         {
             shared.hidden.store(0, SeqCst);
@@ -312,6 +337,10 @@ impl Drainer {
 
     /// `false`: the order is lost.
     fn hand_over(&mut self, read: &Read, consumer: &mut dyn Consumer) -> io::Result<bool> {
+        if !read.fits() {
+            self.drift(read, "lies beyond any file");
+            return Ok(false);
+        }
         let (path, second) = (read.first.as_slice(), read.second.as_slice());
         let mode = read.offset as u32;
         let change = match read.kind {
@@ -410,9 +439,13 @@ impl Drainer {
                 continue;
             }
             let (offset, len) = (record.offset.load(Relaxed), record.len.load(Relaxed));
-            let (from, to) = (offset.max(at), (offset + len).min(end));
+            if len.saturating_add(64) > u64::from(record.total.load(Relaxed)) {
+                self.capture.lose(Reasons::DRIFT | Reasons::ALL);
+                return 0;
+            }
+            let (from, to) = (offset.max(at), offset.saturating_add(len).min(end));
             if from < to {
-                let bytes = self.capture.bytes(place + 64 + (from - offset), (to - from) as usize);
+                let bytes = self.capture.bytes(place.wrapping_add(64 + (from - offset)), (to - from) as usize);
                 for (to, byte) in buffer[(from - at) as usize..].iter_mut().zip(bytes) {
                     *to = byte.load(Relaxed);
                 }
@@ -445,6 +478,10 @@ impl Drainer {
         if read.state == state::COPYING || read.kind == Kind::Before {
             return Ok(true);
         }
+        if !read.fits() {
+            self.drift(read, "lies beyond any file");
+            return Ok(false);
+        }
         match read.kind {
             Kind::Write | Kind::Zero => self.bytes(read, true, true, consumer),
             kind if kind.names() => match self.happened(read) {
@@ -454,7 +491,7 @@ impl Drainer {
                 }
                 Some(false) => Ok(true),
                 Some(true) => {
-                    let Some(read) = self.record(read.at) else { return Ok(false) };
+                    let Some(read) = self.record(read.at, read.at + read.total) else { return Ok(false) };
                     self.hand_over(&read, consumer)
                 }
             },
@@ -475,12 +512,15 @@ impl Drainer {
         let _names = capture.lock(&capture.shared.names)?;
         let head = capture.shared.head.load(Acquire);
         let mut at = read.at + read.total;
+        if !capture.spans(at, head) {
+            return None;
+        }
         while at < head {
             let record = capture.record(at);
             if Kind::from_number(record.kind.load(Relaxed)).is_none_or(Kind::names) {
                 return None;
             }
-            at += u64::from(record.total.load(Relaxed)).max(64);
+            at = capture.after(at, head)?;
         }
         let full = |below: &[u8]| [capture.root(), b"/", below, b"\0"].concat();
         let stat = |below: &[u8]| sys::stat(libc::AT_FDCWD, full(below).as_ptr().cast()).ok();
@@ -532,45 +572,4 @@ impl Drainer {
             _ => return None,
         })
     }
-
-    /// Gives places in the table back: of files that are gone, and, once it is crowded, of those about which all is known.
-    fn sweep(&mut self) {
-        let crowded = self.crowded();
-        let capture = &self.capture;
-        let shipped = capture.shared.shipped.load(Relaxed);
-        let over = |index: u32| {
-            let file = capture.file(index);
-            let (dead, last) = (file.dead.load(Relaxed), file.last.load(Relaxed));
-            let clean = file.untracked.load(Relaxed) == 0
-                && file.whole.load(Relaxed) == 0
-                && file.spans_used.load(Relaxed) == 0;
-            last <= shipped && (dead != 0 && dead <= shipped || crowded && clean && file.id.load(Relaxed) <= shipped)
-        };
-        let candidates: Vec<u32> = capture.taken().filter(|&index| over(index)).collect();
-        // Whoever changes names relies on places that it has looked up.
-        let Some(_names) = capture.shared.names.take(capture.own(), 0) else { return };
-        for index in candidates {
-            let file = capture.file(index);
-            let Some(_held) = file.lock.take(capture.own(), 0) else { continue };
-            if over(index) && capture.reasons().in_order() {
-                self.open.remove(file.id.load(Relaxed));
-                self.hashes.remove(&file.id.load(Relaxed));
-                capture.evict(index);
-            }
-        }
-    }
-}
-
-/// As many bytes as there are.
-pub(super) fn full(file: &File, to: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut got = 0;
-    while got < to.len() {
-        match sys::pread(file.as_raw_fd(), &mut to[got..], at + got as u64) {
-            Ok(0) => break,
-            Ok(more) => got += more,
-            Err(Errno(libc::EINTR)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(got)
 }

@@ -9,8 +9,8 @@ use super::drainer::Drainer;
 use super::layout::NONE;
 use super::sys::{self, Errno};
 
-/// How many there are at most.
-const OPEN: usize = 1024;
+/// How many there are at most. Half of what the process may open is left for all else.
+const OPEN: u64 = 1024;
 
 /// By number, with the place in the table.
 #[derive(Default)]
@@ -30,19 +30,22 @@ impl Drainer {
                 return None;
             }
             let handle = self.capture.file(index).handle();
-            let fd = match sys::open_handle(self.root.as_raw_fd(), &handle, libc::O_RDONLY) {
-                Ok(fd) => fd,
-                Err(Errno(libc::EMFILE | libc::ENFILE)) => {
-                    self.open.0.clear();
-                    sys::open_handle(self.root.as_raw_fd(), &handle, libc::O_RDONLY).ok()?
-                }
-                Err(_) => return None,
-            };
-            if self.open.0.len() >= OPEN {
-                self.open.0.pop_first();
+            let open = || sys::open_handle(self.root.as_raw_fd(), &handle, libc::O_RDONLY | libc::O_NONBLOCK);
+            let mut got = open();
+            if let Err(Errno(libc::EMFILE | libc::ENFILE)) = got {
+                self.open.0.clear();
+                got = open();
             }
             // SAFETY: just opened, nobody else's.
-            self.open.0.insert(id, (index, unsafe { File::from_raw_fd(fd) }));
+            let file = unsafe { File::from_raw_fd(got.ok()?) };
+            // A handle may be of anything; reading a pipe or a device would wait, or do something.
+            if !sys::fstat(file.as_raw_fd()).is_ok_and(|stat| stat.is_file()) {
+                return None;
+            }
+            if self.open.0.len() as u64 >= OPEN.min(sys::open_limit() / 2).max(1) {
+                self.open.0.pop_first();
+            }
+            self.open.0.insert(id, (index, file));
         }
         self.open.0.get(&id).map(|(_, file)| file)
     }

@@ -10,9 +10,10 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use super::operation::{Change, Consumer, FileId, Kind, Listed, Operation};
+use super::sys;
 
-/// Files that are kept open.
-const OPEN: usize = 512;
+/// Files that are kept open, at most. With those of a drainer in the same process, a quarter of what it may open is left for all else.
+const OPEN: u64 = 512;
 /// The attribute of each copy that tells which file it is, so that a new process knows.
 const NUMBER: &std::ffi::CStr = c"user.apus.file";
 
@@ -96,7 +97,7 @@ impl Replay {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 other => other?,
             };
-            if self.open.len() >= OPEN {
+            if self.open.len() as u64 >= OPEN.min(sys::open_limit() / 4).max(1) {
                 self.open.pop_first();
             }
             self.open.insert(file.0, opened);

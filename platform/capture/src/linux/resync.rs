@@ -2,16 +2,18 @@
 //! records from the listing on are applied over them, and once those up to the end of the reading are, the tree is whole.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
-use super::drainer::{CHUNK, Drained, Drainer, full};
+use super::drainer::{CHUNK, Drained, Drainer};
 use super::layout::{self, NONE, Reasons, SPANS};
 use super::operation::{Change, Consumer, FileId, Kind, Listed};
-use super::sys;
+use super::sys::{self, Errno};
 use crate::Globs;
 
 /// Bytes that are compared at once in files that leave no records.
@@ -39,6 +41,15 @@ impl Drainer {
     /// Lists the group and reads what may differ. `Waiting`: a program holds a lock.
     pub(super) fn resync(&mut self, consumer: &mut dyn Consumer) -> io::Result<Drained> {
         let Some(quiet) = self.quiesce()? else { return Ok(Drained::Waiting) };
+        let done = self.renew(&quiet, consumer);
+        if done.is_err() {
+            // What may differ was remembered in the ring, and is not any more.
+            self.capture.lose(Reasons::NEW | Reasons::ALL);
+        }
+        done.map(|()| Drained::Some)
+    }
+
+    fn renew(&mut self, quiet: &Quiet, consumer: &mut dyn Consumer) -> io::Result<()> {
         self.whole_at = None;
         self.send(quiet.seq, 0, Change::Listing { entries: &quiet.entries }, false, consumer)?;
         let mut done = std::collections::BTreeSet::new();
@@ -54,8 +65,7 @@ impl Drainer {
         let next = shared.next.load(Acquire);
         shared.hidden.store(next, SeqCst);
         self.whole_at = Some(next);
-        self.show(consumer)?;
-        Ok(Drained::Some)
+        self.show(consumer)
     }
 
     fn quiesce(&mut self) -> io::Result<Option<Quiet>> {
@@ -70,10 +80,13 @@ impl Drainer {
                 None => return Ok(None),
             }
         }
-        let all = shared.reasons.load(SeqCst) & Reasons::ALL != 0;
+        // From here on a reason is a new one: whoever has no lock may have come too late for the listing.
+        let reasons = shared.reasons.swap(0, SeqCst);
+        let mut all = reasons & Reasons::ALL != 0;
         // What was recorded and not handed over is read anew with the rest: its bytes may be gone.
         let (mut at, head) = (shared.tail.load(Relaxed), shared.head.load(Acquire));
-        while at < head {
+        let mut good = capture.spans(at, head);
+        while good && at < head {
             let record = capture.record(at);
             let index = record.file.load(Relaxed);
             if index != NONE {
@@ -89,11 +102,20 @@ impl Drainer {
                     _ => {}
                 }
             }
-            at += u64::from(record.total.load(Relaxed)).max(64);
+            let next = capture.after(at, head);
+            good = next.is_some();
+            at = next.unwrap_or(head);
+        }
+        if !good {
+            shared.ever.fetch_or(Reasons::DRIFT | Reasons::ALL, SeqCst);
+            all = true;
         }
         let mut quiet = Quiet { seq: 0, all, entries: Vec::new(), dirty: BTreeMap::new() };
         let root = Path::new(std::ffi::OsStr::from_bytes(capture.root())).to_path_buf();
-        self.list(&root, &mut Vec::new(), &mut quiet)?;
+        if let Err(error) = self.list(&root, &mut Vec::new(), &mut quiet) {
+            shared.reasons.fetch_or(reasons, SeqCst);
+            return Err(error);
+        }
         for index in capture.taken() {
             let file = capture.file(index);
             let used = (file.spans_used.swap(0, Relaxed) as usize).min(SPANS);
@@ -108,7 +130,6 @@ impl Drainer {
         shared.shipped.store(quiet.seq, SeqCst);
         shared.tail.store(head, Release);
         capture.roomier();
-        shared.reasons.store(0, SeqCst);
         drop(held);
         self.scanned = head;
         self.before.clear();
@@ -268,4 +289,45 @@ impl Drainer {
     fn hide(&self) {
         self.capture.shared.hidden.fetch_max(self.capture.shared.next.load(Acquire), SeqCst);
     }
+
+    /// Gives places in the table back: of files that are gone, and, once it is crowded, of those about which all is known.
+    pub(super) fn sweep(&mut self) {
+        let crowded = self.crowded();
+        let capture = &self.capture;
+        let shipped = capture.shared.shipped.load(Relaxed);
+        let over = |index: u32| {
+            let file = capture.file(index);
+            let (dead, last) = (file.dead.load(Relaxed), file.last.load(Relaxed));
+            let clean = file.untracked.load(Relaxed) == 0
+                && file.whole.load(Relaxed) == 0
+                && file.spans_used.load(Relaxed) == 0;
+            last <= shipped && (dead != 0 && dead <= shipped || crowded && clean && file.id.load(Relaxed) <= shipped)
+        };
+        let candidates: Vec<u32> = capture.taken().filter(|&index| over(index)).collect();
+        // Whoever changes names relies on places that it has looked up.
+        let Some(_names) = capture.shared.names.take(capture.own(), 0) else { return };
+        for index in candidates {
+            let file = capture.file(index);
+            let Some(_held) = file.lock.take(capture.own(), 0) else { continue };
+            if over(index) && capture.reasons().in_order() {
+                self.open.remove(file.id.load(Relaxed));
+                self.hashes.remove(&file.id.load(Relaxed));
+                capture.evict(index);
+            }
+        }
+    }
+}
+
+/// As many bytes as there are.
+pub(super) fn full(file: &File, to: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut got = 0;
+    while got < to.len() {
+        match sys::pread(file.as_raw_fd(), &mut to[got..], at + got as u64) {
+            Ok(0) => break,
+            Ok(more) => got += more,
+            Err(Errno(libc::EINTR)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(got)
 }

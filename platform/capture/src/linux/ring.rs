@@ -26,6 +26,11 @@ pub struct Group {
     pub stall_ms: u32,
     /// How long a lock does whose holder lives.
     pub lock_ms: u32,
+    /// Permissions of the ring's file. Whoever may write it is trusted with all of the group: `0o660` and `owner_group` let programs of
+    /// one group of users record too.
+    pub mode: u32,
+    /// The group of users that the ring's file belongs to, if not the maker's own.
+    pub owner_group: Option<u32>,
 }
 
 impl Group {
@@ -37,6 +42,8 @@ impl Group {
             ring_bytes: 16 << 20,
             stall_ms: 200,
             lock_ms: 1000,
+            mode: 0o600,
+            owner_group: None,
         }
     }
 
@@ -85,10 +92,13 @@ impl Group {
         }
         // Made under another name: whoever finds it finds it whole.
         let new = path.with_extension(format!("new-{}", std::process::id()));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o666).open(&new)?;
+        // Left by a maker of the same number that was killed; what anyone else puts there is not written to.
+        let _ = std::fs::remove_file(&new);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new)?;
         file.set_len(size_of::<Shared>() as u64 + self.ring_bytes)?;
-        // Programs of other users record too; the umask must not keep them out.
-        std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        std::os::unix::fs::fchown(&file, None, self.owner_group)?;
+        // The umask must not keep out who is let in.
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(self.mode & 0o666))?;
         let capture = Capture::map(&file, self.ring_bytes)?;
         let shared = capture.shared;
         shared.ring_bytes.store(self.ring_bytes, Ordering::Relaxed);
@@ -169,25 +179,39 @@ impl Capture {
         unsafe { self.ring.as_ptr().add(place) }
     }
 
-    /// The record at `at`, a place between tail and head.
+    /// The record at `at`, a place between tail and head, and a multiple of 64 unless somebody wrote nonsense into the ring.
     pub(super) fn record(&self, at: u64) -> &Record {
-        // SAFETY: the ring is mapped twice, records start at multiples of 64 and are all atomics.
-        unsafe { &*self.byte(at).cast::<Record>() }
+        // SAFETY: a multiple of 64 below the ring's bytes, themselves a multiple of 64: 64 bytes lie there, aligned. They are all
+        // atomics, of which any bytes are a value.
+        unsafe { &*self.byte(at & !63).cast::<Record>() }
     }
 
-    /// Bytes of the ring from `at` on.
+    /// Whether there can be records between these places. Both lie in memory that every program of the group may write to.
+    pub(super) fn spans(&self, from: u64, head: u64) -> bool {
+        head.wrapping_sub(from) <= self.ring_bytes
+    }
+
+    /// The place after the record at `at`; `None` if it says what no record does.
+    pub(super) fn after(&self, at: u64, head: u64) -> Option<u64> {
+        let total = u64::from(self.record(at).total.load(Ordering::Relaxed));
+        (total >= 64 && total.is_multiple_of(64) && total <= head.saturating_sub(at)).then(|| at + total)
+    }
+
+    /// Bytes of the ring from `at` on, not more than it has.
     pub(super) fn bytes(&self, at: u64, len: usize) -> &[AtomicU8] {
-        assert!(len as u64 <= self.ring_bytes);
-        // SAFETY: the second mapping follows the first, and no length is above the ring's.
+        let len = len.min(self.ring_bytes as usize);
+        // SAFETY: the first byte is in the first mapping, the second follows it, and no length is above the ring's.
         unsafe { core::slice::from_raw_parts(self.byte(at).cast::<AtomicU8>(), len) }
     }
 
     /// Where the kernel may put the bytes after the texts.
     #[allow(clippy::mut_from_ref, reason = "the bytes are those of one record that one thread fills")]
     pub(super) fn room(&self, slot: Slot, texts: usize, len: usize) -> &mut [u8] {
-        assert!(len as u64 <= self.ring_bytes);
-        // SAFETY: reserved by this thread and read by others only once its state says so.
-        unsafe { core::slice::from_raw_parts_mut(self.byte(slot.at + 64 + texts as u64), len) }
+        let len = len.min(self.ring_bytes as usize);
+        let first = self.byte(slot.at.wrapping_add(64 + texts as u64));
+        // SAFETY: within both mappings, as in `bytes`. Reserved by this thread; the kernel alone writes there, and no one here reads
+        // through the slice. A program that writes there against the rules changes what is copied, not what is referred to.
+        unsafe { core::slice::from_raw_parts_mut(first, len) }
     }
 
     /// Reserves a record and fills it in. `None` once the ring was full for longer than the limit.
@@ -202,7 +226,7 @@ impl Capture {
             let held = self.shared.ring.take(self.own(), self.shared.lock_ms.load(Ordering::Relaxed))?;
             let head = self.shared.head.load(Ordering::Relaxed);
             let tail = self.shared.tail.load(Ordering::Acquire);
-            if head + total - tail <= self.ring_bytes {
+            if self.spans(tail, head) && self.spans(tail, head.wrapping_add(total)) {
                 let seq = self.shared.next.load(Ordering::Relaxed);
                 let record = self.record(head);
                 record.kind.store(say.kind as u32, Ordering::Relaxed);
@@ -222,14 +246,14 @@ impl Capture {
                 record.offset.store(say.offset, Ordering::Relaxed);
                 record.len.store(say.len, Ordering::Relaxed);
                 record.time.store(sys::now(), Ordering::Relaxed);
-                let texts = self.bytes(head + 64, one.len() + two.len());
+                let texts = self.bytes(head.wrapping_add(64), one.len() + two.len());
                 for (to, &byte) in texts.iter().zip(one.iter().chain(two)) {
                     to.store(byte, Ordering::Relaxed);
                 }
                 record.state.store(first, Ordering::Relaxed);
                 // Number and place change apart: whoever takes the lock from a dead process must not see a number twice.
-                self.shared.next.store(seq + 1, Ordering::Relaxed);
-                self.shared.head.store(head + total, Ordering::Release);
+                self.shared.next.store(seq.wrapping_add(1), Ordering::Relaxed);
+                self.shared.head.store(head.wrapping_add(total), Ordering::Release);
                 drop(held);
                 // What the operation does must not be seen before the record.
                 fence(Ordering::SeqCst);
@@ -284,5 +308,120 @@ impl Capture {
     /// The file at a place of the table.
     pub(super) fn file(&self, index: u32) -> &super::layout::File {
         &self.shared.files[index as usize % FILES]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::super::layout::{Kind, NONE, state};
+    use super::super::{Capture, Change, Consumer, Drained, Drainer, Listed, Operation};
+    use super::Group;
+
+    /// Counts listings, and takes no more than so many operations.
+    struct Listings(u64, u64);
+
+    impl Consumer for Listings {
+        fn take(&mut self, operation: &Operation<'_>) -> std::io::Result<()> {
+            self.0 += u64::from(matches!(operation.change, Change::Listing { .. }));
+            self.1 = self.1.checked_sub(1).ok_or_else(|| std::io::Error::other("no more"))?;
+            Ok(())
+        }
+        fn wants(&mut self, _: &Listed) -> bool {
+            false
+        }
+    }
+
+    /// What no program writes that keeps to the rules: lengths of a record, where it lies, and what of a file it is about.
+    struct Nonsense {
+        head: u64,
+        kind: u32,
+        total: u32,
+        texts: u32,
+        offset: u64,
+        len: u64,
+    }
+
+    const PLAIN: Nonsense = Nonsense { head: 64, kind: Kind::Write as u32, total: 64, texts: 0, offset: 0, len: 0 };
+
+    fn plant(capture: &Capture, what: &Nonsense) {
+        let shared = capture.shared;
+        let head = shared.head.load(SeqCst);
+        let record = capture.record(head);
+        for (word, value) in [
+            (&record.kind, what.kind),
+            (&record.total, what.total),
+            (&record.texts, what.texts),
+            (&record.file, NONE),
+            (&record.state, state::DONE),
+        ] {
+            word.store(value, SeqCst);
+        }
+        record.offset.store(what.offset, SeqCst);
+        record.len.store(what.len, SeqCst);
+        shared.head.store(head.wrapping_add(what.head), SeqCst);
+    }
+
+    /// What a listing was made for is not forgotten where the consumer fails in the middle of it: the next one is of all.
+    #[test]
+    fn a_listing_that_failed_is_made_again() {
+        let dir = std::env::temp_dir().join(format!("apus-again-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("root")).expect("a folder");
+        let ring = dir.join("ring");
+        let capture = Group::new(dir.join("root"), &["*"]).create(&ring).expect("a ring");
+        let mut drainer = Drainer::open(&ring).expect("nobody drains it");
+        for room in 0..2 {
+            let mut listings = Listings(0, room);
+            assert!(drainer.drain(&mut listings).is_err(), "after {room}");
+            assert!(!capture.reasons().in_order(), "after {room}");
+            assert_eq!(listings.0, 1);
+        }
+        let mut listings = Listings(0, u64::MAX);
+        assert_eq!(drainer.drain(&mut listings).expect("it takes all"), Drained::Some);
+        assert!(capture.reasons().in_order() && capture.shown());
+        std::fs::remove_dir_all(dir).expect("ours");
+    }
+
+    /// The order is lost, all is listed anew, and nothing ends or waits for ever.
+    #[test]
+    fn nonsense_in_the_ring_loses_the_order_and_no_more() {
+        let dir = std::env::temp_dir().join(format!("apus-nonsense-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("root")).expect("a folder");
+        let ring = dir.join("ring");
+        let group = Group { ring_bytes: 1 << 16, ..Group::new(dir.join("root"), &["*"]) };
+        let capture = group.create(&ring).expect("a ring");
+        let mut drainer = Drainer::open(&ring).expect("nobody drains it");
+        let mut listings = Listings(0, u64::MAX);
+        let mut settle = |listings: &mut Listings| {
+            while drainer.drain(listings).expect("it takes all") != Drained::Idle || !capture.reasons().in_order() {}
+        };
+        settle(&mut listings);
+        let before = Kind::Before as u32;
+        for (at, what) in [
+            Nonsense { total: 0, ..PLAIN },
+            Nonsense { total: 65, head: 128, ..PLAIN },
+            Nonsense { total: 128, ..PLAIN },
+            Nonsense { total: u32::MAX, ..PLAIN },
+            Nonsense { kind: 99, ..PLAIN },
+            Nonsense { texts: u32::MAX, ..PLAIN },
+            Nonsense { kind: before, len: 1, ..PLAIN },
+            Nonsense { kind: before, len: u64::MAX, ..PLAIN },
+            Nonsense { offset: u64::MAX, len: 5, ..PLAIN },
+            Nonsense { offset: 1 << 63, kind: Kind::Extend as u32, ..PLAIN },
+            Nonsense { len: 5, ..PLAIN },
+            Nonsense { head: 32, ..PLAIN },
+            Nonsense { head: 1 << 40, ..PLAIN },
+            Nonsense { head: 64u64.wrapping_neg(), ..PLAIN },
+            Nonsense { head: 1 << 63, ..PLAIN },
+        ]
+        .iter()
+        .enumerate()
+        {
+            plant(&capture, what);
+            settle(&mut listings);
+            assert_eq!((listings.0, capture.status().lost), (at as u64 + 2, at as u64 + 2), "nonsense {at}");
+        }
+        std::fs::remove_dir_all(dir).expect("ours");
     }
 }

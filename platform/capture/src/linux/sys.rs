@@ -201,6 +201,16 @@ pub fn handle(dir: c_int, path: *const c_char) -> Result<Handle, Errno> {
     done(got).map(|_| handle)
 }
 
+/// New bytes for good, without an allocator.
+pub fn room(bytes: usize) -> Result<&'static mut [u8], Errno> {
+    let protection = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    let how = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
+    // SAFETY: a new mapping anywhere.
+    let start = done(unsafe { call(libc::SYS_mmap, [0, bytes.max(1), protection, how, usize::MAX, 0]) })?;
+    // SAFETY: just mapped, as long as is said, and never given back; nobody else has it.
+    Ok(unsafe { core::slice::from_raw_parts_mut(core::ptr::with_exposed_provenance_mut(start), bytes) })
+}
+
 /// Opens by handle; `mount` is any descriptor of the same file system.
 pub fn open_handle(mount: c_int, handle: &Handle, flags: c_int) -> Result<c_int, Errno> {
     let from = core::ptr::from_ref(handle) as usize;
@@ -211,7 +221,14 @@ pub fn open_handle(mount: c_int, handle: &Handle, flags: c_int) -> Result<c_int,
     .map(|fd| fd as c_int)
 }
 
+/// Whether no process has this number.
+fn none(process: u32) -> bool {
+    // SAFETY: no memory is passed, and no signal sent.
+    unsafe { call(libc::SYS_kill, [process as usize, 0, 0, 0, 0, 0]) == -(libc::ESRCH as isize) }
+}
+
 /// Whether `process` has ended, also if nobody has reaped it yet. `since`: it is as good as ended if it began after that monotonic time.
+/// What cannot be told, for want of descriptors or of `/proc`, is alive.
 pub fn ended(process: u32, since: Option<u64>) -> bool {
     let mut path = *b"/proc/0000000000/stat\0";
     let (mut at, mut rest) = (16, process);
@@ -223,13 +240,21 @@ pub fn ended(process: u32, since: Option<u64>) -> bool {
     // The kernel knows no leading zeros: the digits are moved to the front.
     let first = (6..15).find(|&at| path[at] != b'0').unwrap_or(15);
     path.copy_within(first.., 6);
-    let Ok(fd) = openat(libc::AT_FDCWD, path.as_ptr().cast(), libc::O_RDONLY) else { return true };
+    let fd = match openat(libc::AT_FDCWD, path.as_ptr().cast(), libc::O_RDONLY) {
+        Ok(fd) => fd,
+        Err(Errno(libc::ENOENT | libc::ESRCH)) => return none(process),
+        Err(_) => return false,
+    };
     let mut text = [0; 512];
     let got = read(fd, &mut text);
     close(fd);
-    let Ok(got) = got else { return true };
+    let got = match got {
+        Ok(got) => got,
+        Err(Errno(libc::ESRCH)) => return none(process),
+        Err(_) => return false,
+    };
     // The name may hold anything, and stands in the last brackets.
-    let Some(end) = text[..got].iter().rposition(|&byte| byte == b')') else { return true };
+    let Some(end) = text[..got].iter().rposition(|&byte| byte == b')') else { return false };
     let mut words = text[(end + 2).min(got)..got].split(|&byte| byte == b' ');
     let number = |word: Option<&[u8]>| {
         word.map_or(0, |word| {
@@ -248,12 +273,40 @@ pub fn ended(process: u32, since: Option<u64>) -> bool {
         unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut boot) };
         let slept = (boot.tv_sec as u64 * 1_000_000_000 + boot.tv_nsec as u64).saturating_sub(now());
         // A tick is 10 ms, and the coarse clock lags by as much.
-        (started * 10_000_000).saturating_sub(slept) > since + 30_000_000
+        (started * 10_000_000).saturating_sub(slept) > since.saturating_add(30_000_000)
     })
+}
+
+/// How many files this process may have open.
+pub fn open_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is the kernel's.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 { limit.rlim_cur } else { 0 }
 }
 
 #[cfg(test)]
 mod tests {
+    /// With no descriptor left a living process is no dead one: its lock is not taken from it.
+    #[test]
+    fn without_descriptors_the_living_are_not_taken_for_dead() {
+        let child = std::process::Command::new(std::env::current_exe().expect("we run"))
+            .args(["--exact", "linux::sys::tests::in_want_of_descriptors", "--ignored"])
+            .output();
+        let child = child.expect("it runs");
+        assert!(child.status.success() && String::from_utf8_lossy(&child.stdout).contains("1 passed"), "{child:?}");
+    }
+
+    /// Alone in its process: it leaves no descriptor to others.
+    #[test]
+    #[ignore = "run by another"]
+    fn in_want_of_descriptors() {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the structure is there.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) }, 0);
+        assert_eq!(super::openat(libc::AT_FDCWD, c"/".as_ptr(), libc::O_RDONLY), Err(super::Errno(libc::EMFILE)));
+        assert!(!super::ended(std::process::id(), None));
+    }
+
     #[test]
     fn an_ended_process_is_told_from_a_living_one() {
         assert!(!super::ended(std::process::id(), None));

@@ -1,9 +1,10 @@
 //! New processes and programs: the library goes along.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::AtomicUsize;
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicUsize};
 
+use apus_capture::linux::Reasons;
 use libc::{c_char, c_int, c_void, pid_t};
 
 use super::names::path;
@@ -130,9 +131,52 @@ fn own_environment() -> *const *const c_char {
     unsafe { environ }
 }
 
+/// Lists of what a new process opens, by their addresses.
+struct Lists {
+    places: [AtomicUsize; 16],
+    /// There was no room: every list may be one.
+    any: AtomicBool,
+}
+
+impl Lists {
+    fn has(&self, list: usize) -> bool {
+        self.places.iter().any(|place| place.load(Relaxed) == list)
+    }
+
+    fn add(&self, list: *const c_void) {
+        let list = list.addr();
+        let free = |place: &AtomicUsize| place.compare_exchange(0, list, Relaxed, Relaxed).is_ok();
+        if !self.has(list) && !self.places.iter().any(free) {
+            self.any.store(true, Relaxed);
+        }
+    }
+
+    fn remove(&self, list: *const c_void) {
+        for place in &self.places {
+            let _ = place.compare_exchange(list.addr(), 0, Relaxed, Relaxed);
+        }
+    }
+}
+
+/// Those with which a file of the group may be made or cut.
+static LISTS: Lists = Lists { places: [const { AtomicUsize::new(0) }; 16], any: AtomicBool::new(false) };
+/// Whether a list was told to change the directory.
+static MOVED: AtomicBool = AtomicBool::new(false);
+
+/// The C library opens what `list` says in the child, unseen.
+fn opening(list: *const c_void, call: impl FnOnce() -> c_int) -> c_int {
+    let unseen = !list.is_null() && (LISTS.any.load(Relaxed) || LISTS.has(list.addr()));
+    let Some(capture) = capture().filter(|_| unseen) else { return call() };
+    capture.lose(Reasons::CALL | Reasons::ALL);
+    let result = call();
+    // A listing may have come between. The child has opened all by now, or has failed.
+    capture.lose(Reasons::CALL | Reasons::ALL);
+    result
+}
+
 /// The real function with another environment.
 macro_rules! with_environment {
-    ($($name:ident($($arg:ident: $ty:ty),*);)*) => {$(
+    ($($name:ident($($arg:ident: $ty:ty),*) $(opens $list:ident)?;)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($arg: $ty,)* env: *const *const c_char) -> c_int {
             type Function = unsafe extern "C" fn($($ty,)* *const *const c_char) -> c_int;
@@ -144,7 +188,9 @@ macro_rules! with_environment {
             // SAFETY: the C library's function of this name has this type; it is in every glibc.
             let function = unsafe { core::mem::transmute::<*mut c_void, Function>(REAL.resolve()) };
             // SAFETY: the caller's arguments.
-            with(env, |env| unsafe { function($($arg,)* env) })
+            let call = || with(env, |env| unsafe { function($($arg,)* env) });
+            $(let call = || opening($list, call);)?
+            call()
         }
     )*};
 }
@@ -152,8 +198,8 @@ type Texts = *const *const c_char;
 with_environment! {
     execve(file: *const c_char, args: Texts);
     fexecve(fd: c_int, args: Texts);
-    posix_spawn(pid: *mut pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void, args: Texts);
-    posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void, args: Texts);
+    posix_spawn(pid: *mut pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void, args: Texts) opens actions;
+    posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void, args: Texts) opens actions;
 }
 
 hook! {
@@ -170,23 +216,35 @@ hook! {
         // SAFETY: no arguments.
         unsafe { libc::fork() }
     };
+    // The file is opened by the C library, in the child.
     fn posix_spawn_file_actions_addopen(actions: *mut c_void, fd: c_int, name: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int, real => {
-        // The file is opened by the C library, in the child.
         if flags & (libc::O_TRUNC | libc::O_CREAT) != 0
             && let Some(capture) = capture()
         {
             // SAFETY: the caller's.
             let below = unsafe { path(name) };
-            let flags = (flags | libc::O_CLOEXEC) & !libc::O_EXCL;
-            if capture.concerns(libc::AT_FDCWD, below) {
-                let (made, _) = capture.open(libc::AT_FDCWD, below, flags, &mut || {
-                    raw(libc::SYS_openat, [libc::AT_FDCWD as usize, name as usize, flags as usize, mode as usize])
-                });
-                if made >= 0 {
-                    apus_capture::linux::sys::close(made as c_int);
-                }
+            // Where a path leads that is not a whole one is known in the child alone once a list changes directories.
+            let unknown = MOVED.load(Relaxed) && below.first() != Some(&b'/');
+            if unknown || capture.concerns(libc::AT_FDCWD, below) {
+                LISTS.add(actions);
             }
         }
+        real()
+    };
+    fn posix_spawn_file_actions_addchdir_np(actions: *mut c_void, name: *const c_char) -> c_int, real => {
+        MOVED.store(true, Relaxed);
+        real()
+    };
+    fn posix_spawn_file_actions_addfchdir_np(actions: *mut c_void, fd: c_int) -> c_int, real => {
+        MOVED.store(true, Relaxed);
+        real()
+    };
+    fn posix_spawn_file_actions_init(actions: *mut c_void) -> c_int, real => {
+        LISTS.remove(actions);
+        real()
+    };
+    fn posix_spawn_file_actions_destroy(actions: *mut c_void) -> c_int, real => {
+        LISTS.remove(actions);
         real()
     };
 }

@@ -170,11 +170,8 @@ hook! {
     };
     fn fclose(old: *mut FILE) -> c_int, real => {
         // SAFETY: the caller's stream.
-        let fd = unsafe { libc::fileno(old) };
-        let ours = file(fd).is_some();
-        if !ours {
-            forget(fd);
-        }
+        // Whose functions close it: the C library's are not seen, and ours forget once more.
+        forget(unsafe { libc::fileno(old) });
         real()
     };
 }

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
+use apus_capture::linux::Reasons;
 use libc::{AT_FDCWD, c_int};
 
 use crate::world::{World, finish, setting};
@@ -222,6 +223,14 @@ fn streams() {
     let stream = text("unmatched-stream.txt", c"w");
     c!(fputs(c"not for the copy".as_ptr(), stream));
     c!(fclose(stream));
+    // Once it is closed, its number may be another's.
+    let stream = text("stream.db", c"r");
+    let fd = c!(fileno(stream));
+    c!(fclose(stream));
+    let mut pair = [0; 2];
+    c!(socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, pair.as_mut_ptr()));
+    assert!(pair.contains(&fd), "the lowest number is given again");
+    put(fd, &[1; 100_000]);
 }
 
 fn processes() {
@@ -303,4 +312,53 @@ pub(crate) fn a_shared_mapping_is_told() {
     world.settle();
     world.assert_same();
     assert_eq!(world.status().lost, 1);
+}
+
+/// Role: what a new process opens, told to the C library.
+pub(crate) fn spawns() {
+    let fd = filled("kept.db", b"kept");
+    filled("spawned.db", b"longer than what comes");
+    // SAFETY: zeros are what `init` fills in.
+    let mut lists: [libc::posix_spawn_file_actions_t; 2] = unsafe { std::mem::zeroed() };
+    let how = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC;
+    for (list, path) in lists.iter_mut().zip(["kept.db", "spawned.db"]) {
+        c!(posix_spawn_file_actions_init(list));
+        c!(posix_spawn_file_actions_addopen(list, 1, name(path).as_ptr(), how, 0o644));
+    }
+    // A list that is used for nothing does nothing.
+    let mut kept = [0u8; 8];
+    assert_eq!(c!(pread(fd, kept.as_mut_ptr().cast(), 8, 0)), 4);
+    let (shell, dash, line) = (name("/bin/sh"), name("-c"), name("echo spawned"));
+    let args = [shell.as_ptr().cast_mut(), dash.as_ptr().cast_mut(), line.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let mut pid = 0;
+    let env = [std::ptr::null_mut()];
+    assert_eq!(
+        c!(posix_spawn(
+            &raw mut pid,
+            shell.as_ptr(),
+            &raw const lists[1],
+            std::ptr::null(),
+            args.as_ptr(),
+            env.as_ptr()
+        )),
+        0
+    );
+    c!(waitpid(pid, std::ptr::null_mut(), 0));
+    for list in &mut lists {
+        c!(posix_spawn_file_actions_destroy(list));
+    }
+}
+
+/// What a spawn opens is unseen, and told; a list alone changes nothing; a descriptor that a stream closed is forgotten.
+pub(crate) fn what_a_spawn_opens_is_told() {
+    let mut world = World::new(&["*.db"], |_| {});
+    world.drain(0);
+    finish(world.role("spawns", &[]).spawn().expect("it runs"));
+    world.settle();
+    let status = world.status();
+    world.stop();
+    assert_eq!(status.ever.0 & Reasons::CALL, Reasons::CALL);
+    assert_eq!(std::fs::read(world.root.join("kept.db")).expect("it is there"), b"kept");
+    assert_eq!(std::fs::read(world.root.join("spawned.db")).expect("it is there"), b"spawned\n");
+    world.assert_same();
 }

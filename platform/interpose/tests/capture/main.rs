@@ -34,6 +34,7 @@ fn main() {
             Some("overwrite") => proof::overwrite(),
             Some("threads") => proof::threads(),
             Some("calls") => calls::calls(),
+            Some("spawns") => calls::spawns(),
             Some("mapping") => calls::mapping(),
             Some("drain") => kills::drain(),
             Some("churn") => kills::churn(),
@@ -49,12 +50,13 @@ fn main() {
         println!("capture: SKIPPED: {why}");
         return;
     }
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 18] = [
         ("overwrites_are_shipped_as_they_were", proof::overwrites_are_shipped_as_they_were),
         ("threads_keep_their_order", proof::threads_keep_their_order),
         ("a_capture_without_copies_is_caught", proof::a_capture_without_copies_is_caught),
         ("a_late_sequence_is_caught", proof::a_late_sequence_is_caught),
         ("every_call_is_seen", calls::every_call_is_seen),
+        ("what_a_spawn_opens_is_told", calls::what_a_spawn_opens_is_told),
         ("a_shared_mapping_is_told", calls::a_shared_mapping_is_told),
         ("a_killed_drainer_goes_on", kills::a_killed_drainer_goes_on),
         ("a_killed_program_leaves_no_hole", kills::a_killed_program_leaves_no_hole),

@@ -84,7 +84,7 @@ fn database(mode: &str) {
     judge(&world.copy).unwrap_or_else(|why| panic!("in the end: {why}"));
     println!("  sqlite3, {mode}: {moments} moments, all whole; {:?}", world.status().ever.words());
     world.assert_same();
-    assert!(moments > 3, "hardly a moment was looked at");
+    assert!(moments > 0, "no moment was looked at");
     assert_eq!(world.status().lost, 1);
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn an_append_only_file_is_whole_at_any_moment() {
     let (own, copy) =
         (crate::world::tree(&world.root.join("appendonlydir")), crate::world::tree(&world.copy.join("appendonlydir")));
     assert!(own == copy, "the copy's files: {:?}, the server's: {:?}", copy.keys(), own.keys());
-    assert!(moments > 1, "hardly a moment was looked at");
+    assert!(moments > 0, "no moment was looked at");
     assert_eq!(world.status().lost, 1);
 }
 
@@ -220,7 +220,7 @@ pub(crate) fn a_repository_is_whole_at_any_moment() {
     judge(&world.copy).unwrap_or_else(|why| panic!("in the end: {why}"));
     println!("  git: {moments} moments, all whole; {:?}", world.status().ever.words());
     world.assert_same();
-    assert!(moments > 3, "hardly a moment was looked at");
+    assert!(moments > 0, "no moment was looked at");
     assert_eq!(world.status().lost, 1);
 }
 

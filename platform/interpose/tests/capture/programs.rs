@@ -59,7 +59,7 @@ fn database(mode: &str) {
     let mut sql = format!(
         "PRAGMA journal_mode={mode}; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=40; CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB);\n"
     );
-    for number in 0..1500 {
+    for number in 0..if mode == "WAL" { 4000 } else { 1500 } {
         let other = if number % 7 == 3 {
             format!("UPDATE t SET v=randomblob(900) WHERE id={};", number / 2)
         } else {

@@ -59,7 +59,7 @@ pub struct Drainer {
 }
 
 /// What a record says, out of the ring.
-struct Read {
+pub(super) struct Read {
     at: u64,
     state: u32,
     kind: Kind,
@@ -136,7 +136,7 @@ impl Drainer {
     }
 
     /// A file is not as the records say.
-    fn drift(&mut self, read: &Read, why: &str) {
+    pub(super) fn drift(&mut self, read: &Read, why: &str) {
         if self.notes.len() < NOTES {
             self.notes.push(format!("record {} ({:?}) of file {}: {why}", read.seq, read.kind, read.id));
         }
@@ -202,7 +202,8 @@ impl Drainer {
             };
             match read.state {
                 state::DONE => {
-                    if !self.hand_over(&read, consumer)? {
+                    let done = self.hand_over(&read, consumer);
+                    if !self.taken(&read, done)? {
                         return Ok(Drained::Some);
                     }
                 }
@@ -213,7 +214,8 @@ impl Drainer {
                 // It may have gone on between the look at the record and the one at the process.
                 _ if self.capture.record(tail).state.load(Acquire) != read.state => continue,
                 _ => {
-                    if !self.settle(&read, consumer)? {
+                    let done = self.settle(&read, consumer);
+                    if !self.taken(&read, done)? {
                         return Ok(Drained::Some);
                     }
                 }

@@ -206,7 +206,8 @@ impl Drainer {
             };
             match read.state {
                 state::DONE => {
-                    if !self.hand_over(&read, consumer)? {
+                    let done = self.hand_over(&read, consumer);
+                    if !self.taken(&read, done)? {
                         return Ok(Drained::Some);
                     }
                 }
@@ -217,7 +218,8 @@ impl Drainer {
                 // It may have gone on between the look at the record and the one at the process.
                 _ if self.capture.record(tail).state.load(Acquire) != read.state => continue,
                 _ => {
-                    if !self.settle(&read, consumer)? {
+                    let done = self.settle(&read, consumer);
+                    if !self.taken(&read, done)? {
                         return Ok(Drained::Some);
                     }
                 }

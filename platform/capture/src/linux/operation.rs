@@ -189,7 +189,8 @@ pub trait Consumer {
     /// One operation. Once this returns, the drainer never gives it again; until then the bytes are kept.
     ///
     /// # Errors
-    /// The drainer stops and gives the operation again when it is called the next time.
+    /// The drainer stops and gives the operation again when it is called the next time. `ENOENT`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`,
+    /// `EEXIST` and `ELOOP` say that the copy is not what the operation was made on: the group is listed anew.
     fn take(&mut self, operation: &Operation<'_>) -> io::Result<()>;
 
     /// Whether the content of a file that is listed must be given, although nothing is known to have changed it.

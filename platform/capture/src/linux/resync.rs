@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
-use super::drainer::{CHUNK, Drained, Drainer};
+use super::drainer::{CHUNK, Drained, Drainer, Read};
 use super::layout::{self, NONE, Reasons, SPANS};
 use super::operation::{Change, Consumer, FileId, Kind, Listed};
 use super::sys::{self, Errno};
@@ -20,6 +20,9 @@ use crate::Globs;
 const PIECE: u64 = 1 << 16;
 /// How often a file is looked at that changes under our hands.
 const TRIES: u32 = 3;
+
+/// By these a consumer says that its copy is not what the operation was made on.
+const APART: [i32; 6] = [libc::ENOENT, libc::ENOTEMPTY, libc::EISDIR, libc::ENOTDIR, libc::EEXIST, libc::ELOOP];
 
 /// What of a file must be read.
 #[derive(Clone, Debug)]
@@ -47,6 +50,17 @@ impl Drainer {
             self.capture.lose(Reasons::NEW | Reasons::ALL);
         }
         done.map(|()| Drained::Some)
+    }
+
+    /// An operation that the copy has no place for would be refused for ever: the copy is made anew. Other errors are the caller's.
+    pub(super) fn taken(&mut self, read: &Read, done: io::Result<bool>) -> io::Result<bool> {
+        match done {
+            Err(error) if error.raw_os_error().is_some_and(|number| APART.contains(&number)) => {
+                self.drift(read, &format!("the copy has no place for it: {error}"));
+                Ok(false)
+            }
+            other => other,
+        }
     }
 
     fn renew(&mut self, quiet: &Quiet, consumer: &mut dyn Consumer) -> io::Result<()> {

@@ -319,12 +319,15 @@ mod tests {
     use super::super::{Capture, Change, Consumer, Drained, Drainer, Listed, Operation};
     use super::Group;
 
-    /// Counts listings, and takes no more than so many operations.
+    /// Counts listings, takes no more than so many operations, and has something in every directory that goes.
     struct Listings(u64, u64);
 
     impl Consumer for Listings {
         fn take(&mut self, operation: &Operation<'_>) -> std::io::Result<()> {
             self.0 += u64::from(matches!(operation.change, Change::Listing { .. }));
+            if matches!(operation.change, Change::Rmdir { .. }) {
+                return Err(std::io::Error::from_raw_os_error(libc::ENOTEMPTY));
+            }
             self.1 = self.1.checked_sub(1).ok_or_else(|| std::io::Error::other("no more"))?;
             Ok(())
         }
@@ -410,6 +413,8 @@ mod tests {
             Nonsense { offset: u64::MAX, len: 5, ..PLAIN },
             Nonsense { offset: 1 << 63, kind: Kind::Extend as u32, ..PLAIN },
             Nonsense { len: 5, ..PLAIN },
+            // A record like any other, for which the copy has no place.
+            Nonsense { kind: Kind::Rmdir as u32, ..PLAIN },
             Nonsense { head: 32, ..PLAIN },
             Nonsense { head: 1 << 40, ..PLAIN },
             Nonsense { head: 64u64.wrapping_neg(), ..PLAIN },

@@ -76,31 +76,37 @@ macro_rules! creats {
 }
 creats!(creat creat64);
 
+/// The six letters of a template that are drawn, `suffix` bytes before its end; `None` if it has none.
+fn letters<'a>(template: *mut c_char, suffix: c_int) -> Option<&'a mut [u8]> {
+    // SAFETY: the caller's.
+    let len = unsafe { path(template) }.len();
+    let end = usize::try_from(suffix).ok().and_then(|suffix| len.checked_sub(suffix)).filter(|end| *end >= 6)?;
+    // SAFETY: the template may be written to, and is this long.
+    let letters = unsafe { core::slice::from_raw_parts_mut(template.cast::<u8>().wrapping_add(end - 6), 6) };
+    (letters == b"XXXXXX").then_some(letters)
+}
+
+fn draw(letters: &mut [u8]) {
+    const LETTERS: &[u8; 62] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    let mut drawn = [0u8; 8];
+    raw(libc::SYS_getrandom, [drawn.as_mut_ptr() as usize, 8, 0]);
+    for (letter, number) in letters.iter_mut().zip(drawn) {
+        *letter = LETTERS[number as usize % LETTERS.len()];
+    }
+}
+
 /// `mkostemps`: the C library opens by calls of its own, so the names are made here.
 fn temporary(template: *mut c_char, suffix: c_int, flags: c_int, real: impl FnOnce() -> c_int) -> c_int {
-    const LETTERS: &[u8; 62] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
     let Some(capture) = capture() else {
         let fd = real();
         forget(fd);
         return fd;
     };
-    // SAFETY: the caller's.
-    let len = unsafe { path(template) }.len();
-    let Some(end) = usize::try_from(suffix).ok().and_then(|suffix| len.checked_sub(suffix)).filter(|end| *end >= 6)
-    else {
+    let Some(letters) = letters(template, suffix) else {
         return finish(-(libc::EINVAL as isize)) as c_int;
     };
-    // SAFETY: the template may be written to, and is this long.
-    let letters = unsafe { core::slice::from_raw_parts_mut(template.cast::<u8>().wrapping_add(end - 6), 6) };
-    if letters != b"XXXXXX" {
-        return finish(-(libc::EINVAL as isize)) as c_int;
-    }
     for _ in 0..1000 {
-        let mut drawn = [0u8; 8];
-        raw(libc::SYS_getrandom, [drawn.as_mut_ptr() as usize, 8, 0]);
-        for (letter, number) in letters.iter_mut().zip(drawn) {
-            *letter = LETTERS[number as usize % LETTERS.len()];
-        }
+        draw(letters);
         let flags = flags & !libc::O_ACCMODE | libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let name = template as usize;
         // SAFETY: as above.
@@ -133,6 +139,32 @@ temporaries! {
     mkstemps64(suffix) suffix, 0;
     mkostemps(suffix, flags) suffix, flags;
     mkostemps64(suffix, flags) suffix, flags;
+}
+
+hook! {
+    // As above: the C library makes the directory by a call of its own.
+    fn mkdtemp(template: *mut c_char) -> *mut c_char, real => {
+        if capture().is_none() {
+            return real();
+        }
+        let Some(letters) = letters(template, 0) else {
+            errno(libc::EINVAL);
+            return core::ptr::null_mut();
+        };
+        // SAFETY: the C library's own place of this thread.
+        let place = unsafe { libc::__errno_location() };
+        for _ in 0..1000 {
+            draw(letters);
+            if mkdir_at(AT_FDCWD, template, 0o700, || -1) == 0 {
+                return template;
+            }
+            // SAFETY: as above.
+            if unsafe { *place } != libc::EEXIST {
+                break;
+            }
+        }
+        core::ptr::null_mut()
+    };
 }
 
 macro_rules! truncates {

@@ -126,6 +126,11 @@ fn opens() {
         let end = if template.ends_with(".db") { 3 } else { 0 };
         put(c!(mkstemps(text.as_ptr().cast_mut(), end)), b"temporary");
     }
+    let text = name("folder-XXXXXX");
+    // SAFETY: the template is ours, and ends with a zero.
+    let made = unsafe { libc::mkdtemp(text.as_ptr().cast_mut()) };
+    assert!(!made.is_null(), "mkdtemp: {}", std::io::Error::last_os_error());
+    put(new(&format!("{}/within.db", text.to_str().expect("letters"))), b"in a temporary folder");
     // A file without a name gets one.
     let nameless = c!(open(name(".").as_ptr(), libc::O_TMPFILE | libc::O_RDWR, 0o600));
     put(nameless, b"before it had a name, ");

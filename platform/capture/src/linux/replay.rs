@@ -20,6 +20,7 @@ const NUMBER: &std::ffi::CStr = c"user.apus.file";
 /// A copy of the group's tree. An operation that comes again after a crash is done again without harm.
 pub struct Replay {
     tree: PathBuf,
+    top: File,
     names: BTreeMap<u64, BTreeSet<PathBuf>>,
     open: BTreeMap<u64, File>,
     /// The last operation after which the copy was a tree that a program could see, and whether it is one now.
@@ -34,7 +35,8 @@ impl Replay {
     pub fn new(tree: impl Into<PathBuf>) -> io::Result<Self> {
         let tree = tree.into();
         fs::create_dir_all(&tree)?;
-        let mut replay = Self { tree, names: BTreeMap::new(), open: BTreeMap::new(), shown: (0, false) };
+        let top = File::open(&tree)?;
+        let mut replay = Self { tree, top, names: BTreeMap::new(), open: BTreeMap::new(), shown: (0, false) };
         let tree = replay.tree.clone();
         replay.find(&tree)?;
         Ok(replay)
@@ -67,6 +69,12 @@ impl Replay {
                 io::ErrorKind::InvalidInput,
                 format!("{} does not lie below a root", below.display()),
             ));
+        }
+        // Nobody else writes here: what is no link now is none when the name is used.
+        let parent = below.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent {
+            let parent = sys::beneath(self.top.as_raw_fd(), c_path(parent)?.as_ptr())?;
+            sys::close(parent);
         }
         Ok(self.tree.join(below))
     }
@@ -385,5 +393,27 @@ fn gone(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link in the copy is a name like another, and no way out of it.
+    #[test]
+    fn no_link_leads_out_of_the_copy() {
+        let dir = std::env::temp_dir().join(format!("apus-replay-{}", std::process::id()));
+        fs::create_dir_all(dir.join("outside")).expect("a folder");
+        let mut replay = Replay::new(dir.join("copy")).expect("a copy");
+        let mut take = |change| replay.take(&Operation { seq: 1, file: FileId(7), publish: true, change });
+        take(Change::Mkdir { path: b"folder", mode: 0o755 }).expect("below");
+        take(Change::Create { path: b"folder/in", mode: 0o644 }).expect("below");
+        take(Change::Symlink { path: b"way", target: b"../outside" }).expect("a name");
+        let refused = take(Change::Create { path: b"way/out", mode: 0o644 }).expect_err("it leads out");
+        assert_eq!(refused.raw_os_error(), Some(libc::ELOOP));
+        assert!(take(Change::Create { path: b"../outside/out", mode: 0o644 }).is_err());
+        assert!(fs::read_dir(dir.join("outside")).expect("a folder").next().is_none());
+        fs::remove_dir_all(dir).expect("ours");
     }
 }

@@ -65,6 +65,18 @@ pub fn openat(dir: c_int, path: *const c_char, flags: c_int) -> Result<c_int, Er
         .map(|fd| fd as c_int)
 }
 
+/// The directory at `path` (ended by a zero byte) below `dir`, where neither a link nor `..` leads there (`openat2`, Linux 5.6).
+pub fn beneath(dir: c_int, path: *const c_char) -> Result<c_int, Errno> {
+    // SAFETY: an open_how of zeros is one.
+    let mut how: libc::open_how = unsafe { core::mem::zeroed() };
+    how.flags = (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64;
+    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS;
+    let size = size_of::<libc::open_how>();
+    // SAFETY: the path is ended by a zero, the structure is as long as is said.
+    done(unsafe { call(libc::SYS_openat2, [dir as usize, path as usize, (&raw const how) as usize, size, 0, 0]) })
+        .map(|fd| fd as c_int)
+}
+
 /// Closes; an error is of no use to anyone here.
 pub fn close(fd: c_int) {
     // SAFETY: no memory is passed.

@@ -26,6 +26,7 @@ mod ids;
 mod io;
 mod mutant;
 mod rng;
+pub mod shipping;
 pub mod supervision;
 mod time;
 pub mod views;
@@ -40,8 +41,8 @@ pub use counters::Counters;
 pub use engine::{BUILD, Engine, Marks};
 pub use event::{EngineFact, Event, Fact};
 pub use ids::{
-    Causes, ClusterId, Epoch, EvidenceId, Incarnation, Index, NO_CAUSE, NodeId, OpId, ResourceId, ServiceId, Term,
-    ThreadId,
+    Causes, ClusterId, Epoch, EvidenceId, FileId, GroupId, Incarnation, Index, Lsn, NO_CAUSE, NodeId, OpId, ResourceId,
+    ServiceId, Term, ThreadId,
 };
 pub use io::{
     Command, Copy, Deadline, Durable, ExitCause, GuardOrder, Input, Lane, Outcome, Output, Part, ProcessInput,

@@ -8,7 +8,7 @@
 //!     engine.handle(now(), input);
 //! }
 //! ```
-//! See [`Engine`]. Parts: [`diagnosis`], [`consensus`], [`views`], [`supervision`]; their bytes: [`wire`].
+//! See [`Engine`]. Parts: [`diagnosis`], [`consensus`], [`views`], [`supervision`], [`shipping`]; their bytes: [`wire`].
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -33,8 +33,8 @@ pub mod views;
 pub mod wire;
 
 pub use config::{
-    Availability, Bootstrap, Config, ConfigError, ConsensusConfig, DiagnosisConfig, DiagnosisRule, ResourceConfig,
-    Role, ServiceConfig, Strategy, ViewsConfig,
+    Availability, Bootstrap, Config, ConfigError, ConsensusConfig, DiagnosisConfig, DiagnosisRule, GroupConfig, Mode,
+    ResourceConfig, Role, ServiceConfig, Strategy, ViewsConfig,
 };
 pub use context::{Ctx, Signal};
 pub use counters::Counters;

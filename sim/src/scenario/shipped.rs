@@ -58,6 +58,7 @@ shipped! {
     "drain"
     "drain-and-power-off"
     "elections-without-end"
+    "files-healthy"
     "flapping-link"
     "forged-sender"
     "forgotten-writes"

@@ -92,7 +92,8 @@ impl Group {
         }
         self.ask_again(ctx);
         // A program of this grant may be writing still, after a restart of the daemon: what it wrote is logged first.
-        let resumes = self.writer.era.is_some() && !self.is_closing() && self.writer.unlogged.is_empty() && self.writer.appending.is_none();
+        let told = self.writer.captured >= self.writer.written;
+        let resumes = self.writer.era.is_some() && told && !self.is_closing() && self.writer.unlogged.is_empty() && self.writer.appending.is_none();
         if !(self.is_settled() || resumes) {
             return;
         }

@@ -72,7 +72,12 @@ impl Group {
         if !self.serves(follow.era) || self.feeds.get(&from).is_some_and(|feed| feed.stream > follow.stream && feed.era == follow.era) {
             return;
         }
+        let (group, era, stream) = (self.config.id, follow.era, follow.stream);
         let staged = follow.from.is_none();
+        if follow.from.is_some_and(|from| from < self.log.base) {
+            // The records after that are gone.
+            return Self::say(ctx, from, Message::Wrong(Wrong { group, era, stream }));
+        }
         if staged && !self.whole {
             // Records are as good as any; files that lost something are nobody's model.
             return;
@@ -104,7 +109,6 @@ impl Group {
             self.feeds.insert(from, feed);
         }
         if let Some(base) = self.feeds.get(&from).and_then(|feed| feed.begin.clone()) {
-            let (group, era, stream) = (self.config.id, follow.era, follow.stream);
             Self::say(ctx, from, Message::Begin(Begin { group, era, stream, base }));
         }
         self.pump(ctx);
@@ -154,7 +158,9 @@ impl Group {
 
     pub(super) fn on_ack(&mut self, ctx: &mut Ctx<'_>, from: NodeId, ack: Ack) {
         let (end, group) = (self.log.end, self.config.id);
-        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| (feed.stream, feed.era) == (ack.stream, ack.era)) else { return };
+        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| (feed.stream, feed.era) == (ack.stream, ack.era)) else {
+            return self.unknown(ctx, from, (ack.era, ack.stream));
+        };
         // What was never written cannot be held.
         if ack.received > end || ack.durable > ack.received.max(end) || ack.applied > end {
             return;
@@ -169,6 +175,7 @@ impl Group {
             // Only a copy whose files are published says so.
             (feed.staged, feed.begin) = (false, None);
             feed.applied = feed.applied.max(ack.applied);
+            self.cut_off.remove(&from);
         }
         if !feed.staged || ctx.has(Mutant::StagedCounts) {
             feed.durable = feed.durable.max(ack.durable);
@@ -185,6 +192,13 @@ impl Group {
             Self::fact(ctx, &[], Fact::Recovered { group, node: from });
         }
         self.pump_to(ctx, from);
+    }
+
+    /// A copy whose files were being compared when it was left behind begins anew.
+    fn unknown(&self, ctx: &mut Ctx<'_>, from: NodeId, (era, stream): (Epoch, u32)) {
+        if self.serves(era) && self.cut_off.contains(&from) && !self.feeds.contains_key(&from) {
+            Self::say(ctx, from, Message::Wrong(Wrong { group: self.config.id, era, stream }));
+        }
     }
 
     /// What was not answered is sent again; who is behind is told of; files are looked through.
@@ -226,16 +240,27 @@ impl Group {
 
     /// Records are gone from the log: who has not taken them has its files compared.
     pub(super) fn dropped(&mut self, ctx: &mut Ctx<'_>, upto: Lsn) {
+        if !matches!(self.role, Role::Primary { .. }) {
+            return;
+        }
+        for node in self.others(ctx.me()) {
+            if self.feeds.get(&node).is_none_or(|feed| feed.acked < upto) {
+                self.drop_feed(ctx, node, upto);
+            }
+        }
+    }
+
+    fn drop_feed(&mut self, ctx: &mut Ctx<'_>, node: NodeId, upto: Lsn) {
         let group = self.config.id;
-        let behind: Vec<NodeId> = self.feeds.iter().filter(|(_, feed)| feed.acked < upto).map(|(node, _)| *node).collect();
-        for node in behind {
-            self.feeds.remove(&node);
+        if let Some(Feed { era, stream, .. }) = self.feeds.remove(&node) {
+            Self::say(ctx, node, Message::Wrong(Wrong { group, era, stream }));
+        }
+        if self.cut_off.insert(node) {
             Self::fact(ctx, &[], Fact::Dropped { group, node, upto });
         }
     }
 
     pub(super) fn on_feed_done(&mut self, ctx: &mut Ctx<'_>, op: OpId, answer: Answer) {
-        let group = self.config.id;
         let Some((node, feed)) = self
             .feeds
             .iter_mut()
@@ -261,8 +286,7 @@ impl Group {
                 }
                 Answer::Gone => {
                     let upto = self.log.base;
-                    self.feeds.remove(&node);
-                    Self::fact(ctx, &[], Fact::Dropped { group, node, upto });
+                    self.drop_feed(ctx, node, upto);
                 }
                 // It is tried again with the next tick.
                 _ => {}
@@ -280,7 +304,9 @@ impl Group {
 
     pub(super) fn on_page(&mut self, ctx: &mut Ctx<'_>, from: NodeId, holds: Holds) {
         let op = self.op();
-        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| (feed.stream, feed.era) == (holds.stream, holds.era)) else { return };
+        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| (feed.stream, feed.era) == (holds.stream, holds.era)) else {
+            return self.unknown(ctx, from, (holds.era, holds.stream));
+        };
         if feed.comparing.is_some() || holds.page.from >= holds.page.to || holds.scrub.is_some() && feed.scrub.is_none() {
             return;
         }

@@ -80,6 +80,13 @@ pub(super) struct Follower {
     saves: Option<Lsn>,
 }
 
+impl Follower {
+    /// Whether it takes records, so that it can say how far it has come: before files are compared it has not begun.
+    pub(super) const fn may_ack(&self) -> bool {
+        self.staged.is_some() || matches!(self.stage, Stage::Log | Stage::SavingLate(_))
+    }
+}
+
 impl Group {
     pub(super) fn is_switching(&self) -> bool {
         matches!(&self.role, Role::Follower(follower) if matches!(follower.stage, Stage::Switching(_)))
@@ -259,7 +266,7 @@ impl Group {
 
     pub(super) fn on_wrong(&mut self, _ctx: &Ctx<'_>, from: NodeId, wrong: Wrong) {
         let Role::Follower(follower) = &self.role else { return };
-        if (from, wrong.era, wrong.stream) == (follower.source, follower.era, follower.stream) && follower.staged.is_none() {
+        if (from, wrong.era, wrong.stream) == (follower.source, follower.era, follower.stream) {
             // The next word of who writes begins it.
             self.compare = true;
             self.role = Role::Idle;

@@ -103,6 +103,8 @@ pub struct Group {
     /// How far each copy was when it last told, and who is behind by more than the bound.
     pub(super) seen: BTreeMap<NodeId, Lsn>,
     pub(super) lagging: BTreeSet<NodeId>,
+    /// Who was told to have been left behind by the log.
+    pub(super) cut_off: BTreeSet<NodeId>,
 }
 
 impl Group {
@@ -140,6 +142,7 @@ impl Group {
             touched: BTreeMap::new(),
             seen: BTreeMap::new(),
             lagging: BTreeSet::new(),
+            cut_off: BTreeSet::new(),
         }
     }
 
@@ -220,6 +223,7 @@ impl Group {
         } else if let Some(era) = found.open {
             // A program wrote while this daemon did not run: what was captured comes next, in the era it was written in.
             self.writer.era = Some(era);
+            self.writer.written = found.written;
             self.applied = self.log.end;
             // Whom the daemon before would have told.
             self.writer.barriers.push_back((self.log.end, found.captured));
@@ -490,6 +494,9 @@ impl Group {
     /// Tells who is followed how far this copy has come.
     pub(super) fn ack(&self, ctx: &mut Ctx<'_>) {
         let Role::Follower(follower) = &self.role else { return };
+        if !follower.may_ack() {
+            return;
+        }
         let kept = follower.staged.as_ref().map_or(self.log.end, |staged| staged.end);
         let ack = Ack {
             group: self.config.id,
@@ -596,6 +603,9 @@ impl Group {
         self.role = Role::Primary { grant, era, opening: Some(Opening { op, marked: false, evidence }) };
         self.feeds.clear();
         self.waiting.clear();
+        self.seen.clear();
+        self.lagging.clear();
+        self.cut_off.clear();
         self.writer.era = Some(era);
         self.writer.deaf = false;
         (self.blank, self.whole) = (false, true);
@@ -678,9 +688,9 @@ impl Group {
         if self.writer.era.is_some() { self.durable } else { self.applied }
     }
 
-    /// What the copy that is furthest behind has; for a follower its own bound is enough.
+    /// What the copy that is furthest behind has; who does not write knows of none, and keeps what its bound allows.
     fn slowest(&self, ctx: &Ctx<'_>) -> Lsn {
-        let Role::Primary { .. } = self.role else { return self.log.end };
+        let Role::Primary { .. } = self.role else { return Lsn(0) };
         let held = |node: &NodeId| self.feeds.get(node).map_or(Lsn(0), |feed| if feed.staged { feed.acked } else { feed.durable });
         let others = self.others(ctx.me());
         if ctx.has(Mutant::CutByFastest) {

@@ -181,6 +181,8 @@ pub struct Found {
     pub torn: bool,
     /// The last captured change that is in the log.
     pub captured: u64,
+    /// The last captured change; those that are not in the log are told next.
+    pub written: u64,
 }
 
 /// How an order ended.

@@ -28,6 +28,8 @@ pub(super) struct Writer {
     pub(super) era: Option<Epoch>,
     /// The last captured change that has a record.
     pub(super) captured: u64,
+    /// Captured before this life: other copies may have records of it that this one's log has not yet.
+    pub(super) written: u64,
     /// A planted bug.
     pub(super) deaf: bool,
     /// Not in the log yet: position, bytes, number of the captured change.

@@ -30,6 +30,8 @@ pub(super) struct Judge {
     eras: BTreeMap<Epoch, Era>,
     /// The files after each record.
     truth: BTreeMap<Spot, u128>,
+    /// Records that were seen before those that they follow.
+    early: BTreeMap<Spot, Record>,
     /// Barriers that were captured and have no record yet, and those that have one.
     barriers: BTreeMap<NodeId, VecDeque<u64>>,
     numbered: BTreeMap<(NodeId, u64), Spot>,
@@ -60,6 +62,7 @@ impl Judge {
             config,
             eras: BTreeMap::new(),
             truth: BTreeMap::from([((Epoch(0), Lsn(0)), Tree::default().hash())]),
+            early: BTreeMap::new(),
             barriers: BTreeMap::new(),
             numbered: BTreeMap::new(),
             granted: BTreeSet::new(),
@@ -109,7 +112,8 @@ impl Judge {
             return wrong("files-one-writer", what);
         }
         if record.lsn != era.end.next() {
-            return wrong("files-chain", format!("{node} writes {} of {} after {}", record.lsn, record.era, era.end));
+            self.early.insert(spot, record.clone());
+            return Ok(());
         }
         if matches!(record.change, Change::Era { fresh: true }) {
             era.tree = vault.tree.clone();
@@ -123,7 +127,10 @@ impl Judge {
         {
             self.numbered.insert((node, number), spot);
         }
-        Ok(())
+        match self.early.remove(&(spot.0, spot.1.next())) {
+            Some(next) => self.learn(node, vault, &next),
+            None => Ok(()),
+        }
     }
 
     /// An era begins: on the files that the history before leads to, or on files that are taken as they are.
@@ -205,6 +212,7 @@ impl Judge {
                 let what = format!("{node} publishes files that are not those of {} of {}", spot.1, spot.0);
                 return wrong("files-prefix", what);
             }
+            None if self.early.contains_key(&spot) => return Ok(()),
             None => return wrong("files-prefix", format!("{node} publishes {} of {}, which nobody wrote", spot.1, spot.0)),
         }
         let before = self.published.insert(node, spot);
@@ -213,6 +221,12 @@ impl Judge {
             return wrong("files-published-grow", what);
         }
         Ok(())
+    }
+
+    /// What was captured and has no record is lost, and nobody waits any more.
+    pub(super) fn forgets(&mut self, node: NodeId) {
+        self.barriers.remove(&node);
+        self.numbered.retain(|(at, _), _| *at != node);
     }
 
     /// The disk is another one.
@@ -249,6 +263,11 @@ impl Judge {
             return wrong("files-promise", format!("{node} answers in {era}, durably it has promised {kept} only"));
         }
         Ok(())
+    }
+
+    /// Files that were compared came to a copy.
+    pub(super) fn switched(&mut self, node: NodeId, vault: &Vault) {
+        self.receives(node, vault.log.era(vault.applied), vault.applied);
     }
 
     /// Records came to a copy.

@@ -99,6 +99,7 @@ impl World {
         let Some(files) = &mut self.files else { return };
         if let Some(vault) = files.vaults.get_mut(&node) {
             vault.power_off(&mut files.rng);
+            files.judge.forgets(node);
         }
     }
 
@@ -268,6 +269,8 @@ impl World {
                 Work::Switch { .. } => {
                     seen = files.judge.switches(node, vault);
                     vault.switch();
+                    files.judge.forgets(node);
+                    files.judge.switched(node, vault);
                     seen = seen.and_then(|()| files.judge.publishes(node, vault));
                 }
                 Work::Orphans { from, .. } => vault.save(*from),

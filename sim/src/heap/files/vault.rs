@@ -139,6 +139,7 @@ impl Vault {
             open: self.open,
             torn: self.torn,
             captured: self.logged,
+            written: self.captured,
         }
     }
 

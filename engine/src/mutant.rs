@@ -193,6 +193,7 @@ mutants! {
         LetsGoEarly "lets-go-early" "a planned move does not wait for the other copies to have what was written",
         TailUnread "tail-unread" "what was captured last before files are closed is not logged",
         MissedIgnored "missed-ignored" "changes that were not captured have no consequence",
+        ScrubHasty "scrub-hasty" "a scrub calls a file different that was changed while it looked",
         ScrubIgnored "scrub-ignored" "what a scrub finds is forgotten",
     }
     dispatch {

@@ -214,8 +214,11 @@ impl Group {
         self.pump(ctx);
         self.watch_lag(ctx);
         self.scrub_again(ctx);
-        let slowest = self.feeds.values().map(|feed| feed.applied).min().unwrap_or(self.log.end);
-        self.touched.retain(|_, lsn| *lsn > slowest);
+        // What a scrub is told may be older than what was acknowledged since.
+        if self.feeds.values().all(|feed| feed.scrub.is_none()) {
+            let slowest = self.feeds.values().map(|feed| feed.applied).min().unwrap_or(self.log.end);
+            self.touched.retain(|_, lsn| *lsn > slowest);
+        }
     }
 
     fn watch_lag(&mut self, ctx: &mut Ctx<'_>) {
@@ -357,7 +360,10 @@ impl Group {
     /// A difference counts if the file was not changed after what the copy had applied: then nothing explains it.
     fn judge(&mut self, ctx: &mut Ctx<'_>, node: NodeId, applied: Lsn, mends: Mends) {
         let (group, wait) = (self.config.id, self.config.scrub);
-        let unexplained = |file: &FileId| self.touched.get(file).is_none_or(|lsn| *lsn <= applied);
+        // Of what was changed before this era nothing is known here.
+        let known = self.log.eras.last().is_some_and(|last| last.first <= applied);
+        let hasty = ctx.has(Mutant::ScrubHasty);
+        let unexplained = |file: &FileId| hasty || known && self.touched.get(file).is_none_or(|lsn| *lsn <= applied);
         let still = unexplained(&NAMES);
         let wrong = mends.mends.iter().find_map(|mend| match mend {
             Mend::Block { file, block, .. } => unexplained(file).then_some((*file, Some(*block))),

@@ -429,8 +429,9 @@ impl Group {
 
     fn append_received(&mut self, ctx: &mut Ctx<'_>) {
         let (op, most) = (self.op(), self.append_at_most());
-        let may = self.may_try() && !self.is_full();
+        let (may, full) = (self.may_try(), self.is_full());
         let Role::Follower(follower) = &mut self.role else { return };
+        let may = may && (!full || follower.staged.is_some());
         let taking = matches!(follower.stage, Stage::Log) || follower.staged.is_some();
         if !may || !taking || follower.appending.is_some() || matches!(follower.stage, Stage::Switching(_) | Stage::Shadowing(_)) {
             return;

@@ -671,7 +671,7 @@ impl Group {
         while let Some(mark) = self.marks.front()
             && mark.base.lsn <= self.checkpoint
             && (mark.base.lsn <= slowest || over)
-            && self.marks.len() > 1
+            && (self.marks.len() > 1 || self.is_full())
             && self.bytes - cut.as_ref().map_or(0, |mark: &Mark| mark.bytes) >= limit / 2
         {
             cut = self.marks.pop_front();

@@ -94,6 +94,7 @@ names! {
     "files-cut" safety "own", "while there is room no record goes that a copy has not taken";
     "files-log-bound" safety "own", "a log is no longer than its bound and what is on its way";
     "files-told" safety "own", "who is behind by more than the bound, or whose disk takes nothing, is told of";
+    "files-differ-true" safety "own", "a scrub tells of no difference that is not there";
     "files-equal" liveness "NT-SwiFT 2.2, REPL", "after healing all copies have the same files";
     "files-go-on" liveness "own", "after healing the program's files are kept again";
     "no-panic" safety "own", "no engine panics";

@@ -114,6 +114,13 @@ impl World {
     pub(super) fn files_told(&mut self, node: NodeId, fact: &Fact) {
         let Some(files) = &mut self.files else { return };
         files.judge.fact(node, fact);
+        if let Fact::Differs { node: whose, file, .. } = fact
+            && files.vaults.get(whose).is_some_and(|vault| !vault.rotten)
+        {
+            let what = format!("{node} says that {file} differs at {whose}, whose files are right");
+            return self.violate("files-differ-true", false, what);
+        }
+        let Some(files) = &mut self.files else { return };
         for goal in std::mem::take(&mut files.judge.goals) {
             self.reach(goal);
         }

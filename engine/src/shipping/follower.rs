@@ -42,7 +42,7 @@ enum Stage {
     /// All is mended; right with the records up to here.
     Mended(Lsn),
     /// The second tree takes the first one's place.
-    Switching(OpId),
+    Switching,
     /// As `Saving`, afterwards: a planted bug.
     SavingLate(OpId),
 }
@@ -52,6 +52,17 @@ enum Stage {
 pub(super) struct Run {
     pub(super) bytes: Vec<u8>,
     pub(super) after: History,
+    staged: bool,
+    stream: u32,
+}
+
+/// A log that takes the place of another.
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+pub(super) struct Switch {
+    log: History,
+    bytes: u64,
+    era: Epoch,
+    late: Option<Lsn>,
 }
 
 /// A copy that follows.
@@ -66,7 +77,6 @@ pub(super) struct Follower {
     /// How far the source had come when it was chosen.
     goal: Lsn,
     inbox: VecDeque<Run>,
-    appending: Option<(OpId, Run)>,
     /// What has come without a gap.
     pub(super) received: History,
     /// The log that is being built beside files that are compared.
@@ -88,10 +98,6 @@ impl Follower {
 }
 
 impl Group {
-    pub(super) fn is_switching(&self) -> bool {
-        matches!(&self.role, Role::Follower(follower) if matches!(follower.stage, Stage::Switching(_)))
-    }
-
     pub(super) fn on_lead(&mut self, ctx: &mut Ctx<'_>, from: NodeId, lead: Lead) {
         if lead.era < self.promised && !ctx.has(Mutant::OldEraTaken) {
             return self.refuse(ctx, from, lead.era);
@@ -140,7 +146,6 @@ impl Group {
             then,
             goal: end,
             inbox: VecDeque::new(),
-            appending: None,
             received: self.log.clone(),
             staged: None,
             staged_bytes: 0,
@@ -225,7 +230,8 @@ impl Group {
         }
         if !run.is_empty() {
             let after = follower.received.clone();
-            follower.inbox.push_back(Run { bytes: run, after });
+            let (staged, stream) = (follower.staged.is_some(), follower.stream);
+            follower.inbox.push_back(Run { bytes: run, after, staged, stream });
         }
         if wrong {
             self.compare = true;
@@ -295,10 +301,6 @@ impl Group {
             }
             return true;
         }
-        if let Some((_, run)) = follower.appending.take_if(|(waits, _)| *waits == op) {
-            self.on_appended(ctx, answer, run);
-            return true;
-        }
         let stage = follower.stage.clone();
         match stage {
             Stage::Saving(waits, first) if waits == op => {
@@ -338,7 +340,6 @@ impl Group {
                     self.read_page(ctx, to);
                 }
             }
-            Stage::Switching(waits) if waits == op => self.on_switched(ctx, answer),
             _ => return false,
         }
         true
@@ -356,36 +357,42 @@ impl Group {
         self.order(ctx, Work::Digest { op, shadow: true, from });
     }
 
-    fn on_appended(&mut self, ctx: &mut Ctx<'_>, answer: &Answer, run: Run) {
+    pub(super) fn on_appended(&mut self, ctx: &mut Ctx<'_>, answer: &Answer, run: Run) {
         let skips = ctx.has(Mutant::FullSkipped) && *answer == Answer::Full;
         if !self.went(ctx, answer) && !skips {
             // Nothing after it before it.
-            if let Role::Follower(follower) = &mut self.role {
+            if let Role::Follower(follower) = &mut self.role
+                && follower.stream == run.stream
+            {
                 follower.inbox.push_front(run);
             }
             return;
         }
-        let Role::Follower(follower) = &mut self.role else { return };
-        if follower.staged.is_some() {
+        if !run.staged {
+            self.run_logged(&run);
+        } else if let Role::Follower(follower) = &mut self.role
+            && follower.stream == run.stream
+        {
             follower.staged_bytes += run.bytes.len() as u64;
             follower.staged = Some(run.after);
-        } else {
-            self.run_logged(&run);
         }
         self.ack(ctx);
     }
 
-    fn on_switched(&mut self, ctx: &mut Ctx<'_>, answer: &Answer) {
+    pub(super) fn on_switched(&mut self, ctx: &mut Ctx<'_>, answer: &Answer, switch: Switch) {
         if !self.went(ctx, answer) {
             self.role = Role::Idle;
             return;
         }
-        let Role::Follower(follower) = &mut self.role else { return };
-        let Some(staged) = follower.staged.take() else { return };
-        let (bytes, era) = (follower.staged_bytes, follower.era);
-        follower.stage = Stage::Log;
-        let late = follower.saves.take();
-        self.log = staged;
+        let Switch { log, bytes, era, late } = switch;
+        if let Role::Follower(follower) = &mut self.role
+            && matches!(follower.stage, Stage::Switching)
+        {
+            (follower.stage, follower.staged) = (Stage::Log, None);
+        } else {
+            self.role = Role::Idle;
+        }
+        self.log = log;
         (self.durable, self.applied) = (self.log.end, self.log.end);
         (self.whole, self.blank, self.compare) = (true, false, false);
         self.marks_anew(bytes);
@@ -402,16 +409,19 @@ impl Group {
     pub(super) fn follower_step(&mut self, ctx: &mut Ctx<'_>) {
         self.append_received(ctx);
         let may = self.may_try();
+        let idle = self.adding.is_none() && self.switching.is_none() && self.applying_none();
         let Role::Follower(follower) = &self.role else { return };
-        let kept = follower.staged.as_ref().map(|staged| staged.end);
-        if let (Stage::Mended(upto), Some(kept)) = (&follower.stage, kept)
-            && (kept >= *upto || ctx.has(Mutant::SwitchesEarly))
-            && follower.appending.is_none()
+        if let (Stage::Mended(upto), Some(staged)) = (&follower.stage, &follower.staged)
+            && (staged.end >= *upto || ctx.has(Mutant::SwitchesEarly))
+            && idle
             && may
         {
+            let log = staged.clone();
+            let (bytes, era, late, upto) = (follower.staged_bytes, follower.era, follower.saves, log.end);
             let op = self.op();
-            self.go_to(Stage::Switching(op));
-            self.order(ctx, Work::Switch { op, upto: kept });
+            self.go_to(Stage::Switching);
+            self.switching = Some((op, Switch { log, bytes, era, late }));
+            self.order(ctx, Work::Switch { op, upto });
             return;
         }
         let Role::Follower(follower) = &self.role else { return };
@@ -433,7 +443,7 @@ impl Group {
         let Role::Follower(follower) = &mut self.role else { return };
         let may = may && (!full || follower.staged.is_some());
         let taking = matches!(follower.stage, Stage::Log) || follower.staged.is_some();
-        if !may || !taking || follower.appending.is_some() || matches!(follower.stage, Stage::Switching(_) | Stage::Shadowing(_)) {
+        if !may || !taking || self.adding.is_some() || matches!(follower.stage, Stage::Switching | Stage::Shadowing(_)) {
             return;
         }
         let Some(mut run) = follower.inbox.pop_front() else { return };
@@ -441,8 +451,10 @@ impl Group {
             run.bytes.extend_from_slice(&next.bytes);
             run.after = next.after;
         }
-        let (staged, records) = (follower.staged.is_some(), run.bytes.clone());
-        follower.appending = Some((op, run));
+        // What came while the trees changed places goes into the log that is there now.
+        run.staged = follower.staged.is_some();
+        let (staged, records) = (run.staged, run.bytes.clone());
+        self.adding = Some((op, run));
         self.order(ctx, Work::Append { op, staged, records, captured: 0 });
     }
 

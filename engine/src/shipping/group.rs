@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::candidate::Candidate;
 use super::fact::{Fact, Trouble};
 use super::feed::{Feed, Waiting};
-use super::follower::{Follower, Run};
+use super::follower::{Follower, Run, Switch};
 use super::history::{Base, History};
 use super::message::{Ack, Ask, Have, Lead, Message};
 use super::order::{Answer, Found, Happening, Work};
@@ -91,6 +91,9 @@ pub struct Group {
     /// Bytes in the log, and since the last mark.
     bytes: u64,
     unmarked: u64,
+    /// What the log of who follows is being changed by, also when it follows somebody else by then.
+    pub(super) adding: Option<(OpId, Run)>,
+    pub(super) switching: Option<(OpId, Switch)>,
     pub(super) trouble: Option<Trouble>,
     retry: Option<Time>,
     pub(super) compare: bool,
@@ -132,6 +135,8 @@ impl Group {
             marks: VecDeque::new(),
             bytes: 0,
             unmarked: 0,
+            adding: None,
+            switching: None,
             trouble: None,
             retry: None,
             compare: false,
@@ -228,7 +233,7 @@ impl Group {
             // Whom the daemon before would have told.
             self.writer.barriers.push_back((self.log.end, found.captured));
         }
-        self.mark(0, true);
+        self.mark(0, true, (self.log.end, self.log.check));
         self.wake(ctx.now);
     }
 
@@ -257,6 +262,10 @@ impl Group {
             self.writer.era = None;
             self.applied = at;
             Self::fact(ctx, &[], Fact::Closed { group: self.config.id, at });
+        } else if let Some((_, run)) = self.adding.take_if(|(waits, _)| *waits == op) {
+            self.on_appended(ctx, &answer, run);
+        } else if let Some((_, switch)) = self.switching.take_if(|(waits, _)| *waits == op) {
+            self.on_switched(ctx, &answer, switch);
         } else if self.writer.appending.as_ref().is_some_and(|(waits, _)| *waits == op) {
             self.on_logged(ctx, &answer);
         } else if let Role::Primary { opening: Some(opening), .. } = &mut self.role
@@ -348,6 +357,10 @@ impl Group {
         }
     }
 
+    pub(super) const fn applying_none(&self) -> bool {
+        self.applying.is_none()
+    }
+
     pub(super) const fn is_closing(&self) -> bool {
         self.closing.is_some()
     }
@@ -359,7 +372,8 @@ impl Group {
 
     /// Whether log and files stand still and are one: nothing is captured, logged or applied.
     pub(super) fn is_settled(&self) -> bool {
-        self.found && self.writer.is_idle() && self.closing.is_none() && self.applied == self.log.end
+        let still = self.adding.is_none() && self.switching.is_none() && self.closing.is_none();
+        self.found && still && self.writer.is_idle() && self.applied == self.log.end
     }
 
     // What the other parts say.
@@ -588,7 +602,7 @@ impl Group {
         {
             upto = follower.received.end;
         }
-        if writes || self.applying.is_some() || self.applied >= upto || self.retry.is_some() || self.is_switching() {
+        if writes || self.applying.is_some() || self.applied >= upto || self.retry.is_some() || self.switching.is_some() {
             return;
         }
         let op = self.op();
@@ -633,13 +647,13 @@ impl Group {
 
     // The log's length.
 
-    /// Bytes came into the log.
-    pub(super) fn mark(&mut self, bytes: u64, always: bool) {
+    /// Bytes came into the log, which durably ends with this position and check.
+    pub(super) fn mark(&mut self, bytes: u64, always: bool, (lsn, check): (Lsn, u32)) {
         self.bytes += bytes;
         self.unmarked += bytes;
         if always || self.unmarked >= self.config.log_bytes / 16 {
             self.unmarked = 0;
-            let base = Base { lsn: self.log.end, check: self.log.check, eras: self.log.eras.clone() };
+            let base = Base { lsn, check, eras: self.log.eras_to(lsn) };
             self.marks.push_back(Mark { base, bytes: self.bytes });
         }
     }
@@ -649,7 +663,7 @@ impl Group {
         self.marks.clear();
         (self.bytes, self.unmarked) = (bytes, 0);
         self.checkpoint = self.log.end;
-        self.mark(0, true);
+        self.mark(0, true, (self.log.end, self.log.check));
     }
 
     /// Keeps the log within its bound. What is cut off, a copy that has not taken it does without.
@@ -660,7 +674,7 @@ impl Group {
             return;
         }
         let settled = self.durable.min(self.applied_for_checkpoint());
-        if self.checkpointing.is_none() && self.checkpoint < settled && self.retry.is_none() && !self.is_switching() {
+        if self.checkpointing.is_none() && self.checkpoint < settled && self.retry.is_none() && self.switching.is_none() {
             let op = self.op();
             self.checkpointing = Some((op, settled));
             self.order(ctx, Work::Checkpoint { op, at: settled });
@@ -702,6 +716,6 @@ impl Group {
     pub(super) fn run_logged(&mut self, run: &Run) {
         self.log = run.after.clone();
         self.durable = self.log.end;
-        self.mark(run.bytes.len() as u64, false);
+        self.mark(run.bytes.len() as u64, false, (self.log.end, self.log.check));
     }
 }

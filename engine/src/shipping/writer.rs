@@ -170,12 +170,13 @@ impl Group {
         if !self.own_went(ctx, answer) {
             return;
         }
-        let mut bytes = 0;
+        let (mut bytes, mut check) = (0, self.log.check);
         while let Some((_, gone, _)) = self.writer.unlogged.pop_front_if(|(lsn, ..)| *lsn <= upto) {
             bytes += gone.len() as u64;
+            check = Head::read(&gone).map_or(check, |head| head.check);
         }
         self.durable = upto;
-        self.mark(bytes, false);
+        self.mark(bytes, false, (upto, check));
     }
 
     /// The disk of who writes fails: it is tried again, and told.

@@ -45,6 +45,8 @@ pub(super) struct Judge {
     told_trouble: BTreeSet<NodeId>,
     troubled_since: BTreeMap<NodeId, Ns>,
     told_dropped: BTreeMap<NodeId, Lsn>,
+    /// Whose files are being compared: they need no record before that.
+    compares: BTreeSet<NodeId>,
     /// Nothing goes wrong but what is planned: nothing may be lost.
     planned: bool,
     pub(super) goals: Vec<&'static str>,
@@ -74,6 +76,7 @@ impl Judge {
             told_trouble: BTreeSet::new(),
             troubled_since: BTreeMap::new(),
             told_dropped: BTreeMap::new(),
+            compares: BTreeSet::new(),
             planned,
             goals: Vec::new(),
             healed: false,
@@ -309,7 +312,7 @@ impl Judge {
         }
         for (other, copy) in vaults.iter().filter(|(other, copy)| **other != node && !copy.blank) {
             // Who follows another era, or was told of, has its files compared.
-            let told = self.told_dropped.contains_key(other) || Some(copy.log.era(copy.log.end())) != vault.open;
+            let told = self.told_dropped.contains_key(other) || self.compares.contains(other) || Some(copy.log.era(copy.log.end())) != vault.open;
             let holds = copy.staged.as_ref().map_or(copy.log.end(), |(_, log)| log.end());
             if holds < upto && !told {
                 let what = format!("{node} cuts its log at {upto}, {other} has {holds} only, and there is room");
@@ -349,6 +352,7 @@ impl Judge {
             }
             Fact::Synced { .. } => {
                 self.told_dropped.remove(&node);
+                self.compares.remove(&node);
                 self.goals.push("files-compared");
             }
             Fact::Orphaned { .. } => self.goals.push("files-orphaned"),
@@ -357,7 +361,13 @@ impl Judge {
             Fact::Differs { .. } => self.goals.push("files-differ"),
             Fact::Missed { .. } => self.goals.push("files-missed"),
             Fact::TooFew { .. } => self.goals.push("files-too-few"),
-            Fact::Promised { .. } | Fact::Closed { .. } | Fact::Following { .. } => {}
+            Fact::Following { compares: true, .. } => {
+                self.compares.insert(node);
+            }
+            Fact::Following { .. } => {
+                self.compares.remove(&node);
+            }
+            Fact::Promised { .. } | Fact::Closed { .. } => {}
         }
     }
 

@@ -65,20 +65,28 @@ pub(super) fn step(node: u16, vault: &Vault, rng: &mut Rng) -> Vec<Change> {
         12 | 13 => {
             let many = rng.between(100, 3_000);
             let old = entry(root, format!("{name}.tmp"));
-            vec![
+            // One that a crash has left goes first.
+            let left = named(vault, &format!("{name}.tmp")).map(|_| Change::Unlink { at: old.clone() });
+            let all = [
                 Change::Create { file: new, at: old.clone(), mode: 0o644 },
                 Change::Write { file: new, offset: 0, bytes: bytes(rng, many) },
                 Change::Barrier { file: new },
                 Change::Rename { file: new, from: old, to: entry(root, name) },
-            ]
+            ];
+            left.into_iter().chain(all).collect()
         }
         14 => some.map_or_else(Vec::new, |_| vec![Change::Unlink { at: entry(root, name) }]),
         15 => {
             let other = format!("l{}", rng.below(NAMES));
+            // A name that is taken cannot be given again.
+            let some = some.filter(|_| named(vault, &other).is_none());
             some.map_or_else(Vec::new, |file| vec![Change::Link { file, at: entry(root, other) }])
         }
         16 => match named(vault, "dir") {
             None => vec![Change::Mkdir { file: new, at: entry(root, "dir".into()), mode: 0o755 }],
+            Some(dir) if vault.tree.names.contains_key(&(dir, name.clone().into_bytes())) => {
+                vec![Change::Unlink { at: entry(dir, name) }]
+            }
             Some(dir) => vec![Change::Symlink { file: new, at: entry(dir, name.clone()), target: name.into_bytes() }],
         },
         17 => some.map_or_else(Vec::new, |file| match rng.below(3) {

@@ -294,16 +294,7 @@ impl GroupConfig {
     /// A group with the usual knobs.
     #[must_use]
     pub const fn new(id: GroupId, resource: ResourceId, copies: Vec<NodeId>) -> Self {
-        Self {
-            id,
-            resource,
-            copies,
-            mode: Mode::Async,
-            need: 2,
-            log_bytes: 64 << 20,
-            lag: 10_000,
-            scrub: Micros::ZERO,
-        }
+        Self { id, resource, copies, mode: Mode::Async, need: 2, log_bytes: 64 << 20, lag: 10_000, scrub: Micros::ZERO }
     }
 
     /// How many copies have to promise an era before anybody writes in it: of those that hold what was granted under `sync` one is

@@ -10,7 +10,6 @@ use super::history::{EraStart, History};
 use super::message::{Ask, Have, Message};
 use crate::context::Ctx;
 use crate::ids::{Epoch, EvidenceId, Lsn, NodeId};
-use crate::mutant::Mutant;
 use crate::time::Time;
 
 /// What was answered.
@@ -93,17 +92,21 @@ impl Group {
         self.ask_again(ctx);
         // A program of this grant may be writing still, after a restart of the daemon: what it wrote is logged first.
         let told = self.writer.captured >= self.writer.written;
-        let resumes = self.writer.era.is_some() && told && !self.is_closing() && self.writer.unlogged.is_empty() && self.writer.appending.is_none();
+        let resumes = self.writer.era.is_some()
+            && told
+            && !self.is_closing()
+            && self.writer.unlogged.is_empty()
+            && self.writer.appending.is_none();
         if !(self.is_settled() || resumes) {
             return;
         }
         let Role::Candidate(candidate) = &mut self.role else { return };
-        let counts = |answer: &&Answered| !answer.blank || ctx.has(Mutant::BlankCounts);
+        let counts = |answer: &&Answered| !answer.blank;
         let everybody = candidate.answers.len() + 1 == self.config.copies.len();
         let have = candidate.answers.values().filter(counts).count() + usize::from(!self.blank);
         let all_blank = everybody && have == 0;
         let need = usize::from(self.config.quorum());
-        if have < need && !all_blank && !ctx.has(Mutant::AsksNobody) {
+        if have < need && !all_blank {
             if !candidate.told && ctx.now.since(candidate.since) > AGAIN.scale(4, 1) {
                 candidate.told = true;
                 let (have, need) = (have as u8, need as u8);
@@ -111,12 +114,11 @@ impl Group {
             }
             return;
         }
-        let rank = |rank: (Epoch, Lsn)| if ctx.has(Mutant::LengthBeforeEra) { (rank.1.0, rank.0.0) } else { (rank.0.0, rank.1.0) };
-        let best = candidate.answers.iter().filter(|(_, answer)| !answer.blank).max_by_key(|(_, answer)| rank(answer.rank()));
-        let mine = rank(self.log.rank());
-        let further = best.filter(|(_, answer)| self.blank || rank(answer.rank()) > mine);
+        let best = candidate.answers.iter().filter(|(_, answer)| !answer.blank).max_by_key(|(_, answer)| answer.rank());
+        let mine = self.log.rank();
+        let further = best.filter(|(_, answer)| self.blank || answer.rank() > mine);
         match further {
-            Some((node, answer)) if !ctx.has(Mutant::BestIgnored) => {
+            Some((node, answer)) => {
                 let (node, answer) = (*node, answer.clone());
                 let upto = answer.end;
                 Self::fact(ctx, &[evidence], Fact::Fetching { group: self.config.id, era, from: node, upto });

@@ -11,6 +11,7 @@ use super::history::Base;
 use super::message::{Ack, Begin, Follow, Holds, Mending, Message, Records, Scrub, Wrong};
 use super::order::{Answer, Work};
 use super::page::{Mend, Mends, Place};
+use super::pop_if;
 use super::writer::NAMES;
 use crate::context::Ctx;
 use crate::ids::{Epoch, FileId, Lsn, NodeId, OpId};
@@ -69,7 +70,9 @@ impl Group {
         if follow.era < self.promised {
             return self.refuse(ctx, from, follow.era);
         }
-        if !self.serves(follow.era) || self.feeds.get(&from).is_some_and(|feed| feed.stream > follow.stream && feed.era == follow.era) {
+        if !self.serves(follow.era)
+            || self.feeds.get(&from).is_some_and(|feed| feed.stream > follow.stream && feed.era == follow.era)
+        {
             return;
         }
         let (group, era, stream) = (self.config.id, follow.era, follow.stream);
@@ -158,7 +161,8 @@ impl Group {
 
     pub(super) fn on_ack(&mut self, ctx: &mut Ctx<'_>, from: NodeId, ack: Ack) {
         let (end, group) = (self.log.end, self.config.id);
-        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| (feed.stream, feed.era) == (ack.stream, ack.era)) else {
+        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| (feed.stream, feed.era) == (ack.stream, ack.era))
+        else {
             return self.unknown(ctx, from, (ack.era, ack.stream));
         };
         // What was never written cannot be held.
@@ -170,7 +174,7 @@ impl Group {
         }
         feed.received = feed.received.max(ack.received);
         feed.acked = feed.acked.max(ack.durable);
-        while feed.on_way.pop_front_if(|(last, _)| *last <= ack.received).is_some() {}
+        while pop_if(&mut feed.on_way, |(last, _)| *last <= ack.received).is_some() {}
         if ack.applied > Lsn(0) {
             // Only a copy whose files are published says so.
             (feed.staged, feed.begin) = (false, None);
@@ -307,10 +311,12 @@ impl Group {
 
     pub(super) fn on_page(&mut self, ctx: &mut Ctx<'_>, from: NodeId, holds: Holds) {
         let op = self.op();
-        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| (feed.stream, feed.era) == (holds.stream, holds.era)) else {
+        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| (feed.stream, feed.era) == (holds.stream, holds.era))
+        else {
             return self.unknown(ctx, from, (holds.era, holds.stream));
         };
-        if feed.comparing.is_some() || holds.page.from >= holds.page.to || holds.scrub.is_some() && feed.scrub.is_none() {
+        if feed.comparing.is_some() || holds.page.from >= holds.page.to || holds.scrub.is_some() && feed.scrub.is_none()
+        {
             return;
         }
         feed.comparing = Some((op, holds.scrub));
@@ -369,9 +375,7 @@ impl Group {
             Mend::Block { file, block, .. } => unexplained(file).then_some((*file, Some(*block))),
             Mend::File { file, .. } => unexplained(file).then_some((*file, None)),
             Mend::Gone(file) => (still && unexplained(file)).then_some((*file, None)),
-            Mend::Name { dir, file, .. } => {
-                (still && unexplained(dir)).then_some((file.unwrap_or(*dir), None))
-            }
+            Mend::Name { dir, file, .. } => (still && unexplained(dir)).then_some((file.unwrap_or(*dir), None)),
         });
         let Some(feed) = self.feeds.get_mut(&node) else { return };
         let done = mends.to == Place::End;

@@ -11,6 +11,7 @@ use super::history::{EraStart, History, is_fresh_after};
 use super::message::{Begin, Follow, Holds, Lead, Mending, Message, Records, Scrub, Wrong};
 use super::order::{Answer, Work};
 use super::page::Place;
+use super::pop_if;
 use super::record::Record;
 use crate::context::Ctx;
 use crate::ids::{Epoch, EvidenceId, Lsn, NodeId, OpId};
@@ -99,11 +100,10 @@ impl Follower {
 
 impl Group {
     pub(super) fn on_lead(&mut self, ctx: &mut Ctx<'_>, from: NodeId, lead: Lead) {
-        if lead.era < self.promised && !ctx.has(Mutant::OldEraTaken) {
+        if lead.era < self.promised {
             return self.refuse(ctx, from, lead.era);
         }
-        let taken = ctx.has(Mutant::OldEraTaken) && lead.era < self.promised;
-        if !taken && !self.promise(ctx, lead.era) {
+        if !self.promise(ctx, lead.era) {
             return;
         }
         match &mut self.role {
@@ -133,10 +133,9 @@ impl Group {
     ) {
         let agreed = self.log.agrees(eras, end);
         let diverged = agreed < self.log.end;
-        let whole = self.whole || ctx.has(Mutant::TornFollows);
         let fresh = is_fresh_after(eras, self.log.end) && !ctx.has(Mutant::FreshFollowed);
-        let records = whole && !self.blank && !self.compare && !fresh && base <= self.log.end;
-        let compares = !(records && (!diverged || ctx.has(Mutant::DivergedFollows)));
+        let records = self.whole && !self.blank && !self.compare && !fresh && base <= self.log.end;
+        let compares = !(records && !diverged);
         self.stream += 1;
         let mut follower = Follower {
             source,
@@ -211,7 +210,8 @@ impl Group {
         while let Ok((record, head)) = Record::read(rest) {
             let (bytes, later) = rest.split_at(head.size().min(rest.len()));
             rest = later;
-            if head.lsn <= follower.received.end && !(ctx.has(Mutant::TakenTwice) && head.lsn == follower.received.end) {
+            if head.lsn <= follower.received.end && !(ctx.has(Mutant::TakenTwice) && head.lsn == follower.received.end)
+            {
                 continue;
             }
             let follows = follower.received.takes(&head) || ctx.has(Mutant::GapTaken) || ctx.has(Mutant::TakenTwice);
@@ -262,7 +262,8 @@ impl Group {
         let Role::Follower(follower) = &mut self.role else { return };
         let expected = (follower.source, follower.era, follower.stream);
         let Stage::Told(place) = &follower.stage else { return };
-        if (from, mending.era, mending.stream) != expected || mending.mends.from != *place || mending.mends.to <= *place {
+        if (from, mending.era, mending.stream) != expected || mending.mends.from != *place || mending.mends.to <= *place
+        {
             return;
         }
         follower.heard = ctx.now;
@@ -315,7 +316,11 @@ impl Group {
             }
             Stage::SavingLate(waits) if waits == op => self.go_to(Stage::Log),
             Stage::Shadowing(waits) if waits == op => {
-                if self.went(ctx, answer) { self.read_page(ctx, Place::START) } else { self.role = Role::Idle }
+                if self.went(ctx, answer) {
+                    self.read_page(ctx, Place::START);
+                } else {
+                    self.role = Role::Idle;
+                }
             }
             Stage::Reading(waits, place) if waits == op => match answer {
                 Answer::Page(page) => {
@@ -443,11 +448,12 @@ impl Group {
         let Role::Follower(follower) = &mut self.role else { return };
         let may = may && (!full || follower.staged.is_some());
         let taking = matches!(follower.stage, Stage::Log) || follower.staged.is_some();
-        if !may || !taking || self.adding.is_some() || matches!(follower.stage, Stage::Switching | Stage::Shadowing(_)) {
+        if !may || !taking || self.adding.is_some() || matches!(follower.stage, Stage::Switching | Stage::Shadowing(_))
+        {
             return;
         }
         let Some(mut run) = follower.inbox.pop_front() else { return };
-        while let Some(next) = follower.inbox.pop_front_if(|next| run.bytes.len() + next.bytes.len() <= most) {
+        while let Some(next) = pop_if(&mut follower.inbox, |next| run.bytes.len() + next.bytes.len() <= most) {
             run.bytes.extend_from_slice(&next.bytes);
             run.after = next.after;
         }

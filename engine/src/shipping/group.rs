@@ -192,7 +192,7 @@ impl Group {
             Happening::Captured(changes) => {
                 let mut sound = true;
                 for captured in changes {
-                    sound &= self.on_captured(ctx, captured);
+                    sound &= self.on_captured(captured);
                 }
                 if !sound {
                     self.on_missed(ctx);
@@ -303,7 +303,6 @@ impl Group {
         self.retry.is_none()
     }
 
-
     // Eras.
 
     /// Refuses lower eras from now on; false until that is durable.
@@ -350,9 +349,6 @@ impl Group {
         if self.writer.era.is_some() && self.closing.is_none() {
             let op = self.op();
             self.closing = Some(op);
-            if ctx.has(Mutant::TailUnread) {
-                self.writer.deaf = true;
-            }
             self.order(ctx, Work::Close { op });
         }
     }
@@ -423,7 +419,7 @@ impl Group {
         let Some((epoch, until)) = self.let_go else { return };
         let behind = |feed: &Feed| feed.staged || feed.durable < self.log.end;
         let waits = self.closing.is_some() || !self.writer.is_idle() || self.feeds.values().any(behind);
-        let over = ctx.now >= until || ctx.has(Mutant::LetsGoEarly) || matches!(self.role, Role::Idle);
+        let over = ctx.now >= until || matches!(self.role, Role::Idle);
         if waits && !over {
             return;
         }
@@ -595,14 +591,9 @@ impl Group {
     /// Only what is durable in the log goes into the files: after a failure they can be brought to the log's end.
     fn apply(&mut self, ctx: &mut Ctx<'_>) {
         let writes = self.writer.era.is_some() || self.closing.is_some();
-        let mut upto = self.log.end;
-        if ctx.has(Mutant::AppliesBeforeDurable)
-            && let Role::Follower(follower) = &self.role
-            && follower.staged.is_none()
+        let upto = self.log.end;
+        if writes || self.applying.is_some() || self.applied >= upto || self.retry.is_some() || self.switching.is_some()
         {
-            upto = follower.received.end;
-        }
-        if writes || self.applying.is_some() || self.applied >= upto || self.retry.is_some() || self.switching.is_some() {
             return;
         }
         let op = self.op();
@@ -621,7 +612,6 @@ impl Group {
         self.lagging.clear();
         self.cut_off.clear();
         self.writer.era = Some(era);
-        self.writer.deaf = false;
         (self.blank, self.whole) = (false, true);
         if !ctx.has(Mutant::EraUnmarked) {
             self.number(super::record::Change::Era { fresh }, None);
@@ -674,7 +664,8 @@ impl Group {
             return;
         }
         let settled = self.durable.min(self.applied_for_checkpoint());
-        if self.checkpointing.is_none() && self.checkpoint < settled && self.retry.is_none() && self.switching.is_none() {
+        if self.checkpointing.is_none() && self.checkpoint < settled && self.retry.is_none() && self.switching.is_none()
+        {
             let op = self.op();
             self.checkpointing = Some((op, settled));
             self.order(ctx, Work::Checkpoint { op, at: settled });
@@ -705,11 +696,10 @@ impl Group {
     /// What the copy that is furthest behind has; who does not write knows of none, and keeps what its bound allows.
     fn slowest(&self, ctx: &Ctx<'_>) -> Lsn {
         let Role::Primary { .. } = self.role else { return Lsn(0) };
-        let held = |node: &NodeId| self.feeds.get(node).map_or(Lsn(0), |feed| if feed.staged { feed.acked } else { feed.durable });
+        let held = |node: &NodeId| {
+            self.feeds.get(node).map_or(Lsn(0), |feed| if feed.staged { feed.acked } else { feed.durable })
+        };
         let others = self.others(ctx.me());
-        if ctx.has(Mutant::CutByFastest) {
-            return others.iter().map(held).max().unwrap_or(self.log.end);
-        }
         others.iter().map(held).min().unwrap_or(self.log.end)
     }
 

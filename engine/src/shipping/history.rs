@@ -104,7 +104,8 @@ impl History {
         if common == 0 {
             return Lsn(0);
         }
-        let stop = |eras: &[EraStart], end: Lsn| eras.get(common).map_or(end, |next| Lsn(next.first.0.saturating_sub(1)));
+        let stop =
+            |eras: &[EraStart], end: Lsn| eras.get(common).map_or(end, |next| Lsn(next.first.0.saturating_sub(1)));
         stop(ours, self.end).min(stop(theirs, end))
     }
 }
@@ -120,7 +121,8 @@ mod tests {
     use super::*;
 
     fn history(eras: &[(u64, u64)], end: u64) -> History {
-        let eras = eras.iter().map(|(era, first)| EraStart { era: Epoch(*era), first: Lsn(*first), fresh: false }).collect();
+        let eras =
+            eras.iter().map(|(era, first)| EraStart { era: Epoch(*era), first: Lsn(*first), fresh: false }).collect();
         History { base: Lsn(0), end: Lsn(end), check: 0, eras }
     }
 

@@ -27,7 +27,7 @@ pub use order::{Answer, Captured, Found, Happening, Order, Work};
 pub use page::{BLOCK, Digest, Item, Mend, Mends, Page, Place, Sort};
 pub use record::{Attributes, Change, Entry, Head, Record, RecordError};
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,11 @@ use crate::config::Config;
 use crate::context::{Ctx, Signal, earliest};
 use crate::ids::{GroupId, NodeId};
 use crate::time::Time;
+
+/// Takes the first one, if it is such a one.
+fn pop_if<T>(queue: &mut VecDeque<T>, such: impl FnOnce(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(such) { queue.pop_front() } else { None }
+}
 
 /// The groups of one node.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]

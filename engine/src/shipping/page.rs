@@ -254,7 +254,12 @@ impl Wire for Mend {
     }
     fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(match r.u8()? {
-            0 => Self::File { file: Wire::get(r)?, sort: Wire::get(r)?, attributes: Wire::get(r)?, xattrs: Wire::get(r)? },
+            0 => Self::File {
+                file: Wire::get(r)?,
+                sort: Wire::get(r)?,
+                attributes: Wire::get(r)?,
+                xattrs: Wire::get(r)?,
+            },
             1 => Self::Gone(Wire::get(r)?),
             2 => Self::Block { file: Wire::get(r)?, block: Wire::get(r)?, bytes: Wire::get(r)? },
             3 => Self::Name { dir: Wire::get(r)?, name: Wire::get(r)?, file: Wire::get(r)? },

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::fact::Fact;
 use super::group::{Group, Role};
 use super::order::{Answer, Captured, Work};
+use super::pop_if;
 use super::record::{Change, Head, Record};
 use crate::config::Mode;
 use crate::context::Ctx;
@@ -30,8 +31,6 @@ pub(super) struct Writer {
     pub(super) captured: u64,
     /// Captured before this life: other copies may have records of it that this one's log has not yet.
     pub(super) written: u64,
-    /// A planted bug.
-    pub(super) deaf: bool,
     /// Not in the log yet: position, bytes, number of the captured change.
     pub(super) unlogged: VecDeque<(Lsn, Vec<u8>, u64)>,
     pub(super) appending: Option<(OpId, Lsn)>,
@@ -68,9 +67,9 @@ impl Writer {
 
 impl Group {
     /// Gives a captured change its number; false: it cannot be one.
-    pub(super) fn on_captured(&mut self, ctx: &Ctx<'_>, captured: Captured) -> bool {
+    pub(super) fn on_captured(&mut self, captured: Captured) -> bool {
         let Captured { number, change } = captured;
-        if self.writer.era.is_none() || self.writer.deaf || number <= self.writer.captured {
+        if self.writer.era.is_none() || number <= self.writer.captured {
             return true;
         }
         let next = number == self.writer.captured + 1;
@@ -78,12 +77,6 @@ impl Group {
         let sound = change.is_sound() && !matches!(change, Change::Era { .. });
         if sound {
             self.number(change, Some(number));
-            if ctx.has(Mutant::NumberedTwice) && self.log.end.0 % 7 == 0 {
-                let again = self.writer.unlogged.back().and_then(|(_, bytes, _)| Record::read(bytes).ok());
-                if let Some((record, _)) = again {
-                    self.number(record.change, None);
-                }
-            }
         }
         next && sound
     }
@@ -94,7 +87,10 @@ impl Group {
         let lsn = self.log.end.next();
         self.touched.insert(change.file(), lsn);
         match &change {
-            Change::Create { at, .. } | Change::Link { at, .. } | Change::Mkdir { at, .. } | Change::Symlink { at, .. } => {
+            Change::Create { at, .. }
+            | Change::Link { at, .. }
+            | Change::Mkdir { at, .. }
+            | Change::Symlink { at, .. } => {
                 self.touched.insert(at.dir, lsn);
             }
             Change::Rename { from, to, .. } => {
@@ -171,7 +167,7 @@ impl Group {
             return;
         }
         let (mut bytes, mut check) = (0, self.log.check);
-        while let Some((_, gone, _)) = self.writer.unlogged.pop_front_if(|(lsn, ..)| *lsn <= upto) {
+        while let Some((_, gone, _)) = pop_if(&mut self.writer.unlogged, |(lsn, ..)| *lsn <= upto) {
             bytes += gone.len() as u64;
             check = Head::read(&gone).map_or(check, |head| head.check);
         }
@@ -220,7 +216,7 @@ impl Group {
         }
         let kept = self.kept_by_enough(ctx);
         let mut last = None;
-        while let Some((_, number)) = self.writer.barriers.pop_front_if(|(lsn, _)| *lsn <= kept) {
+        while let Some((_, number)) = pop_if(&mut self.writer.barriers, |(lsn, _)| *lsn <= kept) {
             last = Some(number);
         }
         if let Some(captured) = last {

@@ -5,7 +5,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::DecodeError;
-use crate::ids::{Epoch, EvidenceId, FileId, GroupId, Incarnation, Index, Lsn, NodeId, OpId, ResourceId, ServiceId, Term, ThreadId};
+use crate::ids::{
+    Epoch, EvidenceId, FileId, GroupId, Incarnation, Index, Lsn, NodeId, OpId, ResourceId, ServiceId, Term, ThreadId,
+};
 use crate::time::{Micros, Time};
 
 /// Something that can be laid on the wire and on the disk.

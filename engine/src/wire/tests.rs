@@ -63,7 +63,9 @@ fn every_kind_there_and_back_in_every_version() {
 fn a_kind_is_unknown_before_its_version() {
     let mut rng = Seed(9).stream("wire");
     let order = body(0x34, 3, &mut rng);
-    for (body, since) in [(&order, 3), (&body(0x26, 4, &mut rng), 4), (&body(0x27, 4, &mut rng), 4), (&body(0x44, 5, &mut rng), 5)] {
+    for (body, since) in
+        [(&order, 3), (&body(0x26, 4, &mut rng), 4), (&body(0x27, 4, &mut rng), 4), (&body(0x44, 5, &mut rng), 5)]
+    {
         for version in 1..=VERSION {
             let speaks = if version < since { Err(DecodeError::Kind) } else { Ok(()) };
             assert_eq!(decode(&config(), &encode(&header(version), body)).map(|_| ()), speaks, "{version} of {since}");

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 
-use apus_engine::{Causes, Copy, Deadline, Event, GuardOrder, Input, Lane, NodeId, OpId, Output, ProcessOrder, Time};
 use apus_engine::shipping::Order;
+use apus_engine::{Causes, Copy, Deadline, Event, GuardOrder, Input, Lane, NodeId, OpId, Output, ProcessOrder, Time};
 
 use crate::run::Backend;
 use crate::store::Writer;

@@ -120,18 +120,30 @@ fn shipping(fact: &shipping::Fact, names: &impl Names) -> String {
     match fact {
         Fact::Promised { group, era } => format!("promises to refuse who writes files {group} before {era}"),
         Fact::Refused { group, era, promised } => format!("refuses {era} of files {group}: {promised} is promised"),
-        Fact::Fetching { group, from, upto, .. } => format!("takes files {group} over from {} up to {upto}", name(from)),
-        Fact::TooFew { group, have, need, .. } => format!("waits with files {group}: {have} copies answer, {need} have to"),
+        Fact::Fetching { group, from, upto, .. } => {
+            format!("takes files {group} over from {} up to {upto}", name(from))
+        }
+        Fact::TooFew { group, have, need, .. } => {
+            format!("waits with files {group}: {have} copies answer, {need} have to")
+        }
         Fact::Opened { group, era, at, fresh: false } => format!("opens files {group} at {at} in {era}"),
         Fact::Opened { group, era, at, .. } => format!("opens files {group} as it finds them, at {at} in {era}"),
         Fact::Closed { group, at } => format!("closes files {group} at {at}"),
-        Fact::Following { group, source, compares: false, .. } => format!("follows {} with files {group}", name(source)),
+        Fact::Following { group, source, compares: false, .. } => {
+            format!("follows {} with files {group}", name(source))
+        }
         Fact::Following { group, source, .. } => format!("compares its files {group} with those of {}", name(source)),
         Fact::Synced { group, at, .. } => format!("has files {group} compared, as of {at}"),
-        Fact::Orphaned { group, from, upto } => format!("saves what only it has of files {group}, from {from} to {upto}"),
-        Fact::Lagging { group, node, behind } => format!("finds {} {behind} records behind with files {group}", name(node)),
+        Fact::Orphaned { group, from, upto } => {
+            format!("saves what only it has of files {group}, from {from} to {upto}")
+        }
+        Fact::Lagging { group, node, behind } => {
+            format!("finds {} {behind} records behind with files {group}", name(node))
+        }
         Fact::CaughtUp { group, node } => format!("finds {} caught up with files {group}", name(node)),
-        Fact::Troubled { group, node, why: Trouble::Full } => format!("hears that {} has no room for files {group}", name(node)),
+        Fact::Troubled { group, node, why: Trouble::Full } => {
+            format!("hears that {} has no room for files {group}", name(node))
+        }
         Fact::Troubled { group, node, .. } => format!("hears that the disk of {} fails files {group}", name(node)),
         Fact::Recovered { group, node } => format!("hears that {} takes files {group} again", name(node)),
         Fact::Dropped { group, node, upto } => {

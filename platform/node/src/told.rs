@@ -5,7 +5,11 @@
 //! engine decided, in microseconds of the boot clock, which all namespaces of a machine share.
 
 use apus_engine::supervision::{FailureCause, Rung};
-use apus_engine::{Copy, EngineFact, Epoch, Event, EvidenceId, ExitCause, Fact, Incarnation, Index, Micros, NodeId, ProcessOrder, ResourceId, ServiceId, Term, ThreadId, Time, consensus, diagnosis, supervision, views, FileId, GroupId, Lsn, shipping};
+use apus_engine::{
+    Copy, EngineFact, Epoch, Event, EvidenceId, ExitCause, Fact, FileId, GroupId, Incarnation, Index, Lsn, Micros,
+    NodeId, ProcessOrder, ResourceId, ServiceId, Term, ThreadId, Time, consensus, diagnosis, shipping, supervision,
+    views,
+};
 use serde_json::Value;
 
 /// One thing that a node tells.

@@ -86,16 +86,34 @@ fn files(r: &mut Reader<'_>, parts: &Parts<'_>) {
         }
         Some(service) if service.strategy != Strategy::Cold => {
             let help = "make the first service cold, or take `[files]` out";
-            r.wrong(view.span.clone(), view.path.clone(), "the service of replicated files must be cold", "a cold service", help);
+            r.wrong(
+                view.span.clone(),
+                view.path.clone(),
+                "the service of replicated files must be cold",
+                "a cold service",
+                help,
+            );
         }
         Some(_) => {}
     }
     if files.copies > owners {
         let message = format!("{} copies need as many nodes that can own something, there are {owners}", files.copies);
-        r.wrong(span("copies"), view.key("copies"), message, "at most so many", format!("write `copies = {owners}` or fewer"));
+        r.wrong(
+            span("copies"),
+            view.key("copies"),
+            message,
+            "at most so many",
+            format!("write `copies = {owners}` or fewer"),
+        );
     } else if u16::from(files.need) > files.copies && files.mode == Mode::Sync {
         let message = format!("{} copies are waited for, there are {}", files.need, files.copies);
-        r.wrong(span("need"), view.key("need"), message, "at most `copies`", format!("write `need = {}` or fewer", files.copies));
+        r.wrong(
+            span("need"),
+            view.key("need"),
+            message,
+            "at most `copies`",
+            format!("write `need = {}` or fewer", files.copies),
+        );
     }
 }
 

@@ -209,7 +209,12 @@ pub(super) static CLUSTER: Table = Table {
         may("drift", Shape::Share(100_000), "\"500ppm\"", "how far two clocks may drift apart"),
         may("batch", Shape::Count(1, 1_024), "64", "log entries in one packet at most"),
         may("keep", Shape::Count(1, 1_000_000), "256", "applied log entries kept before compaction"),
-        may("wire_version", Shape::Count(1, 5), "4, or 5 with `[files]`", "wire version that all nodes write at the start"),
+        may(
+            "wire_version",
+            Shape::Count(1, 5),
+            "4, or 5 with `[files]`",
+            "wire version that all nodes write at the start",
+        ),
         may(
             "link_delay",
             Shape::Time(1_000, S),

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use apus_engine::{Copy, EngineFact, Event, EvidenceId, Fact, Incarnation, NodeId, ResourceId, ServiceId, consensus, diagnosis, supervision, views, shipping};
+use apus_engine::{
+    Copy, EngineFact, Event, EvidenceId, Fact, Incarnation, NodeId, ResourceId, ServiceId, consensus, diagnosis,
+    shipping, supervision, views,
+};
 use apus_host::Names;
 use serde_json::{Map, Value, json};
 

@@ -147,7 +147,8 @@ impl Judge {
         }
         let newest = self.eras.last_key_value().map(|(era, known)| (*era, known.end));
         if self.planned && newest.is_some_and(|newest| newest != parent) {
-            let what = format!("{node} begins {} after {} of {}, nothing went wrong before", record.era, before, parent.0);
+            let what =
+                format!("{node} begins {} after {} of {}, nothing went wrong before", record.era, before, parent.0);
             return wrong("files-nothing-lost", what);
         }
         // Under sync one that was granted is in every later history.
@@ -155,7 +156,8 @@ impl Judge {
         let era_of = |lsn: Lsn| history.eras.iter().rev().find(|start| start.first <= lsn).map(|start| start.era);
         let lost = self.granted.iter().find(|(era, lsn)| *lsn > before || era_of(*lsn) != Some(*era));
         if let Some((era, lsn)) = lost.filter(|_| self.config.mode == Mode::Sync) {
-            let what = format!("{node} begins {} without {lsn} of {era}, which a program was told to be kept", record.era);
+            let what =
+                format!("{node} begins {} without {lsn} of {era}, which a program was told to be kept", record.era);
             return wrong("files-kept", what);
         }
         let tree = match ended {
@@ -163,7 +165,8 @@ impl Judge {
             Some(ended) if ended.end == before => ended.tree.clone(),
             _ if self.truth.get(&parent) == Some(&vault.tree.hash()) => vault.tree.clone(),
             _ => {
-                let what = format!("{node} begins {} on files that are not those of {} of {}", record.era, before, parent.0);
+                let what =
+                    format!("{node} begins {} on files that are not those of {} of {}", record.era, before, parent.0);
                 return wrong("files-prefix", what);
             }
         };
@@ -216,7 +219,9 @@ impl Judge {
                 return wrong("files-prefix", what);
             }
             None if self.early.contains_key(&spot) => return Ok(()),
-            None => return wrong("files-prefix", format!("{node} publishes {} of {}, which nobody wrote", spot.1, spot.0)),
+            None => {
+                return wrong("files-prefix", format!("{node} publishes {} of {}, which nobody wrote", spot.1, spot.0));
+            }
         }
         let before = self.published.insert(node, spot);
         if before.is_some_and(|(era, lsn)| era == spot.0 && lsn > spot.1) {
@@ -247,7 +252,10 @@ impl Judge {
             let known = lsn <= staged.end() && era_of(lsn) == Some(era);
             let saved = vault.orphans.iter().any(|orphan| orphan.records.contains(&(era, lsn)));
             if !known && !saved {
-                return wrong("files-orphans", format!("{node} loses {lsn} of {era}, which no other copy has, unsaved"));
+                return wrong(
+                    "files-orphans",
+                    format!("{node} loses {lsn} of {era}, which no other copy has, unsaved"),
+                );
             }
         }
         if vault.torn && !vault.orphans.iter().any(|orphan| orphan.files == vault.tree.hash()) {
@@ -312,7 +320,9 @@ impl Judge {
         }
         for (other, copy) in vaults.iter().filter(|(other, copy)| **other != node && !copy.blank) {
             // Who follows another era, or was told of, has its files compared.
-            let told = self.told_dropped.contains_key(other) || self.compares.contains(other) || Some(copy.log.era(copy.log.end())) != vault.open;
+            let told = self.told_dropped.contains_key(other)
+                || self.compares.contains(other)
+                || Some(copy.log.era(copy.log.end())) != vault.open;
             let holds = copy.staged.as_ref().map_or(copy.log.end(), |(_, log)| log.end());
             if holds < upto && !told {
                 let what = format!("{node} cuts its log at {upto}, {other} has {holds} only, and there is room");
@@ -381,7 +391,13 @@ impl Judge {
     }
 
     /// Ten times a second: who is behind, or in trouble, is told of. `steady`: nothing else disturbs the writer or the copies.
-    pub(super) fn looks(&mut self, now: Ns, writer: Option<NodeId>, vaults: &BTreeMap<NodeId, Vault>, steady: bool) -> Seen {
+    pub(super) fn looks(
+        &mut self,
+        now: Ns,
+        writer: Option<NodeId>,
+        vaults: &BTreeMap<NodeId, Vault>,
+        steady: bool,
+    ) -> Seen {
         let Some(writer) = writer else {
             self.lags_since.clear();
             self.troubled_since.clear();
@@ -397,7 +413,8 @@ impl Judge {
             }
             let since = *self.lags_since.entry(*node).or_insert(now);
             if now > since + 1_500 * MS && !self.told_lag.contains(node) {
-                let what = format!("{node} is behind {writer} by more than {} records, and nobody is told", self.config.lag);
+                let what =
+                    format!("{node} is behind {writer} by more than {} records, and nobody is told", self.config.lag);
                 return wrong("files-told", what);
             }
         }
@@ -405,14 +422,21 @@ impl Judge {
             self.troubled_since.clear();
         }
         let long = |since: &&Ns| now > **since + 2 * S;
-        if let Some((node, _)) = self.troubled_since.iter().find(|(node, since)| long(since) && !self.told_trouble.contains(node)) {
+        if let Some((node, _)) =
+            self.troubled_since.iter().find(|(node, since)| long(since) && !self.told_trouble.contains(node))
+        {
             return wrong("files-told", format!("the disk of {node} takes no records, and nobody is told"));
         }
         Ok(())
     }
 
     /// After healing all copies are the same.
-    pub(super) fn ends(&self, writer: Option<NodeId>, vaults: &BTreeMap<NodeId, Vault>, lost: impl Fn(NodeId) -> bool) -> Seen {
+    pub(super) fn ends(
+        &self,
+        writer: Option<NodeId>,
+        vaults: &BTreeMap<NodeId, Vault>,
+        lost: impl Fn(NodeId) -> bool,
+    ) -> Seen {
         let Some(writer) = writer else {
             return wrong("files-go-on", "nobody has the files open at the end".into());
         };

@@ -132,7 +132,15 @@ impl World {
             return self.files_found(node);
         }
         let slow = self.size_of(Kind::SlowDisk, node).unwrap_or(0);
-        let writes = !matches!(order.work, Work::Read { .. } | Work::Digest { .. } | Work::Compare { .. } | Work::Release { .. } | Work::Close { .. } | Work::Trim { .. });
+        let writes = !matches!(
+            order.work,
+            Work::Read { .. }
+                | Work::Digest { .. }
+                | Work::Compare { .. }
+                | Work::Release { .. }
+                | Work::Close { .. }
+                | Work::Trim { .. }
+        );
         let trouble = if writes { self.files_trouble(node) } else { None };
         let Some(mut files) = self.files.take() else { return };
         let life = self.nodes[node.0 as usize].life;
@@ -211,12 +219,12 @@ impl World {
     pub(super) fn files_due(&mut self, node: NodeId, life: u32, what: FilesDue) {
         let host = &self.nodes[node.0 as usize];
         match what {
-            FilesDue::Look => return self.files_look(),
-            FilesDue::Step(run) => return self.files_step(node, run),
-            _ if !host.alive || host.life != life => return,
-            FilesDue::Input(input) => return self.feed(node, *input),
-            FilesDue::Captured => return self.captured(node),
-            FilesDue::Done(_) if !host.powered => return,
+            FilesDue::Look => self.files_look(),
+            FilesDue::Step(run) => self.files_step(node, run),
+            _ if !host.alive || host.life != life => {}
+            FilesDue::Input(input) => self.feed(node, *input),
+            FilesDue::Captured => self.captured(node),
+            FilesDue::Done(_) if !host.powered => {}
             FilesDue::Done(doing) => self.files_done(node, *doing),
         }
     }
@@ -233,7 +241,11 @@ impl World {
                 Work::Read { from, most, .. } => {
                     let mut bytes = Vec::new();
                     let mut at = *from;
-                    while let Some(kept) = vault.log.get(at).filter(|kept| bytes.is_empty() || bytes.len() + kept.bytes.len() <= *most as usize) {
+                    while let Some(kept) = vault
+                        .log
+                        .get(at)
+                        .filter(|kept| bytes.is_empty() || bytes.len() + kept.bytes.len() <= *most as usize)
+                    {
                         bytes.extend_from_slice(&kept.bytes);
                         at = at.next();
                     }
@@ -247,7 +259,8 @@ impl World {
                 Work::Open { era, .. } => vault.opened(*era),
                 Work::Close { .. } => {
                     // What was captured last goes first.
-                    let rest: Vec<_> = vault.ring.iter().filter(|captured| captured.number > vault.told).cloned().collect();
+                    let rest: Vec<_> =
+                        vault.ring.iter().filter(|captured| captured.number > vault.told).cloned().collect();
                     vault.told = vault.captured;
                     vault.close();
                     if !rest.is_empty() {
@@ -301,7 +314,9 @@ impl World {
         if self.files.is_none() || !wire::peek_kind(datagram).is_some_and(|kind| kind >> 4 == 4) {
             return;
         }
-        let Ok((_, Body::Shipping(message))) = wire::decode(&self.nodes[node.0 as usize].config, datagram) else { return };
+        let Ok((_, Body::Shipping(message))) = wire::decode(&self.nodes[node.0 as usize].config, datagram) else {
+            return;
+        };
         let Some(files) = &mut self.files else { return };
         let Some(vault) = files.vaults.get(&node) else { return };
         let seen = match message {
@@ -392,7 +407,8 @@ impl World {
         if alive && files.feeding.insert(node, life) != Some(life) {
             let wait = MS / 20 + files.rng.below(MS / 4);
             // After what the disk holds was told.
-            let wait = wait + if files.vaults.get(&node).is_some_and(|vault| vault.told == vault.logged) { 2 * MS } else { 0 };
+            let wait =
+                wait + if files.vaults.get(&node).is_some_and(|vault| vault.told == vault.logged) { 2 * MS } else { 0 };
             self.queue.push(self.now + wait, Due::Files { node, life, what: FilesDue::Captured });
         }
     }
@@ -416,7 +432,9 @@ impl World {
         let files = self.files.as_ref()?;
         let runs = |node: &&NodeId| {
             let host = &self.nodes[node.0 as usize];
-            host.alive && !host.frozen && host.programs.get(&files.copy).is_some_and(|program| program.active && program.ready)
+            host.alive
+                && !host.frozen
+                && host.programs.get(&files.copy).is_some_and(|program| program.active && program.ready)
         };
         files.vaults.keys().find(runs).copied()
     }

@@ -20,7 +20,12 @@ pub(crate) struct File {
 
 impl File {
     fn new(sort: Sort, mode: u32) -> Self {
-        Self { sort, attributes: Attributes { mode, ..Attributes::default() }, xattrs: BTreeMap::new(), bytes: Vec::new() }
+        Self {
+            sort,
+            attributes: Attributes { mode, ..Attributes::default() },
+            xattrs: BTreeMap::new(),
+            bytes: Vec::new(),
+        }
     }
 
     fn sort(&self) -> Sort {
@@ -336,7 +341,10 @@ mod tests {
             5 => Change::Truncate { file, length: rng.below(30_000) },
             6 => Change::Unlink { at },
             7 => Change::Link { file, at },
-            _ => Change::Attributes { file, attributes: Attributes { mode: rng.below(512) as u32, ..Attributes::default() } },
+            _ => Change::Attributes {
+                file,
+                attributes: Attributes { mode: rng.below(512) as u32, ..Attributes::default() },
+            },
         }
     }
 

@@ -241,7 +241,9 @@ impl Vault {
     }
 
     pub(crate) fn trim(&mut self, base: Base) {
-        while self.log.kept.pop_front_if(|kept| kept.head.lsn <= base.lsn).is_some() {}
+        while self.log.kept.front().is_some_and(|kept| kept.head.lsn <= base.lsn) {
+            self.log.kept.pop_front();
+        }
         self.log.base = base;
     }
 
@@ -298,7 +300,8 @@ impl Vault {
 
     /// A bit of a file turns; its own changes are known as such until the files are compared.
     pub(crate) fn rot(&mut self, rng: &mut Rng) -> bool {
-        let files: Vec<_> = self.tree.files.iter().filter(|(_, file)| !file.bytes.is_empty()).map(|(at, _)| *at).collect();
+        let files: Vec<_> =
+            self.tree.files.iter().filter(|(_, file)| !file.bytes.is_empty()).map(|(at, _)| *at).collect();
         let Some(at) = files.get(rng.below(files.len() as u64) as usize) else { return false };
         let Some(file) = self.tree.files.get_mut(at) else { return false };
         let bit = rng.below(file.bytes.len() as u64 * 8) as usize;

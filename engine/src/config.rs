@@ -6,7 +6,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ClusterId, NodeId, ResourceId, ServiceId};
+use crate::ids::{ClusterId, GroupId, NodeId, ResourceId, ServiceId};
 use crate::mutant::Mutant;
 use crate::time::Micros;
 
@@ -17,7 +17,7 @@ pub struct Config {
     pub cluster: ClusterId,
     /// This node.
     pub me: NodeId,
-    /// The wire version this node writes at most; 1 to 4.
+    /// The wire version this node writes at most; 1 to 5, and 5 only with groups of files.
     pub wire_version: u8,
     /// The members when the cluster was first started; later changes come through the log.
     pub bootstrap: Bootstrap,
@@ -31,6 +31,8 @@ pub struct Config {
     pub resources: Vec<ResourceConfig>,
     /// What is supervised.
     pub services: Vec<ServiceConfig>,
+    /// Files that are replicated.
+    pub groups: Vec<GroupConfig>,
     /// A planted bug; always `None` outside a world.
     pub mutant: Option<Mutant>,
 }
@@ -255,6 +257,58 @@ impl ServiceConfig {
     }
 }
 
+/// When a program's request for durable files is granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mode {
+    /// When its own machine has them.
+    #[default]
+    Async,
+    /// When another copy has received them.
+    SemiSync,
+    /// When `need` copies have them on their disks.
+    Sync,
+}
+
+/// A group of files: one history of changes, on several nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GroupConfig {
+    /// Its number.
+    pub id: GroupId,
+    /// The slot of the cold service whose program changes the files.
+    pub resource: ResourceId,
+    /// The nodes that have them; the resource's candidates.
+    pub copies: Vec<NodeId>,
+    /// What a program waits for.
+    pub mode: Mode,
+    /// Under `sync`: how many copies, the writer's own among them.
+    pub need: u8,
+    /// Bytes of the log at most, at each copy.
+    pub log_bytes: u64,
+    /// A copy that is behind by more records is told of.
+    pub lag: u64,
+    /// Between two looks through a copy's files; zero for none.
+    pub scrub: Micros,
+}
+
+impl GroupConfig {
+    /// A group with the usual knobs.
+    #[must_use]
+    pub const fn new(id: GroupId, resource: ResourceId, copies: Vec<NodeId>) -> Self {
+        Self { id, resource, copies, mode: Mode::Async, need: 2, log_bytes: 64 << 20, lag: 10_000, scrub: Micros::ZERO }
+    }
+
+    /// How many copies have to promise an era before anybody writes in it: of those that hold what was granted under `sync` one is
+    /// among them; otherwise half of the copies.
+    #[must_use]
+    pub fn quorum(&self) -> u8 {
+        let many = u8::try_from(self.copies.len()).unwrap_or(u8::MAX);
+        match self.mode {
+            Mode::Sync => (many + 1).saturating_sub(self.need).max(1),
+            Mode::Async | Mode::SemiSync => many - many / 2,
+        }
+    }
+}
+
 /// Why a configuration was refused.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,6 +330,8 @@ pub enum ConfigError {
     BadDependency(ServiceId),
     /// A resource is a slot that its service does not have.
     BadSlot(ResourceId),
+    /// A group of files does not fit its resource or its copies.
+    BadGroup(GroupId, &'static str),
 }
 
 impl fmt::Display for ConfigError {
@@ -288,6 +344,7 @@ impl fmt::Display for ConfigError {
             Self::BadDependency(service) => {
                 write!(f, "service {service} requires an unknown service or, by a circle, itself")
             }
+            Self::BadGroup(group, want) => write!(f, "group {group} of files: {want}"),
             Self::BadSlot(resource) => write!(f, "resource {resource} names a slot that its service does not have"),
         }
     }
@@ -300,13 +357,14 @@ impl Config {
         Self {
             cluster: ClusterId(0x4150_5553),
             me,
-            wire_version: crate::wire::VERSION,
+            wire_version: crate::wire::USUAL,
             bootstrap,
             diagnosis: DiagnosisConfig::default(),
             consensus: ConsensusConfig::default(),
             views: ViewsConfig::default(),
             resources: Vec::new(),
             services: Vec::new(),
+            groups: Vec::new(),
             mutant: None,
         }
     }
@@ -339,8 +397,9 @@ impl Config {
         range(c.window > 0, "consensus.window", "at least 1")?;
         range(self.views.lease >= c.heartbeat.scale(3, 1), "views.lease", "at least three heartbeats")?;
         range(self.views.drift_ppm <= 100_000, "views.drift_ppm", "at most 100000")?;
-        range((1..=crate::wire::VERSION).contains(&self.wire_version), "wire_version", "1 to 4")?;
-        self.check_services()
+        range((1..=crate::wire::VERSION).contains(&self.wire_version), "wire_version", "1 to 5")?;
+        self.check_services()?;
+        self.check_groups()
     }
 
     fn check_services(&self) -> Result<(), ConfigError> {
@@ -369,6 +428,51 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn check_groups(&self) -> Result<(), ConfigError> {
+        for (at, group) in self.groups.iter().enumerate() {
+            let bad = |want| Err(ConfigError::BadGroup(group.id, want));
+            let others = &self.groups[..at];
+            if others.iter().any(|other| other.id == group.id) {
+                return Err(ConfigError::Duplicate("group", group.id.0));
+            }
+            if others.iter().any(|other| other.resource == group.resource) {
+                return bad("another group has its resource: one program writes one group");
+            }
+            let resource = self.resource(group.resource);
+            let Some(ResourceConfig { role: Role::Slot { service, .. }, candidates, .. }) = resource else {
+                return bad("its resource must be the slot of a service");
+            };
+            if self.service(*service).is_none_or(|service| service.strategy != Strategy::Cold) {
+                return bad("its service must be cold: a standby would read files that change below it");
+            }
+            let mut copies = group.copies.clone();
+            copies.sort_unstable();
+            copies.dedup();
+            if copies.len() != group.copies.len() || !(1..=16).contains(&copies.len()) {
+                return bad("it has 1 to 16 different copies");
+            }
+            if candidates.len() != copies.len() || candidates.iter().any(|node| !copies.contains(node)) {
+                return bad("its copies must be the candidates of its resource");
+            }
+            if !(1..=copies.len()).contains(&usize::from(group.need)) && group.mode == Mode::Sync {
+                return bad("`need` is 1 to the number of copies");
+            }
+            if group.log_bytes < 1 << 16 {
+                return bad("`log_bytes` is at least 65536");
+            }
+            if self.wire_version < crate::wire::FILES {
+                return bad("`wire_version` must be 5");
+            }
+        }
+        Ok(())
+    }
+
+    /// The group of files that a resource's program changes.
+    #[must_use]
+    pub fn group_of(&self, resource: ResourceId) -> Option<&GroupConfig> {
+        self.groups.iter().find(|group| group.resource == resource)
     }
 
     /// Whether `from` reaches `goal` by what it requires; an unknown service counts as reached.

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::consensus::{Entry, Membership, Payload, Snapshot};
 use crate::event::{Event, Fact};
-use crate::ids::{Causes, Epoch, EvidenceId, Incarnation, Index, NodeId, OpId, ResourceId, Term};
+use crate::ids::{Causes, Epoch, EvidenceId, GroupId, Incarnation, Index, NodeId, OpId, ResourceId, Term};
 use crate::io::{Copy, GuardOrder, Lane, Output, Part, ProcessOrder, Record};
 use crate::mutant::Mutant;
 use crate::rng::Rng;
+use crate::shipping::{Order, Work};
 use crate::time::{Micros, Time};
 use crate::views::Renewed;
 use crate::wire::{self, Body, Header};
@@ -156,6 +157,22 @@ pub enum Signal {
         /// By which grant it was held.
         epoch: Epoch,
     },
+    /// From shipping: the program of this resource may start, its files are those of this grant.
+    FilesReady {
+        /// What.
+        resource: ResourceId,
+        /// By which grant.
+        epoch: Epoch,
+        /// The event.
+        evidence: EvidenceId,
+    },
+    /// From supervision: nothing runs any more for a resource with files; shipping lets go of it.
+    FilesLetGo {
+        /// What.
+        resource: ResourceId,
+        /// By which grant it was held.
+        epoch: Epoch,
+    },
     /// From supervision: this node cannot keep the program alive; another should try.
     CannotKeep {
         /// What.
@@ -213,6 +230,7 @@ impl Shared {
 
     /// Operations carry their part in the low two bits, so that their completion finds its way back.
     pub(crate) fn op(&mut self, part: Part) -> OpId {
+        debug_assert!(part != Part::Shipping, "its operations have numbers of their own");
         self.next_op += 1;
         OpId(self.next_op << 2 | part as u64)
     }
@@ -338,6 +356,11 @@ impl Ctx<'_> {
         let op = self.shared.op(self.part);
         self.shared.outputs.push_back(Output::Process { op, copy, order });
         op
+    }
+
+    /// Orders something of a group's files.
+    pub fn files(&mut self, group: GroupId, work: Work) {
+        self.shared.outputs.push_back(Output::Files(Order { group, work }));
     }
 
     /// Runs the machine's reboot hook.

@@ -17,6 +17,7 @@ use crate::ids::{EvidenceId, Incarnation, NO_CAUSE, NodeId, OpId};
 use crate::io::{Command, Deadline, Durable, Input, Lane, Outcome, Output, Part, Record, SubmitError};
 use crate::mutant::Mutant;
 use crate::rng::{Rng, Seed};
+use crate::shipping::Shipping;
 use crate::supervision::Supervision;
 use crate::time::{Micros, Time};
 use crate::views::Views;
@@ -31,7 +32,7 @@ pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("APUS_ENGIN
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Engine {
     shared: Shared,
-    rngs: [Rng; 4],
+    rngs: [Rng; 5],
     now: Time,
     counters: Counters,
     life: Life,
@@ -60,16 +61,17 @@ struct Parts {
     consensus: Consensus,
     views: Views,
     supervision: Supervision,
+    shipping: Shipping,
 }
 
 /// Hashes of an engine's state by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Marks([u64; 7]);
+pub struct Marks([u64; 8]);
 
 impl Marks {
     /// What each of them is of.
-    pub const PARTS: [&'static str; 7] =
-        ["diagnosis", "consensus", "views", "supervision", "outputs", "randomness", "time and counts"];
+    pub const PARTS: [&'static str; 8] =
+        ["diagnosis", "consensus", "views", "supervision", "shipping", "outputs", "randomness", "time and counts"];
 
     /// All in one: the state's hash.
     #[must_use]
@@ -82,7 +84,7 @@ impl Marks {
     /// A few bits of each, which name the part where the whole differs.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, reason = "a few bits are meant")]
-    pub fn brief(&self) -> [u16; 7] {
+    pub fn brief(&self) -> [u16; 8] {
         self.0.map(|mark| mark as u16)
     }
 }
@@ -118,7 +120,7 @@ impl Engine {
         let op = shared.op(Part::Diagnosis);
         shared.persisting += 1;
         shared.outputs.push_back(Output::Persist { op, record: Record::Born(inc) });
-        let rngs = ["diagnosis", "consensus", "views", "supervision"].map(|label| seed.stream(label));
+        let rngs = ["diagnosis", "consensus", "views", "supervision", "shipping"].map(|label| seed.stream(label));
         Self {
             shared,
             rngs,
@@ -143,6 +145,9 @@ impl Engine {
             Input::Done { op, outcome } => self.handle_done(op, outcome),
             Input::Process { copy, what } => {
                 self.with(Part::Supervision, |parts, ctx| parts.supervision.on_process(ctx, copy, what));
+            }
+            Input::Files { group, what } => {
+                self.with(Part::Shipping, |parts, ctx| parts.shipping.on_happening(ctx, group, what));
             }
         }
         self.route_signals();
@@ -275,6 +280,15 @@ impl Engine {
         }
     }
 
+    /// The groups of files; `None` while booting or after a disk failure.
+    #[must_use]
+    pub fn files(&self) -> Option<&Shipping> {
+        match &self.life {
+            Life::Running(parts) => Some(&parts.shipping),
+            Life::Booting { .. } | Life::Dead => None,
+        }
+    }
+
     /// A hash of everything that decides what this engine does next. The journal of events is left out.
     #[must_use]
     pub fn state_hash(&self) -> u128 {
@@ -310,17 +324,19 @@ impl Engine {
                 of(&|to| parts.consensus.hash(to)),
                 of(&|to| parts.views.hash(to)),
                 of(&|to| parts.supervision.hash(to)),
+                of(&|to| parts.shipping.hash(to)),
             ],
-            Life::Booting { .. } => [of(&|to| self.life.hash(to)), 0, 0, 0],
-            Life::Dead => [1, 0, 0, 0],
+            Life::Booting { .. } => [of(&|to| self.life.hash(to)), 0, 0, 0, 0],
+            Life::Dead => [1, 0, 0, 0, 0],
         };
         let shared = &self.shared;
-        let [diagnosis, consensus, views, supervision] = parts;
+        let [diagnosis, consensus, views, supervision, shipping] = parts;
         Marks([
             diagnosis,
             consensus,
             views,
             supervision,
+            shipping,
             of(&|to| shared.outputs.hash(to)),
             of(&|to| self.rngs.hash(to)),
             of(&|to| {
@@ -398,6 +414,10 @@ impl Engine {
             Body::Views(message) => {
                 self.with(Part::Diagnosis, |parts, ctx| parts.diagnosis.notice(ctx, from));
                 self.with(Part::Views, |parts, ctx| parts.views.on_message(ctx, &parts.consensus, from, message));
+            }
+            Body::Shipping(message) => {
+                self.with(Part::Diagnosis, |parts, ctx| parts.diagnosis.notice(ctx, from));
+                self.with(Part::Shipping, |parts, ctx| parts.shipping.on_message(ctx, from, message));
             }
         }
     }
@@ -478,9 +498,11 @@ impl Engine {
             consensus: Consensus::new(&config, durable, now, consensus_rng),
             views: Views::new(&config, now),
             supervision: Supervision::new(&config),
+            shipping: Shipping::new(&config),
         };
         self.life = Life::Running(alloc::boxed::Box::new(parts));
         self.with(Part::Consensus, |parts, ctx| parts.consensus.on_start(ctx));
+        self.with(Part::Shipping, |parts, ctx| parts.shipping.on_start(ctx));
     }
 
     fn run_timers(&mut self) {
@@ -514,6 +536,11 @@ impl Engine {
                 parts.supervision.on_timer(ctx);
             }
         });
+        self.with(Part::Shipping, |parts, ctx| {
+            if due(parts.shipping.deadline()) {
+                parts.shipping.on_timer(ctx);
+            }
+        });
     }
 
     fn route_signals(&mut self) {
@@ -522,6 +549,7 @@ impl Engine {
             self.with(Part::Consensus, |parts, ctx| parts.consensus.on_signal(ctx, &signal));
             self.with(Part::Views, |parts, ctx| parts.views.on_signal(ctx, &parts.consensus, &signal));
             self.with(Part::Supervision, |parts, ctx| parts.supervision.on_signal(ctx, &signal));
+            self.with(Part::Shipping, |parts, ctx| parts.shipping.on_signal(ctx, &signal));
         }
         if self.rebirth.is_none()
             && let Life::Running(parts) = &mut self.life
@@ -539,6 +567,7 @@ impl Parts {
             (Part::Consensus, self.consensus.deadline()),
             (Part::Views, self.views.deadline()),
             (Part::Supervision, self.supervision.deadline()),
+            (Part::Shipping, self.shipping.deadline()),
         ];
         asks.into_iter().filter_map(|(part, at)| at.map(|at| Deadline { at, part })).min()
     }

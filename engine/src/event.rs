@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Causes, EvidenceId, Incarnation};
-use crate::{consensus, diagnosis, supervision, views};
+use crate::{consensus, diagnosis, shipping, supervision, views};
 
 /// One fact, its name, and what it follows from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub enum Fact {
     Views(views::Fact),
     /// Programs.
     Supervision(supervision::Fact),
+    /// Groups of files.
+    Shipping(shipping::Fact),
 }
 
 /// What the engine says of itself.

@@ -41,6 +41,31 @@ pub struct ServiceId(pub u16);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ThreadId(pub u32);
 
+/// A group of files that is replicated in one order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GroupId(pub u16);
+
+/// A position in a group's history; the first record has 1, and 0 is before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// The position after it.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// A file, directory or link of a group: the position of the record that made it, never an inode's number, which is used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FileId(pub u64);
+
+impl FileId {
+    /// The group's root directory.
+    pub const ROOT: Self = Self(0);
+}
+
 /// Ties an output that takes time to the input that answers it. Unique within one incarnation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OpId(pub u64);
@@ -86,7 +111,7 @@ macro_rules! display {
         }
     )*};
 }
-display!(NodeId "n", Incarnation "i", Term "t", Index "#", Epoch "e", ResourceId "r", ServiceId "s", ThreadId "th", OpId "op");
+display!(NodeId "n", Incarnation "i", Term "t", Index "#", Epoch "e", ResourceId "r", ServiceId "s", ThreadId "th", OpId "op", GroupId "g", Lsn "@", FileId "f");
 
 impl fmt::Display for EvidenceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::consensus::{Entry, Snapshot};
 use crate::event::Event;
-use crate::ids::{Causes, Epoch, Incarnation, Index, NodeId, OpId, ResourceId, ServiceId, Term, ThreadId};
+use crate::ids::{Causes, Epoch, GroupId, Incarnation, Index, NodeId, OpId, ResourceId, ServiceId, Term, ThreadId};
+use crate::shipping::{Happening, Order};
 use crate::time::{Micros, Time};
 
 /// One thing the world did.
@@ -36,6 +37,13 @@ pub enum Input {
         copy: Copy,
         /// What it did.
         what: ProcessInput,
+    },
+    /// Something about a group of files.
+    Files {
+        /// Which group.
+        group: GroupId,
+        /// What.
+        what: Happening,
     },
 }
 
@@ -120,6 +128,8 @@ pub enum Output {
         /// What to do.
         order: ProcessOrder,
     },
+    /// Do something with a group of files.
+    Files(Order),
     /// Run the reboot hook of this machine.
     Reboot {
         /// The evidence.
@@ -339,4 +349,6 @@ pub enum Part {
     Views,
     /// Programs.
     Supervision,
+    /// Groups of files.
+    Shipping,
 }

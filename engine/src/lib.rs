@@ -8,7 +8,7 @@
 //!     engine.handle(now(), input);
 //! }
 //! ```
-//! See [`Engine`]. Parts: [`diagnosis`], [`consensus`], [`views`], [`supervision`]; their bytes: [`wire`].
+//! See [`Engine`]. Parts: [`diagnosis`], [`consensus`], [`views`], [`supervision`], [`shipping`]; their bytes: [`wire`].
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -26,22 +26,23 @@ mod ids;
 mod io;
 mod mutant;
 mod rng;
+pub mod shipping;
 pub mod supervision;
 mod time;
 pub mod views;
 pub mod wire;
 
 pub use config::{
-    Availability, Bootstrap, Config, ConfigError, ConsensusConfig, DiagnosisConfig, DiagnosisRule, ResourceConfig,
-    Role, ServiceConfig, Strategy, ViewsConfig,
+    Availability, Bootstrap, Config, ConfigError, ConsensusConfig, DiagnosisConfig, DiagnosisRule, GroupConfig, Mode,
+    ResourceConfig, Role, ServiceConfig, Strategy, ViewsConfig,
 };
 pub use context::{Ctx, Signal};
 pub use counters::Counters;
 pub use engine::{BUILD, Engine, Marks};
 pub use event::{EngineFact, Event, Fact};
 pub use ids::{
-    Causes, ClusterId, Epoch, EvidenceId, Incarnation, Index, NO_CAUSE, NodeId, OpId, ResourceId, ServiceId, Term,
-    ThreadId,
+    Causes, ClusterId, Epoch, EvidenceId, FileId, GroupId, Incarnation, Index, Lsn, NO_CAUSE, NodeId, OpId, ResourceId,
+    ServiceId, Term, ThreadId,
 };
 pub use io::{
     Command, Copy, Deadline, Durable, ExitCause, GuardOrder, Input, Lane, Outcome, Output, Part, ProcessInput,

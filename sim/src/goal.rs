@@ -11,6 +11,8 @@ pub enum Needs {
     Warm,
     /// A workload.
     Load,
+    /// Replicated files.
+    Files,
     /// A fault of this name.
     Fault(&'static str),
     /// `availability = "prefer"`, or a planted bug.
@@ -63,6 +65,17 @@ goals! {
     "failed-over" Needs::Service, "a program that failed again and again was moved to another node";
     "escalated-to-reboot" Needs::Service, "the reboot hook of a node was used";
     "standby-promoted" Needs::Warm, "a warm standby became active";
+    "files-opened" Needs::Files, "replicated files were opened for a program";
+    "files-compared" Needs::Files, "a copy had its files compared while the program went on";
+    "files-fetched" Needs::Files, "a new primary took a history that had come further from another copy";
+    "files-orphaned" Needs::Files, "what only one copy held was saved";
+    "files-era-refused" Needs::Files, "who wrote in an earlier era was refused";
+    "files-too-few" Needs::Files, "a new primary waited because too few copies answered";
+    "files-lag-told" Needs::Files, "a copy that fell behind was told of";
+    "files-trouble-told" Needs::Files, "a copy whose disk took nothing was told of";
+    "files-log-cut" Needs::Files, "the log's bound was reached before a copy had its records";
+    "files-differ" Needs::Files, "a scrub found a file that differed";
+    "files-missed" Needs::Files, "changes that were not captured were noticed";
     "hang-detected" Needs::Service, "a program that hung was found by its missing heartbeat";
 }
 

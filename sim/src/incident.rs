@@ -85,7 +85,7 @@ pub fn picture(incidents: &[Incident]) -> Result<Result<Picture, Box<Difference>
                     }
                     Output::Process { copy, order, .. } => put(now, node, wall, What::Program { copy, order }),
                     Output::Event(event) => put(now, node, wall, What::Event(event)),
-                    Output::Persist { .. } | Output::Reboot { .. } => {}
+                    Output::Persist { .. } | Output::Files(_) | Output::Reboot { .. } => {}
                 },
                 Turn::Until(now) => put(now, node, wall, What::Halt),
             }

@@ -267,7 +267,7 @@ impl Search {
                     inputs.push_back(Input::Done { op, outcome: Outcome::Ok });
                 }
                 Output::Process { op, .. } => inputs.push_back(Input::Done { op, outcome: Outcome::Ok }),
-                Output::Reboot { .. } => {}
+                Output::Files(_) | Output::Reboot { .. } => {}
                 Output::Event(event) => Self::check_event(state, me, &event.fact),
             }
         }

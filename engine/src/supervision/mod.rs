@@ -53,7 +53,11 @@ impl Supervision {
 
     pub(crate) fn on_signal(&mut self, ctx: &mut Ctx<'_>, signal: &Signal) {
         match *signal {
-            Signal::Holds { resource, epoch, evidence } => self.on_holds(ctx, resource, epoch, evidence),
+            // With files the program starts once they are those of the grant.
+            Signal::Holds { resource, .. } if ctx.config().group_of(resource).is_some() => {}
+            Signal::Holds { resource, epoch, evidence } | Signal::FilesReady { resource, epoch, evidence } => {
+                self.on_holds(ctx, resource, epoch, evidence);
+            }
             Signal::MustLetGo { resource, epoch, evidence } => self.on_must_let_go(ctx, resource, epoch, evidence),
             Signal::LeaseLost { resource, evidence, .. } => self.on_lease_lost(ctx, resource, evidence),
             Signal::StandBy { copy, on, epoch, evidence } => self.on_stand_by(ctx, copy, on, epoch, evidence),
@@ -331,7 +335,12 @@ impl Supervision {
         let Some(unit) = self.units.get_mut(&copy) else { return };
         unit.failing = false;
         if let Some(epoch) = unit.let_go.take() {
-            ctx.signal(Signal::LetGo { resource: unit.resource, epoch });
+            let resource = unit.resource;
+            if ctx.config().group_of(resource).is_some() {
+                ctx.signal(Signal::FilesLetGo { resource, epoch });
+            } else {
+                ctx.signal(Signal::LetGo { resource, epoch });
+            }
         }
         if unit.want != Want::Nothing {
             self.start(ctx, copy);

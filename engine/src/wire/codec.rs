@@ -5,7 +5,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::DecodeError;
-use crate::ids::{Epoch, EvidenceId, Incarnation, Index, NodeId, OpId, ResourceId, ServiceId, Term, ThreadId};
+use crate::ids::{
+    Epoch, EvidenceId, FileId, GroupId, Incarnation, Index, Lsn, NodeId, OpId, ResourceId, ServiceId, Term, ThreadId,
+};
 use crate::time::{Micros, Time};
 
 /// Something that can be laid on the wire and on the disk.
@@ -152,7 +154,7 @@ macro_rules! newtype {
         }
     )*};
 }
-newtype!(NodeId u16 2, ResourceId u16 2, ServiceId u16 2, Incarnation var 1, Term var 1, Index var 1, Epoch var 1, OpId var 1, ThreadId var 1, Time var 1, Micros var 1);
+newtype!(GroupId var 1, Lsn var 1, FileId var 1, NodeId u16 2, ResourceId u16 2, ServiceId u16 2, Incarnation var 1, Term var 1, Index var 1, Epoch var 1, OpId var 1, ThreadId var 1, Time var 1, Micros var 1);
 
 macro_rules! number {
     ($($type:ident $via:ident $least:literal),*) => {$(

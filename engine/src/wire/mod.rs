@@ -3,7 +3,7 @@
 //! ```text
 //! offset size
 //!  0      2   magic "AP"
-//!  2      1   version of this body (1 to 4)
+//!  2      1   version of this body (1 to 5)
 //!  3      1   newest version the sender speaks
 //!  4      1   kind
 //!  5      4   cluster id
@@ -27,14 +27,19 @@ use crate::config::Config;
 use crate::hash::hash_bytes;
 use crate::ids::{ClusterId, Incarnation, NodeId};
 use crate::mutant::Mutant;
-use crate::{consensus, diagnosis, views};
+use crate::{consensus, diagnosis, shipping, views};
 
 /// The newest version this engine reads and writes.
 ///
 /// 2 has evidence, 3 settings, 4 the layout of 3: who speaks it takes a leader's word less often (see [`crate::Config::rest`]).
-pub const VERSION: u8 = 4;
+/// 5 has groups of files.
+pub const VERSION: u8 = 5;
+/// What a node without groups of files writes.
+pub const USUAL: u8 = 4;
 /// The version that brought rest.
 pub(crate) const REST: u8 = 4;
+/// The version that brought groups of files.
+pub(crate) const FILES: u8 = 5;
 const MAGIC: [u8; 2] = *b"AP";
 const HEADER: usize = 15;
 const CHECK: usize = 4;
@@ -54,7 +59,7 @@ pub struct Header {
     pub incarnation: Incarnation,
 }
 
-/// What a packet says, by the part it is for. Kinds `0x1…` diagnosis, `0x2…` consensus, `0x3…` views.
+/// What a packet says, by the part it is for. Kinds `0x1…` diagnosis, `0x2…` consensus, `0x3…` views, `0x4…` shipping.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Body {
     /// For `diagnosis`.
@@ -63,6 +68,8 @@ pub enum Body {
     Consensus(consensus::Message),
     /// For `views`.
     Views(views::Message),
+    /// For `shipping`.
+    Shipping(shipping::Message),
 }
 
 /// Why a packet was dropped.
@@ -100,6 +107,7 @@ pub fn kind_name(kind: u8) -> &'static str {
         1 => diagnosis::Message::kind_name(kind),
         2 => consensus::Message::kind_name(kind),
         3 => views::Message::kind_name(kind),
+        4 => shipping::Message::kind_name(kind),
         _ => "unknown",
     }
 }
@@ -133,6 +141,7 @@ pub const fn since(kind: u8) -> u8 {
         0x34 => 3,
         // Heartbeats of a cluster at rest, and their answers.
         0x26 | 0x27 => REST,
+        0x40..=0x4f => FILES,
         _ => 1,
     }
 }
@@ -148,6 +157,7 @@ pub fn encode(header: &Header, body: &Body) -> Vec<u8> {
         Body::Diagnosis(m) => m.kind(),
         Body::Consensus(m) => m.kind(),
         Body::Views(m) => m.kind(),
+        Body::Shipping(m) => m.kind(),
     });
     w.u32(header.cluster.0);
     w.u16(header.sender.0);
@@ -156,6 +166,7 @@ pub fn encode(header: &Header, body: &Body) -> Vec<u8> {
         Body::Diagnosis(m) => m.put_body(&mut w),
         Body::Consensus(m) => m.put_body(&mut w),
         Body::Views(m) => m.put_body(&mut w),
+        Body::Shipping(m) => m.put_body(&mut w),
     }
     let mut out = w.into_vec();
     let tail = check(&out);
@@ -200,6 +211,7 @@ pub fn decode(config: &Config, datagram: &[u8]) -> Result<(Header, Body), Decode
         1 => Body::Diagnosis(diagnosis::Message::get_body(kind, &mut r)?),
         2 => Body::Consensus(consensus::Message::get_body(kind, &mut r)?),
         3 => Body::Views(views::Message::get_body(kind, &mut r)?),
+        4 => Body::Shipping(shipping::Message::get_body(kind, &mut r)?),
         _ => return Err(DecodeError::Kind),
     };
     r.end()?;

@@ -6,17 +6,19 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::{Body, DecodeError, Header, Reader, VERSION, decode, encode, repair_check};
-use crate::{Bootstrap, ClusterId, Config, Incarnation, NodeId, Rng, Seed, consensus, diagnosis, views};
+use crate::{Bootstrap, ClusterId, Config, Incarnation, NodeId, Rng, Seed, consensus, diagnosis, shipping, views};
 
 fn config() -> Config {
-    Config::new(NodeId(1), Bootstrap { voters: [NodeId(0), NodeId(1)].to_vec(), ..Bootstrap::default() })
+    let bootstrap = Bootstrap { voters: [NodeId(0), NodeId(1)].to_vec(), ..Bootstrap::default() };
+    Config { wire_version: VERSION, ..Config::new(NodeId(1), bootstrap) }
 }
 
 fn header(version: u8) -> Header {
     Header { version, speaks: VERSION, cluster: ClusterId(0x4150_5553), sender: NodeId(0), incarnation: Incarnation(3) }
 }
 
-const KINDS: [&[u8]; 3] = [diagnosis::Message::KINDS, consensus::Message::KINDS, views::Message::KINDS];
+const KINDS: [&[u8]; 4] =
+    [diagnosis::Message::KINDS, consensus::Message::KINDS, views::Message::KINDS, shipping::Message::KINDS];
 
 /// A random body of a kind: random bytes are read until they make sense.
 fn body(kind: u8, version: u8, rng: &mut Rng) -> Body {
@@ -32,7 +34,8 @@ fn body(kind: u8, version: u8, rng: &mut Rng) -> Body {
         let read = match kind >> 4 {
             1 => diagnosis::Message::get_body(kind, &mut r).map(Body::Diagnosis),
             2 => consensus::Message::get_body(kind, &mut r).map(Body::Consensus),
-            _ => views::Message::get_body(kind, &mut r).map(Body::Views),
+            3 => views::Message::get_body(kind, &mut r).map(Body::Views),
+            _ => shipping::Message::get_body(kind, &mut r).map(Body::Shipping),
         };
         if let Ok(body) = read {
             return body;
@@ -60,7 +63,9 @@ fn every_kind_there_and_back_in_every_version() {
 fn a_kind_is_unknown_before_its_version() {
     let mut rng = Seed(9).stream("wire");
     let order = body(0x34, 3, &mut rng);
-    for (body, since) in [(&order, 3), (&body(0x26, 4, &mut rng), 4), (&body(0x27, 4, &mut rng), 4)] {
+    for (body, since) in
+        [(&order, 3), (&body(0x26, 4, &mut rng), 4), (&body(0x27, 4, &mut rng), 4), (&body(0x44, 5, &mut rng), 5)]
+    {
         for version in 1..=VERSION {
             let speaks = if version < since { Err(DecodeError::Kind) } else { Ok(()) };
             assert_eq!(decode(&config(), &encode(&header(version), body)).map(|_| ()), speaks, "{version} of {since}");
@@ -78,7 +83,7 @@ fn a_million_random_and_damaged_packets() {
     // Several bodies of each kind in each version.
     let mut valid: Vec<Vec<u8>> = Vec::new();
     for kind in KINDS.concat() {
-        for version in [1, 2, 3, 4, 1, 2, 3, 4].map(|version: u8| version.max(super::since(kind))) {
+        for version in [1, 2, 3, 4, 5, 1, 2, 3, 4, 5].map(|version: u8| version.max(super::since(kind))) {
             valid.push(encode(&header(version), &body(kind, version, &mut rng)));
         }
     }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use apus_engine::shipping::Order;
 use apus_engine::{Causes, Copy, Deadline, Event, GuardOrder, Input, Lane, NodeId, OpId, Output, ProcessOrder, Time};
 
 use crate::run::Backend;
@@ -21,6 +22,8 @@ pub trait Machine {
     fn process(&mut self, op: OpId, copy: Copy, order: ProcessOrder);
     /// Runs the reboot hook.
     fn reboot(&mut self, because: Causes);
+    /// Starts an order about a group of files; its answer is an input. Of nodes without groups nothing is ordered.
+    fn files(&mut self, _order: Order) {}
     /// Takes note of an event.
     fn event(&mut self, event: Event);
     /// Waits for the machine's own inputs: answers, programs, signals, and a tick at the deadline. `None` ends the node.
@@ -83,6 +86,7 @@ impl<M: Machine, S: Sockets> Backend for Shell<M, S> {
             Output::Persist { op, record } => self.store.write(op, record),
             Output::Guard(order) => self.machine.guard(order),
             Output::Process { op, copy, order } => self.machine.process(op, copy, order),
+            Output::Files(order) => self.machine.files(order),
             Output::Reboot { because } => self.machine.reboot(because),
             Output::Event(event) => self.machine.event(event),
         }

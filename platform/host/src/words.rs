@@ -1,7 +1,7 @@
 //! What nodes tell, in a few words: for traces, journals and people.
 
 use apus_engine::{
-    Copy, EngineFact, Event, ExitCause, Fact, NodeId, ResourceId, consensus, diagnosis, supervision, views,
+    Copy, EngineFact, Event, ExitCause, Fact, NodeId, ResourceId, consensus, diagnosis, shipping, supervision, views,
 };
 
 /// How things are called in sentences.
@@ -35,6 +35,7 @@ pub fn words(event: &Event, names: &impl Names) -> String {
         Fact::Consensus(fact) => consensus(fact, names),
         Fact::Views(fact) => views(fact, names),
         Fact::Supervision(fact) => supervision(fact, names),
+        Fact::Shipping(fact) => shipping(fact, names),
     }
 }
 
@@ -110,6 +111,49 @@ fn views(fact: &views::Fact, names: &impl Names) -> String {
             node(holder),
             over.0 / 1_000
         ),
+    }
+}
+
+fn shipping(fact: &shipping::Fact, names: &impl Names) -> String {
+    use shipping::{Fact, Trouble};
+    let name = |node: &NodeId| names.node(*node);
+    match fact {
+        Fact::Promised { group, era } => format!("promises to refuse who writes files {group} before {era}"),
+        Fact::Refused { group, era, promised } => format!("refuses {era} of files {group}: {promised} is promised"),
+        Fact::Fetching { group, from, upto, .. } => {
+            format!("takes files {group} over from {} up to {upto}", name(from))
+        }
+        Fact::TooFew { group, have, need, .. } => {
+            format!("waits with files {group}: {have} copies answer, {need} have to")
+        }
+        Fact::Opened { group, era, at, fresh: false } => format!("opens files {group} at {at} in {era}"),
+        Fact::Opened { group, era, at, .. } => format!("opens files {group} as it finds them, at {at} in {era}"),
+        Fact::Closed { group, at } => format!("closes files {group} at {at}"),
+        Fact::Following { group, source, compares: false, .. } => {
+            format!("follows {} with files {group}", name(source))
+        }
+        Fact::Following { group, source, .. } => format!("compares its files {group} with those of {}", name(source)),
+        Fact::Synced { group, at, .. } => format!("has files {group} compared, as of {at}"),
+        Fact::Orphaned { group, from, upto } => {
+            format!("saves what only it has of files {group}, from {from} to {upto}")
+        }
+        Fact::Lagging { group, node, behind } => {
+            format!("finds {} {behind} records behind with files {group}", name(node))
+        }
+        Fact::CaughtUp { group, node } => format!("finds {} caught up with files {group}", name(node)),
+        Fact::Troubled { group, node, why: Trouble::Full } => {
+            format!("hears that {} has no room for files {group}", name(node))
+        }
+        Fact::Troubled { group, node, .. } => format!("hears that the disk of {} fails files {group}", name(node)),
+        Fact::Recovered { group, node } => format!("hears that {} takes files {group} again", name(node)),
+        Fact::Dropped { group, node, upto } => {
+            format!("has no room to keep records of files {group} for {}: those up to {upto} are gone", name(node))
+        }
+        Fact::Missed { group, after } => format!("has missed changes of files {group} after {after}"),
+        Fact::Differs { group, node, file, block: Some(block) } => {
+            format!("finds block {block} of file {file} of {group} at {} to differ", name(node))
+        }
+        Fact::Differs { group, node, file, .. } => format!("finds file {file} of {group} at {} to differ", name(node)),
     }
 }
 

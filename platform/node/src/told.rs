@@ -6,8 +6,9 @@
 
 use apus_engine::supervision::{FailureCause, Rung};
 use apus_engine::{
-    Copy, EngineFact, Epoch, Event, EvidenceId, ExitCause, Fact, Incarnation, Index, Micros, NodeId, ProcessOrder,
-    ResourceId, ServiceId, Term, ThreadId, Time, consensus, diagnosis, supervision, views,
+    Copy, EngineFact, Epoch, Event, EvidenceId, ExitCause, Fact, FileId, GroupId, Incarnation, Index, Lsn, Micros,
+    NodeId, ProcessOrder, ResourceId, ServiceId, Term, ThreadId, Time, consensus, diagnosis, shipping, supervision,
+    views,
 };
 use serde_json::Value;
 
@@ -93,7 +94,7 @@ macro_rules! names {
         }
     )*};
 }
-names!(NodeId u16, ResourceId u16, ServiceId u16, Incarnation u32, ThreadId u32, Term u64, Index u64, Epoch u64, Micros u64, Time u64);
+names!(NodeId u16, GroupId u16, Lsn u64, FileId u64, ResourceId u16, ServiceId u16, Incarnation u32, ThreadId u32, Term u64, Index u64, Epoch u64, Micros u64, Time u64);
 
 macro_rules! numbers {
     ($($type:ident $as:ident),*) => {$(
@@ -207,6 +208,7 @@ variants! {
         "consensus" Consensus(fact);
         "views" Views(fact);
         "supervision" Supervision(fact);
+        "files" Shipping(fact);
     }
     EngineFact {
         "started" Started { formatted };
@@ -256,6 +258,28 @@ variants! {
         "escalated" Escalated { copy, rung };
         "stopping" Stopping { copy };
         "stopped" Stopped { copy };
+    }
+    shipping::Trouble {
+        "full" Full;
+        "failed" Failed;
+    }
+    shipping::Fact {
+        "promised" Promised { group, era };
+        "refused" Refused { group, era, promised };
+        "fetching" Fetching { group, era, from, upto };
+        "too-few" TooFew { group, era, have, need };
+        "opened" Opened { group, era, at, fresh };
+        "closed" Closed { group, at };
+        "following" Following { group, era, source, compares };
+        "synced" Synced { group, era, at };
+        "orphaned" Orphaned { group, from, upto };
+        "lagging" Lagging { group, node, behind };
+        "caught-up" CaughtUp { group, node };
+        "troubled" Troubled { group, node, why };
+        "recovered" Recovered { group, node };
+        "dropped" Dropped { group, node, upto };
+        "missed" Missed { group, after };
+        "differs" Differs { group, node, file, block };
     }
 }
 

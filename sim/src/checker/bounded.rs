@@ -65,7 +65,11 @@ impl BoundedRate {
             Workload::Notes { clients, rate } => 2 * u64::from(clients) * u64::from(rate) * plan.configs.len() as u64,
             _ => 0,
         };
-        Self { bound: 2 * (probes + beats + renewals + notes) + 100, quiet_after: Ns::MAX }
+        // Of replicated files: the records of each step and their answers, and the words of who writes.
+        let files = plan.scenario.files.as_ref().map_or(0, |files| {
+            u64::from(files.copies) * (40 + 8 * u64::from(files.rate) + if files.scrub > 0 { 400 } else { 0 })
+        });
+        Self { bound: 2 * (probes + beats + renewals + notes + files) + 100, quiet_after: Ns::MAX }
     }
 }
 

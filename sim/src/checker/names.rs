@@ -80,6 +80,23 @@ names! {
     "drained-rests" safety "NT-SwiFT 3.1, rejuvenation", "a drained server gets no new connection";
     "blackout-bound" liveness "NT-SwiFT 3.6", "for no longer than the bound do all segments of a family fail to reach a server";
     "clients-served" liveness "own", "after healing every client is answered";
+    "files-opened-first" safety "NT-SwiFT 2.2, REPL", "no program changes replicated files before they were opened for it";
+    "files-one-writer" safety "NT-SwiFT 2.2, REPL; Kleppmann 2016, fencing tokens", "replicated files are written in one era at a time, and in an era by one node";
+    "files-prefix" safety "NT-SwiFT 2.2, REPL", "the files that a copy publishes are the writer's at one earlier place of its history";
+    "files-published-grow" safety "NT-SwiFT 2.2, REPL", "within an era what a copy publishes never goes back";
+    "files-chain" safety "own", "a record follows in each log the one that it followed at its writer";
+    "files-old-era" safety "Kleppmann 2016, fencing tokens", "a copy answers nobody in an era below the one that it has promised";
+    "files-promise" safety "Lamport 1998, promises", "a copy answers in an era only once its promise is durable";
+    "files-kept" safety "NT-SwiFT 2.2, REPL", "under sync what a program was told to be kept is on enough disks, and in every later history";
+    "files-received" safety "own", "under semi-sync what a program was told to be kept has come to another copy";
+    "files-nothing-lost" safety "NT-SwiFT 3.1, rejuvenation", "a planned move loses no change";
+    "files-orphans" safety "own", "what only one copy holds is saved before its files are replaced";
+    "files-cut" safety "own", "while there is room no record goes that a copy has not taken";
+    "files-log-bound" safety "own", "a log is no longer than its bound and what is on its way";
+    "files-told" safety "own", "who is behind by more than the bound, or whose disk takes nothing, is told of";
+    "files-differ-true" safety "own", "a scrub tells of no difference that is not there";
+    "files-equal" liveness "NT-SwiFT 2.2, REPL", "after healing all copies have the same files";
+    "files-go-on" liveness "own", "after healing the program's files are kept again";
     "no-panic" safety "own", "no engine panics";
     "clean-wire" safety "own", "an engine sends nothing that another cannot decode";
 }

@@ -49,6 +49,7 @@ fn part(fact: &Fact) -> u8 {
         Fact::Consensus(_) => 2,
         Fact::Views(_) => 3,
         Fact::Supervision(_) => 4,
+        Fact::Shipping(_) => 5,
     }
 }
 

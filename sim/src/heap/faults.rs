@@ -248,6 +248,7 @@ impl World {
                 self.halt(node, Some(PowerLoss::LoseAll));
                 if fault.kind == Kind::Wipe {
                     self.nodes[at].storage = super::storage::Storage::new(false);
+                    self.files_wiped(node);
                 } else {
                     self.nodes[at].storage.damaged = true;
                 }
@@ -312,6 +313,7 @@ impl World {
                 }
                 hung
             }
+            Kind::FilesRot => self.files_rot(node),
             Kind::ProgramCrash => self.end_programs(node, ExitCause::Code(1)),
             Kind::OutOfMemory => self.end_programs(node, ExitCause::OutOfMemory),
             Kind::ProgramPoison => self.end_programs(node, ExitCause::Signal(6)),
@@ -563,6 +565,7 @@ impl World {
                 self.boot(NodeId(at as u16));
             }
         }
+        self.files_healed();
         self.line(None, What::Healed);
     }
 }

@@ -6,6 +6,7 @@ mod clients;
 mod clock;
 mod ether;
 mod faults;
+mod files;
 mod link;
 mod node;
 mod outside;
@@ -130,6 +131,8 @@ pub(crate) struct World {
     parked: BTreeMap<NodeId, Storage>,
     undrains: Vec<NodeId>,
     clients: clients::Clients,
+    /// Replicated files, where the scenario has some.
+    files: Option<Box<files::Files>>,
     hash: TraceHash,
     trace: Vec<Line>,
     goals: Vec<&'static str>,
@@ -179,6 +182,7 @@ impl World {
             parked: BTreeMap::new(),
             undrains: Vec::new(),
             clients: clients::Clients::new(plan),
+            files: files::Files::new(plan),
             hash: TraceHash::default(),
             trace: Vec::new(),
             goals: Vec::new(),
@@ -205,6 +209,10 @@ impl World {
         }
         self.queue.push(self.plan.scenario.duration, Due::Heal);
         self.queue.push(S, Due::Second);
+        if let Some(files) = &self.files {
+            let look = Due::Files { node: NodeId(0), life: 0, what: files::FilesDue::Look };
+            self.queue.push(files.first_look(), look);
+        }
         for client in 0..self.clients.many() {
             self.queue.push(rng.between(S / 2, S), Due::Client(client));
         }
@@ -276,6 +284,7 @@ impl World {
             Due::Wake(node, life) => self.wake(node, life),
             Due::Client(client) => self.client(client),
             Due::Second => self.second(),
+            Due::Files { node, life, what } => self.files_due(node, life, what),
         }
     }
 
@@ -295,6 +304,7 @@ impl World {
     }
 
     fn finish(&mut self) {
+        self.files_end();
         for resource in self.roles.keys().copied().collect::<Vec<_>>() {
             self.integrate_holders(resource);
         }

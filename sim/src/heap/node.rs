@@ -50,6 +50,8 @@ pub(super) struct Host {
     pub(super) fuse: Option<u64>,
     /// Peers that do not know its new address yet.
     pub(super) hidden_from: BTreeSet<NodeId>,
+    /// When the disk has done what was ordered of it for replicated files.
+    pub(super) files_done_at: Ns,
 }
 
 impl Host {
@@ -73,6 +75,7 @@ impl Host {
             programs: BTreeMap::new(),
             fuse: None,
             hidden_from: BTreeSet::new(),
+            files_done_at: 0,
         }
     }
 }
@@ -90,6 +93,7 @@ impl World {
         }
         let Some(durable) = host.storage.open() else {
             host.storage = Storage::new(false);
+            self.files_wiped(node);
             self.line(Some(node), What::Refused);
             let life = self.nodes[node.0 as usize].life;
             self.queue.push(self.now + 500 * MS, Due::Boot(node, life));
@@ -149,6 +153,7 @@ impl World {
         if let Some(loss) = power {
             host.powered = false;
             lost = host.storage.power_off(loss);
+            host.files_done_at = 0;
             host.programs.clear();
             let guards = std::mem::take(&mut host.guards);
             if self.options.keep_trace {
@@ -158,6 +163,9 @@ impl World {
             }
         } else {
             host.storage.flush();
+        }
+        if power.is_some() {
+            self.files_power_off(node);
         }
         if let Some(outside) = &mut self.outside {
             outside.stop(node, power.is_some());
@@ -317,10 +325,14 @@ impl World {
     fn execute(&mut self, node: NodeId, output: Output) {
         self.hash_output(node, &output);
         match output {
-            Output::Send { to, datagram, .. } => self.transmit(node, to, datagram),
+            Output::Send { to, datagram, .. } => {
+                self.files_packet(node, &datagram, true);
+                self.transmit(node, to, datagram);
+            }
             Output::Persist { op, record } => self.persist(node, op, record),
             Output::Guard(order) => self.guard(node, order),
             Output::Process { op, copy, order } => self.program(node, op, copy, order),
+            Output::Files(order) => self.files_order(node, order),
             Output::Reboot { .. } => self.reboot(node),
             Output::Event(event) => self.told(node, event),
         }
@@ -337,6 +349,9 @@ impl World {
     /// The node tells something.
     pub(crate) fn told(&mut self, node: NodeId, event: Event) {
         let fact = event.fact.clone();
+        if let Fact::Shipping(fact) = &fact {
+            self.files_told(node, fact);
+        }
         self.line(Some(node), What::Event(event));
         self.after_event(node, &fact);
     }
@@ -354,6 +369,7 @@ impl World {
                 let host = &mut self.nodes[node.0 as usize];
                 host.storage = Storage::new(false);
                 let life = host.life;
+                self.files_wiped(node);
                 self.queue.push(self.now + 500 * MS, Due::Boot(node, life));
             }
             _ => {}
@@ -431,6 +447,7 @@ impl World {
             let kind = apus_engine::wire::peek_kind(&datagram).unwrap_or(0);
             self.line(Some(to), What::Received { from, id, kind, datagram: datagram.clone() });
         }
+        self.files_packet(to, &datagram, false);
         self.feed(to, Input::Packet { from, datagram });
     }
 
@@ -451,6 +468,7 @@ impl World {
             Output::Persist { record, .. } => self.hash.value(record),
             Output::Guard(order) => self.hash.value(order),
             Output::Process { op, copy, order } => self.hash.value(&(*op, *copy, *order)),
+            Output::Files(order) => self.hash.value(order),
             Output::Reboot { .. } => {}
             Output::Event(event) => self.hash.value(event),
         }
@@ -462,7 +480,7 @@ impl World {
         match input {
             Input::Tick => self.hash.word(1),
             Input::Packet { from, datagram } => self.hash.word(2 << 60 | u64::from(from.0) << 32 | tail(datagram)),
-            Input::Done { .. } | Input::Process { .. } => self.hash.value(input),
+            Input::Done { .. } | Input::Process { .. } | Input::Files { .. } => self.hash.value(input),
         }
     }
 }

@@ -286,6 +286,7 @@ impl World {
 
     /// A packet leaves. What the transport has to carry, if it has to carry it.
     pub(crate) fn departs(&mut self, from: NodeId, to: NodeId, lane: Lane, datagram: Vec<u8>) -> Option<Vec<u8>> {
+        self.files_packet(from, &datagram, true);
         let (there, alive) = self.nodes.get(to.0 as usize).map(|_| self.answers(to))?;
         if lane == Lane::Probe && !(there && alive) {
             // Nobody takes a datagram there now; a late one finds whoever runs by then.

@@ -270,6 +270,7 @@ impl World {
             return;
         };
         let (hung, claimed, again) = (program.hung, program.life == life, program.ready);
+        let active = program.active;
         program.ready |= what == ProcessInput::Ready;
         match what {
             ProcessInput::Exited(cause) => return self.exit(node, copy, cause),
@@ -293,6 +294,9 @@ impl World {
                     return;
                 }
             }
+        }
+        if what == ProcessInput::Ready && active {
+            self.files_program(node, copy, run);
         }
         if claimed {
             self.feed(node, apus_engine::Input::Process { copy, what });

@@ -42,6 +42,8 @@ pub(super) enum Due {
     Client(u16),
     /// Counts of the last second are looked at.
     Second,
+    /// Something about replicated files.
+    Files { node: NodeId, life: u32, what: super::files::FilesDue },
 }
 
 impl Due {
@@ -61,6 +63,7 @@ impl Due {
             Self::Timer { .. } => 10,
             Self::Client(_) => 11,
             Self::Second => 12,
+            Self::Files { .. } => 13,
         }
     }
 
@@ -78,7 +81,8 @@ impl Due {
             | Self::ProgramGone { node, .. }
             | Self::Unclaimed { node, .. }
             | Self::Guard { node, .. }
-            | Self::Timer { node } => u64::from(node.0),
+            | Self::Timer { node }
+            | Self::Files { node, .. } => u64::from(node.0),
         }
     }
 }

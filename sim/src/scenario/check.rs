@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use apus_engine::{Availability, ConfigError, Strategy};
+use apus_engine::{Availability, ConfigError, Mode, Strategy};
 
 use super::budget;
 use super::keys::TURMOIL_NODES;
@@ -22,6 +22,9 @@ pub(super) fn check<'t>(r: &mut Reader<'t>, parts: &mut Parts<'t>) {
     }
     let counted = parts.counted && r.count() == before;
     services(r, parts, counted);
+    if counted {
+        files(r, parts);
+    }
     expect(r, parts);
     worlds(r, parts, counted);
     for fault in &parts.faults {
@@ -66,6 +69,50 @@ fn counts(r: &mut Reader<'_>, parts: &Parts<'_>) {
             message,
             "fewer than there are members",
             format!("write `arbiters = {most}` or fewer"),
+        );
+    }
+}
+
+/// Replicated files need a cold service, and nodes that can run it.
+fn files(r: &mut Reader<'_>, parts: &Parts<'_>) {
+    let s = &parts.scenario;
+    let (Some(files), Some(view)) = (&s.files, &parts.files) else { return };
+    let span = |key: &str| if view.get(key).is_some() { view.at(key) } else { view.span.clone() };
+    let owners = s.voters.saturating_sub(s.arbiters).min(s.members);
+    match s.services.first() {
+        None => {
+            let help = "add a `[[service]]` whose program changes them";
+            r.wrong(view.span.clone(), view.path.clone(), "replicated files need a service", "a service", help);
+        }
+        Some(service) if service.strategy != Strategy::Cold => {
+            let help = "make the first service cold, or take `[files]` out";
+            r.wrong(
+                view.span.clone(),
+                view.path.clone(),
+                "the service of replicated files must be cold",
+                "a cold service",
+                help,
+            );
+        }
+        Some(_) => {}
+    }
+    if files.copies > owners {
+        let message = format!("{} copies need as many nodes that can own something, there are {owners}", files.copies);
+        r.wrong(
+            span("copies"),
+            view.key("copies"),
+            message,
+            "at most so many",
+            format!("write `copies = {owners}` or fewer"),
+        );
+    } else if u16::from(files.need) > files.copies && files.mode == Mode::Sync {
+        let message = format!("{} copies are waited for, there are {}", files.need, files.copies);
+        r.wrong(
+            span("need"),
+            view.key("need"),
+            message,
+            "at most `copies`",
+            format!("write `need = {}` or fewer", files.copies),
         );
     }
 }
@@ -206,6 +253,7 @@ fn out_of_reach(s: &Scenario, needs: Needs) -> Option<(String, String)> {
         Needs::Warm if s.services.iter().all(|service| service.strategy != Strategy::Warm) => {
             lack("a warm service", "add `strategy = \"warm\"` to a service, or take the goal out")
         }
+        Needs::Files if s.files.is_none() => lack("replicated files", "add `[files]`, or take the goal out"),
         Needs::Load if s.workload == Workload::None => lack("clients", "add a `[workload]`, or take the goal out"),
         Needs::Unsafe if s.cluster.availability != Some(Availability::Prefer) && s.mutant.is_none() => lack(
             "the 1998 rule or a planted bug",

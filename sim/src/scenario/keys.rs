@@ -173,6 +173,7 @@ pub(super) static ROOT: Table = Table {
         may("cluster", Shape::Table(&CLUSTER), "the engine's defaults", "knobs of all nodes"),
         may("service", Shape::Tables(&SERVICE), "none", "supervised programs"),
         may("workload", Shape::Table(&WORKLOAD), "none", "what clients do"),
+        may("files", Shape::Table(&FILES), "none", "replicated files of the first service"),
         may("fault", Shape::Tables(&FAULT), "none", "scripted faults"),
         may("swarm", Shape::ByKind(&SWARM), "none", "faults that each seed draws, by kind"),
         may("expect", Shape::Table(&EXPECT), "all invariants", "what must hold"),
@@ -208,7 +209,12 @@ pub(super) static CLUSTER: Table = Table {
         may("drift", Shape::Share(100_000), "\"500ppm\"", "how far two clocks may drift apart"),
         may("batch", Shape::Count(1, 1_024), "64", "log entries in one packet at most"),
         may("keep", Shape::Count(1, 1_000_000), "256", "applied log entries kept before compaction"),
-        may("wire_version", Shape::Count(1, 4), "4", "wire version that all nodes write at the start"),
+        may(
+            "wire_version",
+            Shape::Count(1, 5),
+            "4, or 5 with `[files]`",
+            "wire version that all nodes write at the start",
+        ),
         may(
             "link_delay",
             Shape::Time(1_000, S),
@@ -265,6 +271,26 @@ pub(super) static WORKLOAD: Table = Table {
         ),
         may("clients", Shape::Count(1, 1_000), "4", "how many clients"),
         may("rate", Shape::Count(1, 10_000), "10", "what each of them does a second"),
+    ],
+};
+
+/// `[files]`.
+pub(super) static FILES: Table = Table {
+    name: "[files]",
+    about: "Files that the program of the first service changes, replicated to the first nodes. The service must be cold.",
+    keys: &[
+        may("copies", Shape::Count(1, 16), "3", "how many nodes have them"),
+        may(
+            "mode",
+            Shape::Word(Words::These(&["async", "semi-sync", "sync"])),
+            "\"async\"",
+            "what the program waits for when it asks for durable files: its own disk, that another copy has received them, or that `need` copies have them on disk",
+        ),
+        may("need", Shape::Count(1, 16), "2", "copies under `sync`, the writer's own among them"),
+        may("rate", Shape::Count(1, 10_000), "100", "what the program does a second"),
+        may("log", Shape::Count(65_536, 1 << 40), "1048576", "bytes of a log at most, at each copy"),
+        may("lag", Shape::Count(1, 1_000_000), "200", "a copy that is behind by more records is told of"),
+        may("scrub", Shape::Time(0, HOUR), "\"0s\"", "between two looks through a copy's files; zero for none"),
     ],
 };
 
@@ -345,4 +371,4 @@ pub(super) static EXPECT: Table = Table {
 };
 
 /// Every table, in the order of the reference.
-pub(super) const TABLES: [&Table; 7] = [&ROOT, &CLUSTER, &SERVICE, &WORKLOAD, &FAULT, &SWARM, &EXPECT];
+pub(super) const TABLES: [&Table; 8] = [&ROOT, &CLUSTER, &SERVICE, &WORKLOAD, &FILES, &FAULT, &SWARM, &EXPECT];

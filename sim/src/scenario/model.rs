@@ -35,6 +35,8 @@ pub struct Scenario {
     pub services: Vec<Service>,
     /// What clients do.
     pub workload: Workload,
+    /// Files of the first service that are replicated.
+    pub files: Option<Files>,
     /// Scripted faults.
     pub faults: Vec<ScriptedFault>,
     /// What each seed draws.
@@ -109,6 +111,25 @@ pub struct Service {
     pub within: Ns,
     /// Whether the reboot hook may be used.
     pub may_reboot: bool,
+}
+
+/// Replicated files, and what the program of the first service does with them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Files {
+    /// How many nodes have them: the first ones.
+    pub copies: u16,
+    /// What a program waits for.
+    pub mode: apus_engine::Mode,
+    /// Under `sync`: how many copies.
+    pub need: u8,
+    /// Steps of the program a second.
+    pub rate: u32,
+    /// Bytes of a log at most.
+    pub log: u64,
+    /// Records that a copy may be behind before somebody is told.
+    pub lag: u64,
+    /// Between two looks through a copy's files; zero for none.
+    pub scrub: Ns,
 }
 
 /// What clients do.

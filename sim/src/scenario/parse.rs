@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use apus_engine::{Availability, DiagnosisRule, Mutant, Strategy};
+use apus_engine::{Availability, DiagnosisRule, Mode, Mutant, Strategy};
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{self, Shape, Table, Words};
 use super::mend::expected;
-use super::model::{Cluster, Expect, Scenario, ScriptedFault, Service, SwarmFault, Workload};
+use super::model::{Cluster, Expect, Files, Scenario, ScriptedFault, Service, SwarmFault, Workload};
 use super::reader::{Reader, Value, View, join, quote};
 use super::suggest::nearest;
 use super::target::{default_target, read_target};
@@ -27,6 +27,7 @@ pub(super) struct Parts<'t> {
     pub(super) root: View<'t>,
     pub(super) cluster: Option<View<'t>>,
     pub(super) services: Vec<View<'t>>,
+    pub(super) files: Option<View<'t>>,
     pub(super) faults: Vec<Sited<'t, ScriptedFault>>,
     pub(super) swarm: Vec<Sited<'t, SwarmFault>>,
     pub(super) expect: Option<View<'t>>,
@@ -54,6 +55,7 @@ pub(super) fn read<'t>(r: &mut Reader<'t>, table: &'t DeTable<'t>, file: &str) -
     let cluster = sub(r, &root, "cluster", &keys::CLUSTER);
     let expect = sub(r, &root, "expect", &keys::EXPECT);
     let workload = sub(r, &root, "workload", &keys::WORKLOAD);
+    let files = sub(r, &root, "files", &keys::FILES);
     let mut scenario = Scenario {
         name,
         about: r.text(&root, "about").unwrap_or_default().trim().to_owned(),
@@ -68,6 +70,7 @@ pub(super) fn read<'t>(r: &mut Reader<'t>, table: &'t DeTable<'t>, file: &str) -
         cluster: cluster.as_ref().map(|view| read_cluster(r, view)).unwrap_or_default(),
         services,
         workload: workload.as_ref().map(|view| read_workload(r, view)).unwrap_or_default(),
+        files: files.as_ref().map(|view| read_files(r, view)),
         faults: Vec::new(),
         swarm: Vec::new(),
         expect: expect.as_ref().map(|view| read_expect(r, view)).unwrap_or_default(),
@@ -89,6 +92,7 @@ pub(super) fn read<'t>(r: &mut Reader<'t>, table: &'t DeTable<'t>, file: &str) -
         root,
         cluster,
         services: service_views,
+        files,
         faults,
         swarm,
         expect,
@@ -238,6 +242,22 @@ fn read_workload<'t>(r: &mut Reader<'t>, view: &View<'t>) -> Workload {
         Some("notes") => Workload::Notes { clients, rate },
         Some("flows") => Workload::Flows { clients, rate },
         _ => Workload::None,
+    }
+}
+
+fn read_files<'t>(r: &mut Reader<'t>, view: &View<'t>) -> Files {
+    Files {
+        copies: small(r.number(view, "copies")).unwrap_or(3),
+        mode: match r.word(view, "mode") {
+            Some("sync") => Mode::Sync,
+            Some("semi-sync") => Mode::SemiSync,
+            _ => Mode::Async,
+        },
+        need: byte(r.number(view, "need")).unwrap_or(2),
+        rate: r.number(view, "rate").and_then(|rate| u32::try_from(rate).ok()).unwrap_or(100),
+        log: r.number(view, "log").unwrap_or(1 << 20),
+        lag: r.number(view, "lag").unwrap_or(200),
+        scrub: r.time(view, "scrub").unwrap_or(0),
     }
 }
 

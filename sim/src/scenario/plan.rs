@@ -1,8 +1,8 @@
 //! From a scenario and a seed to the explicit list of faults and the configuration of every node.
 
 use apus_engine::{
-    Availability, Bootstrap, Config, Micros, NodeId, Ratio, ResourceConfig, ResourceId, Rng, Role, Seed, ServiceConfig,
-    ServiceId,
+    Availability, Bootstrap, Config, GroupConfig, GroupId, Micros, NodeId, Ratio, ResourceConfig, ResourceId, Rng,
+    Role, Seed, ServiceConfig, ServiceId,
 };
 
 use super::budget;
@@ -168,6 +168,24 @@ pub(super) fn base(scenario: &Scenario) -> Config {
             common.resources.push(resource(next, Role::Slot { service: id, slot }, Availability::Safe));
         }
         common.services.push(service_config(scenario, id, service));
+    }
+    if let Some(files) = &scenario.files {
+        let id = ResourceId(1);
+        let copies: Vec<NodeId> = (0..files.copies).map(NodeId).collect();
+        if let Some(resource) = common.resources.iter_mut().find(|resource| resource.id == id) {
+            resource.candidates.clone_from(&copies);
+        }
+        let group = GroupConfig::new(GroupId(1), id, copies);
+        let (log_bytes, scrub) = (files.log, micros(files.scrub));
+        common.groups.push(GroupConfig {
+            mode: files.mode,
+            need: files.need,
+            log_bytes,
+            lag: files.lag,
+            scrub,
+            ..group
+        });
+        common.wire_version = scenario.cluster.wire_version.unwrap_or(apus_engine::wire::VERSION);
     }
     common
 }

@@ -101,6 +101,9 @@ impl Machine for SimMachine {
     fn reboot(&mut self, _because: Causes) {
         self.world.borrow_mut().reboot(self.node);
     }
+    fn files(&mut self, order: apus_engine::shipping::Order) {
+        self.world.borrow_mut().files_order(self.node, order);
+    }
     fn event(&mut self, event: Event) {
         self.world.borrow_mut().told(self.node, event);
     }

@@ -76,6 +76,7 @@ impl Act {
             }
             Self::Input(Input::Done { op, outcome }) => format!("{op} done: {outcome:?}"),
             Self::Input(Input::Process { copy, what }) => format!("{}/{}: {what:?}", copy.service, copy.slot),
+            Self::Input(Input::Files { group, what }) => format!("files {group}: {what:?}"),
             Self::Command(command) => format!("command {command:?}"),
             Self::Order(order) => format!("order {order:?}"),
         }

@@ -160,7 +160,8 @@ impl Net {
                         self.later(node, 5_000, 9_000, Input::Process { copy, what: ProcessInput::Ready });
                     }
                 }
-                Output::Guard(GuardOrder::Arm { .. }) | Output::Reboot { .. } | Output::Event(_) => {}
+                Output::Guard(GuardOrder::Arm { .. }) | Output::Files(_) | Output::Reboot { .. } | Output::Event(_) => {
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use apus_engine::{
     Copy, EngineFact, Event, EvidenceId, Fact, Incarnation, NodeId, ResourceId, ServiceId, consensus, diagnosis,
-    supervision, views,
+    shipping, supervision, views,
 };
 use apus_host::Names;
 use serde_json::{Map, Value, json};
@@ -111,6 +111,7 @@ impl Entry {
             Fact::Consensus(fact) => entry.consensus(fact),
             Fact::Views(fact) => entry.views(fact),
             Fact::Supervision(fact) => entry.supervision(fact),
+            Fact::Shipping(fact) => entry.shipping(fact),
         }
         entry.name = entry.resource.map(|resource| names.resource(ResourceId(resource)));
         entry
@@ -193,6 +194,30 @@ impl Entry {
             }
         };
         self.tell("log", kind);
+    }
+
+    fn shipping(&mut self, fact: &shipping::Fact) {
+        use shipping::Fact;
+        let (kind, about) = match fact {
+            Fact::Promised { .. } => ("promised", None),
+            Fact::Refused { .. } => ("refused", None),
+            Fact::Fetching { from, .. } => ("fetches", Some(from)),
+            Fact::TooFew { .. } => ("too-few", None),
+            Fact::Opened { .. } => ("opened", None),
+            Fact::Closed { .. } => ("closed", None),
+            Fact::Following { source, .. } => ("follows", Some(source)),
+            Fact::Synced { .. } => ("compared", None),
+            Fact::Orphaned { .. } => ("saved", None),
+            Fact::Lagging { node, .. } => ("lagging", Some(node)),
+            Fact::CaughtUp { node, .. } => ("caught-up", Some(node)),
+            Fact::Troubled { node, .. } => ("troubled", Some(node)),
+            Fact::Recovered { node, .. } => ("recovered", Some(node)),
+            Fact::Dropped { node, .. } => ("dropped", Some(node)),
+            Fact::Missed { .. } => ("missed", None),
+            Fact::Differs { node, .. } => ("differs", Some(node)),
+        };
+        self.about = about.map(|node| node.0);
+        self.tell("files", kind);
     }
 
     fn views(&mut self, fact: &views::Fact) {

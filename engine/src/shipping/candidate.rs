@@ -1,0 +1,131 @@
+//! Promotion: who has the grant writes only after enough copies have promised its era, and with the history that has come furthest.
+
+use alloc::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::fact::Fact;
+use super::group::{AGAIN, Group, Role};
+use super::history::{EraStart, History};
+use super::message::{Ask, Have, Message};
+use crate::context::Ctx;
+use crate::ids::{Epoch, EvidenceId, Lsn, NodeId};
+use crate::time::Time;
+
+/// What was answered.
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+pub(super) struct Answered {
+    blank: bool,
+    base: Lsn,
+    end: Lsn,
+    eras: alloc::vec::Vec<EraStart>,
+}
+
+impl Answered {
+    fn rank(&self) -> (Epoch, Lsn) {
+        History { end: self.end, eras: self.eras.clone(), ..History::default() }.rank()
+    }
+}
+
+/// A holder that asks.
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+pub(super) struct Candidate {
+    pub(super) grant: Epoch,
+    pub(super) era: Epoch,
+    pub(super) evidence: EvidenceId,
+    since: Time,
+    asked: Option<Time>,
+    answers: BTreeMap<NodeId, Answered>,
+    told: bool,
+}
+
+impl Candidate {
+    pub(super) const fn new(grant: Epoch, era: Epoch, evidence: EvidenceId, now: Time) -> Self {
+        Self { grant, era, evidence, since: now, asked: None, answers: BTreeMap::new(), told: false }
+    }
+}
+
+impl Group {
+    pub(super) fn ask_again(&mut self, ctx: &mut Ctx<'_>) {
+        let others = self.others(ctx.me());
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        if candidate.era != self.promised || candidate.asked.is_some_and(|at| ctx.now.since(at) < AGAIN) {
+            return;
+        }
+        candidate.asked = Some(ctx.now);
+        let ask = Ask { group: self.config.id, era: candidate.era };
+        let missing = others.into_iter().filter(|node| !candidate.answers.contains_key(node));
+        missing.for_each(|node| Self::say(ctx, node, Message::Ask(ask)));
+    }
+
+    pub(super) fn on_have(&mut self, ctx: &mut Ctx<'_>, from: NodeId, have: Have) {
+        if have.promised > have.era {
+            // A later grant is at work: this node's is over, and its lease will tell.
+            let mine = match &self.role {
+                Role::Candidate(candidate) => candidate.era,
+                Role::Primary { era, .. } => *era,
+                _ => return,
+            };
+            if have.promised > mine {
+                self.promise(ctx, have.promised);
+            }
+            return;
+        }
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        if have.era == candidate.era && have.promised == have.era {
+            let Have { blank, base, end, eras, .. } = have;
+            candidate.answers.insert(from, Answered { blank, base, end, eras });
+        }
+    }
+
+    /// Opens the files, or takes over a history that has come further.
+    pub(super) fn candidate_step(&mut self, ctx: &mut Ctx<'_>) {
+        let Role::Candidate(candidate) = &self.role else { return };
+        let (grant, era, evidence) = (candidate.grant, candidate.era, candidate.evidence);
+        if era < self.promised {
+            // Promised to another grant meanwhile: the lease of this one is over.
+            return;
+        }
+        if !self.promise(ctx, era) {
+            return;
+        }
+        self.ask_again(ctx);
+        // A program of this grant may be writing still, after a restart of the daemon: what it wrote is logged first.
+        let told = self.writer.captured >= self.writer.written;
+        let resumes = self.writer.era.is_some()
+            && told
+            && !self.is_closing()
+            && self.writer.unlogged.is_empty()
+            && self.writer.appending.is_none();
+        if !(self.is_settled() || resumes) {
+            return;
+        }
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        let counts = |answer: &&Answered| !answer.blank;
+        let everybody = candidate.answers.len() + 1 == self.config.copies.len();
+        let have = candidate.answers.values().filter(counts).count() + usize::from(!self.blank);
+        let all_blank = everybody && have == 0;
+        let need = usize::from(self.config.quorum());
+        if have < need && !all_blank {
+            if !candidate.told && ctx.now.since(candidate.since) > AGAIN.scale(4, 1) {
+                candidate.told = true;
+                let (have, need) = (have as u8, need as u8);
+                Self::fact(ctx, &[evidence], Fact::TooFew { group: self.config.id, era, have, need });
+            }
+            return;
+        }
+        let best = candidate.answers.iter().filter(|(_, answer)| !answer.blank).max_by_key(|(_, answer)| answer.rank());
+        let mine = self.log.rank();
+        let further = best.filter(|(_, answer)| self.blank || answer.rank() > mine);
+        match further {
+            Some((node, answer)) => {
+                let (node, answer) = (*node, answer.clone());
+                let upto = answer.end;
+                Self::fact(ctx, &[evidence], Fact::Fetching { group: self.config.id, era, from: node, upto });
+                let source = (node, era);
+                self.follow(ctx, source, (answer.base, answer.end, &answer.eras), Some((grant, evidence)));
+            }
+            _ => self.open(ctx, grant, era, evidence),
+        }
+    }
+}

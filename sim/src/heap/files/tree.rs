@@ -329,7 +329,8 @@ mod tests {
     use super::*;
     use apus_engine::{Rng, Seed};
 
-    fn any(rng: &mut Rng, next: &mut u64) -> Change {
+    /// A change that a program could make to `tree`.
+    fn any(rng: &mut Rng, next: &mut u64, tree: &Tree) -> Change {
         let file = FileId(1 + rng.below(12));
         let at = Entry { dir: FileId(0), name: vec![b'a' + rng.below(8) as u8] };
         match rng.below(9) {
@@ -339,8 +340,8 @@ mod tests {
             }
             3 | 4 => Change::Write { file, offset: rng.below(40_000), bytes: vec![rng.next() as u8; 5_000] },
             5 => Change::Truncate { file, length: rng.below(30_000) },
-            6 => Change::Unlink { at },
-            7 => Change::Link { file, at },
+            7 if tree.files.contains_key(&file) => Change::Link { file, at },
+            6 | 7 => Change::Unlink { at },
             _ => Change::Attributes {
                 file,
                 attributes: Attributes { mode: rng.below(512) as u32, ..Attributes::default() },
@@ -355,18 +356,20 @@ mod tests {
             let mut rng = Seed(seed).stream("tree");
             let (mut ours, mut theirs, mut next) = (Tree::default(), Tree::default(), 0);
             for _ in 0..60 {
-                ours.apply(&any(&mut rng, &mut next));
+                let change = any(&mut rng, &mut next, &ours);
+                ours.apply(&change);
             }
             let mut other = 5;
             for _ in 0..rng.below(60) {
-                theirs.apply(&any(&mut rng, &mut other));
+                let change = any(&mut rng, &mut other, &theirs);
+                theirs.apply(&change);
             }
             let (mut place, mut since) = (Place::START, Vec::new());
             while place != Place::End {
                 let page = theirs.page(&place);
                 assert!(page.to > place);
                 for _ in 0..rng.below(3) {
-                    let change = any(&mut rng, &mut next);
+                    let change = any(&mut rng, &mut next, &ours);
                     ours.apply(&change);
                     since.push(change);
                 }

@@ -54,8 +54,8 @@ pub fn packet(from: u16, body: &Body) -> Input {
 #[must_use]
 pub fn header(from: u16) -> Header {
     Header {
-        version: wire::VERSION,
-        speaks: wire::VERSION,
+        version: wire::USUAL,
+        speaks: wire::USUAL,
         cluster: config(2).cluster,
         sender: NodeId(from),
         incarnation: Incarnation(1),

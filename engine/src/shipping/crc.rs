@@ -32,7 +32,16 @@ const TABLES: [[u32; 256]; 8] = {
 /// The check of `bytes`.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
+    crc32c_of(&[bytes])
+}
+
+/// The check of some pieces, as if they were one.
+#[must_use]
+pub fn crc32c_of(pieces: &[&[u8]]) -> u32 {
+    !pieces.iter().fold(u32::MAX, |crc, piece| advance(crc, piece))
+}
+
+fn advance(mut crc: u32, bytes: &[u8]) -> u32 {
     let mut chunks = bytes.chunks_exact(8);
     for chunk in &mut chunks {
         let low = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]) ^ crc;
@@ -44,12 +53,12 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     for byte in chunks.remainder() {
         crc = crc >> 8 ^ TABLES[0][usize::from(crc as u8 ^ byte)];
     }
-    !crc
+    crc
 }
 
 #[cfg(test)]
 mod tests {
-    use super::crc32c;
+    use super::{crc32c, crc32c_of};
 
     /// RFC 3720 appendix B.4, and the usual check value.
     #[test]
@@ -59,5 +68,6 @@ mod tests {
         assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
         let up: [u8; 32] = core::array::from_fn(|at| at as u8);
         assert_eq!(crc32c(&up), 0x46dd_794e);
+        assert_eq!(crc32c_of(&[&up[..7], &up[7..]]), 0x46dd_794e);
     }
 }

@@ -18,7 +18,7 @@ mod page;
 pub mod record;
 mod writer;
 
-pub use crc::crc32c;
+pub use crc::{crc32c, crc32c_of};
 pub use fact::{Fact, Trouble};
 pub use group::Group;
 pub use history::{Base, EraStart, History};

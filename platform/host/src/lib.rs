@@ -15,7 +15,6 @@
 //! A node is one thread: the loop and its tasks run in one [`LocalSet`](tokio::task::LocalSet).
 #![forbid(unsafe_code)]
 
-mod crc;
 pub mod record;
 mod run;
 mod shell;
@@ -23,7 +22,7 @@ pub mod store;
 pub mod transport;
 mod words;
 
-pub use crc::crc32c;
+pub use apus_engine::shipping::crc32c_of as crc32c;
 pub use run::{Backend, Hold, run};
 pub use shell::{Machine, Shell};
 pub use words::{Names, Numbers, exit, words};

@@ -13,7 +13,7 @@ use apus_engine::{Command, Incarnation, Input, Marks, NodeId, SubmitError, Time,
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::crc::crc32c;
+use crate::crc32c;
 
 /// Of a segment.
 pub(super) const SEGMENT: [u8; 8] = *b"APUSREC1";

@@ -13,7 +13,7 @@
 use apus_engine::Record;
 
 use super::record;
-use crate::crc::crc32c;
+use crate::crc32c;
 
 const MAGIC: [u8; 8] = *b"APUSLOG1";
 /// Bytes of a segment's header.

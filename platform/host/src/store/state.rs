@@ -4,7 +4,7 @@
 //! 8 magic "APUSSTAT", 1 version, 1 formatted, 8 number of the first segment, 4 crc32c of all before it
 //! ```
 
-use crate::crc::crc32c;
+use crate::crc32c;
 
 const MAGIC: [u8; 8] = *b"APUSSTAT";
 const VERSION: u8 = 1;

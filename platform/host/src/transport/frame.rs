@@ -15,7 +15,7 @@
 
 use apus_engine::{ClusterId, Incarnation, NodeId};
 
-use crate::crc::crc32c;
+use crate::crc32c;
 
 /// The newest version of this format. From 2 on a stream that is not used is seldom pinged.
 pub const VERSION: u8 = 2;

@@ -1,0 +1,34 @@
+//! Linux on x86-64.
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "nanoseconds and counts of a benchmark are far below what a double holds exactly"
+)]
+
+mod compare;
+mod processes;
+mod redis;
+mod sqlite;
+mod table;
+mod ways;
+mod work;
+
+use std::io;
+use std::path::Path;
+
+pub use compare::{Cell, Plan, Report, Row, Step, run};
+pub use ways::WAYS;
+pub use work::{KINDS, Kind};
+
+/// Plays a role of a measurement: what [`Plan::me`] is run with more arguments for.
+///
+/// # Errors
+/// There is no such role, or it could not do what it is for.
+pub fn role(args: &[String]) -> io::Result<()> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["work", kind] => work::worker(kind),
+        ["drain", ring] => ways::drain(Path::new(ring), None),
+        ["drain", ring, into] => ways::drain(Path::new(ring), Some(Path::new(into))),
+        other => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no role", other.join(" ")))),
+    }
+}

@@ -1,6 +1,6 @@
 //! `apus bench repl` alone: what the library is measured with while it is worked on.
 //!
-//! `apus-repl-bench DIR ROUNDS [WORKLOADS [WAYS]]`, names with commas between them.
+//! `apus-repl-bench DIR ROUNDS TURNS [WORKLOADS [WAYS]]`, names with commas between them.
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn main() -> std::io::Result<()> {
@@ -22,8 +22,9 @@ fn main() -> std::io::Result<()> {
     let plan = Plan {
         dir: args.first().map_or_else(|| ".".into(), Into::into),
         rounds: args.get(1).and_then(|rounds| rounds.parse().ok()).unwrap_or(7),
-        kinds: names(2, KINDS.iter().map(|kind| kind.name).collect()),
-        ways: names(3, WAYS.iter().map(|(name, _)| *name).collect()),
+        turns: args.get(2).and_then(|turns| turns.parse().ok()).unwrap_or(4),
+        kinds: names(3, KINDS.iter().map(|kind| kind.name).collect()),
+        ways: names(4, WAYS.iter().map(|(name, _)| *name).collect()),
         library: me.with_file_name("libapus_interpose.so"),
         me: vec![me.into(), "role".into()],
     };

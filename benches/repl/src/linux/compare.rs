@@ -16,8 +16,10 @@ use crate::stats::{Interval, median};
 pub struct Plan {
     /// A folder on the disk that is meant. What is made there goes in the end.
     pub dir: PathBuf,
-    /// Rounds of each workload; in each, every way has a slot on the way there and one on the way back.
+    /// Rounds of each workload. Each has processes and files of its own: which pages and blocks they get moves times by several per cent.
     pub rounds: usize,
+    /// Turns of a round; in each, every way has a slot on the way there and one on the way back.
+    pub turns: usize,
     /// Names of workloads, as in [`KINDS`].
     pub kinds: Vec<String>,
     /// Names of ways besides `none`, as in [`super::WAYS`].
@@ -46,7 +48,9 @@ pub struct Cell {
     pub way: String,
     /// Nanoseconds an operation, of each slot.
     pub nanos: Vec<f64>,
-    /// Time against `none` in the same round.
+    /// Time against `none`, by round: the median of its turns.
+    pub ratios: Vec<f64>,
+    /// Of these.
     pub ratio: Interval,
     /// The program's processor time against `none` in the same round.
     pub processor: Interval,
@@ -116,17 +120,20 @@ struct Lane {
 }
 
 impl Lane {
-    fn runner(&mut self, kind: &Kind) -> io::Result<Box<dyn Runner>> {
+    /// A program of the workload in a folder of its own.
+    fn runner(&mut self, kind: &Kind, number: usize) -> io::Result<Box<dyn Runner>> {
         let redis = kind.name == "redis";
+        let folder = self.place.root.join(format!("{}-{number}", kind.name));
+        std::fs::create_dir(&folder)?;
         let socket = self.place.room.join("socket");
         let mut command = if redis {
-            Redis::command(&self.place.root, &socket)
+            Redis::command(&folder, &socket)
         } else {
             let mut command = self.place.role(&["work", kind.name]);
             command.stdin(Stdio::piped()).stdout(Stdio::piped());
             command
         };
-        command.current_dir(&self.place.root);
+        command.current_dir(&folder);
         self.way.before(&mut command)?;
         self.way.resume();
         let mut child = bound(&mut command).spawn()?;
@@ -201,14 +208,14 @@ pub fn run(plan: &Plan, told: &mut dyn FnMut(Step<'_>)) -> io::Result<Report> {
             None => kinds.push(*kind),
         }
     }
-    let of = kinds.len() * plan.rounds * lanes.len() * 2;
+    let of = kinds.len() * plan.rounds * plan.turns * lanes.len() * 2;
     let mut done = 0;
     for kind in kinds {
         let mut step = || {
             done += 1;
             told(Step { kind: kind.name, done, of });
         };
-        report.rows.push(measure(kind, plan.rounds, &mut lanes, &mut step)?);
+        report.rows.push(measure(kind, plan, &mut lanes, &mut step)?);
     }
     for lane in &lanes {
         report.seen.push((lane.name.clone(), lane.way.seen()?));
@@ -223,58 +230,77 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 #[derive(Default)]
 struct Figures {
     nanos: Vec<f64>,
-    processor: Vec<f64>,
     beside: Vec<f64>,
+    /// Of each round.
+    ratio: Vec<f64>,
+    processor: Vec<f64>,
 }
 
-fn measure(kind: Kind, rounds: usize, lanes: &mut [Lane], step: &mut dyn FnMut()) -> io::Result<Row> {
-    let mut runners = Vec::new();
-    for lane in lanes.iter_mut() {
-        runners.push(
-            lane.runner(&kind).map_err(|error| io::Error::other(format!("{}, {}: {error}", lane.name, kind.name)))?,
-        );
-        lane.way.rest()?;
-    }
+/// What one turn came to for one way: both of its slots together.
+#[derive(Clone, Copy, Default)]
+struct Turn {
+    nanos: f64,
+    processor: f64,
+}
+
+fn measure(kind: Kind, plan: &Plan, lanes: &mut [Lane], step: &mut dyn FnMut()) -> io::Result<Row> {
     let mut figures: Vec<Figures> = lanes.iter().map(|_| Figures::default()).collect();
-    // One round is thrown away: caches fill, files grow to their size.
-    for round in 0..=rounds {
-        let there: Vec<usize> = (0..lanes.len()).map(|at| (at + round) % lanes.len()).collect();
-        for &at in there.iter().chain(there.iter().rev()) {
-            let lane = &mut lanes[at];
-            lane.way.resume();
-            let before = lane.way.beside();
-            let (nanos, processor) = runners[at].slot(kind.count)?;
+    for round in 0..plan.rounds {
+        let mut runners = Vec::new();
+        for lane in lanes.iter_mut() {
+            let runner = lane.runner(&kind, round);
+            runners.push(runner.map_err(|error| io::Error::other(format!("{}, {}: {error}", lane.name, kind.name)))?);
             lane.way.rest()?;
-            if round > 0 {
-                figures[at].nanos.push(nanos);
-                figures[at].processor.push(processor);
-                figures[at].beside.push((lane.way.beside() - before) as f64 / kind.count as f64);
-                step();
+        }
+        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); lanes.len()];
+        // One turn is thrown away: caches fill, files grow to their size.
+        for turn in 0..=plan.turns {
+            let mut sums = vec![Turn::default(); lanes.len()];
+            let there: Vec<usize> = (0..lanes.len()).map(|at| (at + turn + round) % lanes.len()).collect();
+            for &at in there.iter().chain(there.iter().rev()) {
+                let lane = &mut lanes[at];
+                lane.way.resume();
+                let before = lane.way.beside();
+                let (nanos, processor) = runners[at].slot(kind.count)?;
+                lane.way.rest()?;
+                sums[at].nanos += nanos;
+                sums[at].processor += processor;
+                if turn > 0 {
+                    figures[at].nanos.push(nanos);
+                    figures[at].beside.push((lane.way.beside() - before) as f64 / kind.count as f64);
+                    step();
+                }
+            }
+            if turn > 0 {
+                turns.iter_mut().zip(sums).for_each(|(turns, sum)| turns.push(sum));
             }
         }
+        for (figures, own) in figures.iter_mut().zip(&turns) {
+            let ratios = |of: fn(&Turn) -> f64| {
+                let ratios: Vec<f64> = own.iter().zip(&turns[0]).map(|(own, none)| of(own) / of(none)).collect();
+                median(&ratios)
+            };
+            figures.ratio.push(ratios(|turn| turn.nanos));
+            figures.processor.push(ratios(|turn| turn.processor));
+        }
+        for (lane, runner) in lanes.iter_mut().zip(runners) {
+            lane.way.resume();
+            drop(runner);
+            lane.way.rest()?;
+            // All was read: what goes now goes unseen, and nobody asks for it.
+            std::fs::remove_dir_all(lane.place.root.join(format!("{}-{round}", kind.name)))?;
+        }
     }
-    for (lane, runner) in lanes.iter_mut().zip(runners) {
-        lane.way.resume();
-        drop(runner);
-        lane.way.rest()?;
-    }
-    let against = |own: &[f64], none: &[f64]| {
-        let ratios: Vec<f64> = own
-            .chunks(2)
-            .zip(none.chunks(2))
-            .map(|(own, none)| own.iter().sum::<f64>() / none.iter().sum::<f64>())
-            .collect();
-        Interval::of(&ratios)
-    };
     let cells = lanes
         .iter()
-        .zip(&figures)
+        .zip(figures)
         .map(|(lane, own)| Cell {
             way: lane.name.clone(),
-            nanos: own.nanos.clone(),
-            ratio: against(&own.nanos, &figures[0].nanos),
-            processor: against(&own.processor, &figures[0].processor),
+            ratio: Interval::of(&own.ratio),
+            processor: Interval::of(&own.processor),
             beside: median(&own.beside),
+            nanos: own.nanos,
+            ratios: own.ratio,
         })
         .collect();
     Ok(Row { kind, cells })

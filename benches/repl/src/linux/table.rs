@@ -11,8 +11,12 @@ impl Report {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for row in &self.rows {
-            let rounds = row.cells.first().map_or(0, |cell| cell.nanos.len() / 2);
-            let _ = writeln!(text, "\n{}: {rounds} rounds, {} operations a slot\n", row.kind.about, row.kind.count);
+            let (rounds, slots) = row.cells.first().map_or((0, 0), |cell| (cell.ratios.len(), cell.nanos.len()));
+            let _ = writeln!(
+                text,
+                "\n{}: {rounds} rounds, {slots} slots of {} operations\n",
+                row.kind.about, row.kind.count
+            );
             let _ = writeln!(
                 text,
                 "| way | ns an operation: median (least, greatest) | time against none [95 %] | processor against none [95 %] | beside, ns an operation |"

@@ -4,7 +4,7 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU8, AtomicU32};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -45,6 +45,8 @@ pub struct Capture {
     root: &'static [u8],
     patterns: &'static [u8],
     own: AtomicU32,
+    /// When this process began to record: monotonic, nanoseconds.
+    since: AtomicU64,
     bug: Bug,
 }
 
@@ -176,7 +178,16 @@ impl Capture {
         // SAFETY: within the mapping.
         let ring = unsafe { start.add(whole) };
         let ring = NonNull::new(ring).ok_or(Errno(libc::ENOMEM))?;
-        Ok(Self { shared, ring, ring_bytes, root: &[], patterns: &[], own: AtomicU32::new(sys::pid()), bug: Bug::None })
+        Ok(Self {
+            shared,
+            ring,
+            ring_bytes,
+            root: &[],
+            patterns: &[],
+            own: AtomicU32::new(sys::pid()),
+            since: AtomicU64::new(sys::now()),
+            bug: Bug::None,
+        })
     }
 
     /// Plants a fault.
@@ -187,10 +198,21 @@ impl Capture {
     /// To be called in the child of a fork.
     pub fn forked(&self) {
         self.own.store(sys::pid(), Relaxed);
+        self.since.store(sys::now(), Relaxed);
     }
 
     pub(super) fn own(&self) -> u32 {
         self.own.load(Relaxed)
+    }
+
+    /// The time of a record. No process that has another one's number can have begun before it: that is what it is for, and it may be as
+    /// old as the drainer's last look at the clock, or as this process.
+    #[inline]
+    pub(super) fn time(&self) -> u64 {
+        if self.shared.asleep.load(Relaxed) != 0 {
+            return sys::now();
+        }
+        self.shared.clock.load(Relaxed).max(self.since.load(Relaxed))
     }
 
     /// The root, as the kernel names it.
@@ -308,11 +330,10 @@ impl Capture {
         if file.generation.load(Relaxed) != bound.generation {
             return Err(Stale);
         }
-        let shipped = self.shared.shipped.load(Acquire);
         if held.got == Got::Dead {
             file.note_all(self.shared.next.load(Acquire));
         }
-        if file.dead.load(Relaxed) != 0 && file.last.load(Relaxed) <= shipped {
+        if file.dead.load(Relaxed) != 0 && file.last.load(Relaxed) <= file.look(self.shared) {
             return Err(Stale);
         }
         let (start, end) = self.extent(file, fd, source);
@@ -323,8 +344,8 @@ impl Capture {
         let destroys = !matches!(source, Source::Append(_) | Source::AppendAside(_) | Source::Extend(_));
         if destroys
             && self.bug != Bug::NoCopy
-            && file.last.load(Relaxed) > shipped
-            && !self.copy_before(file, bound.index, fd, start, end, shipped)
+            && file.may_be_unread(start, end)
+            && !self.copy_before(file, bound.index, fd, start, end)
         {
             return Ok(self.marked(file, fd, source, start, end, &mut call));
         }
@@ -343,7 +364,7 @@ impl Capture {
             return Ok(self.marked(file, fd, source, start, end, &mut call));
         };
         if kind.refers() {
-            file.note(slot.seq, start, end, shipped);
+            file.note(slot.seq, start, end, self.shared);
         } else {
             file.last.store(slot.seq, Relaxed);
         }
@@ -380,8 +401,10 @@ impl Capture {
         match source {
             Source::At(..) | Source::Here(_) => {
                 record.len.store(done, Relaxed);
-                size.fetch_max(start + done, Relaxed);
-                Self::noted(file, start, start + done);
+                if size.load(Relaxed) < start + done {
+                    size.store(start + done, Relaxed);
+                }
+                file.noted(start, start + done);
             }
             Source::Append(_) | Source::AppendAside(_) => {
                 let end = if matches!(source, Source::Append(_)) {
@@ -394,7 +417,7 @@ impl Capture {
                 record.len.store(done, Relaxed);
                 size.store(end, Relaxed);
                 // The bytes may lie behind where the records said.
-                Self::noted(file, end.saturating_sub(done), end);
+                file.noted(end.saturating_sub(done), end);
             }
             Source::Truncate(len) => size.store(len, Relaxed),
             Source::Extend(len) => {
@@ -412,13 +435,6 @@ impl Capture {
             }
         }
         self.publish(slot, state::DONE);
-    }
-
-    /// The last record's bytes are these.
-    fn noted(file: &File, start: u64, end: u64) {
-        let last = &file.recent[file.recent_next.load(Relaxed).wrapping_sub(1) as usize % RECENT];
-        last.start.store(start, Relaxed);
-        last.end.store(end, Relaxed);
     }
 
     /// While the order is lost: what may differ is remembered, and the operation done.
@@ -449,8 +465,14 @@ impl Capture {
     }
 
     /// Copies the bytes within `start..end` that nobody has read into the ring. `false`: it could not be done and the order is lost.
-    pub(super) fn copy_before(&self, file: &File, index: u32, fd: c_int, start: u64, end: u64, shipped: u64) -> bool {
+    #[cold]
+    pub(super) fn copy_before(&self, file: &File, index: u32, fd: c_int, start: u64, end: u64) -> bool {
         let mut pieces = [(0, 0); RECENT + 1];
+        let shipped = file.look(self.shared);
+        if file.last.load(Relaxed) <= shipped {
+            file.top.store(0, Relaxed);
+            return true;
+        }
         let count = file.unread(start, end, shipped, &mut pieces);
         if count == 0 {
             return true;

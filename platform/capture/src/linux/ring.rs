@@ -1,6 +1,6 @@
 //! The ring: mapped twice in a row, so that no record is cut by its end.
 
-use core::sync::atomic::{AtomicU8, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io;
@@ -204,6 +204,21 @@ impl Capture {
         unsafe { core::slice::from_raw_parts(self.byte(at).cast::<AtomicU8>(), len) }
     }
 
+    /// Bytes of the ring from `at` on, in words where they lie so.
+    pub(super) fn read(&self, at: u64, to: &mut [u8]) {
+        let bytes = self.bytes(at, to.len());
+        // SAFETY: atomic bytes that lie as atomic words do are such words.
+        let (first, words, last) = unsafe { bytes.align_to::<AtomicU64>() };
+        let (head, rest) = to.split_at_mut(first.len());
+        let (middle, tail) = rest.split_at_mut(words.len() * 8);
+        for (to, from) in head.iter_mut().zip(first).chain(tail.iter_mut().zip(last)) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        for (to, from) in middle.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&from.load(Ordering::Relaxed).to_ne_bytes());
+        }
+    }
+
     /// Where the kernel may put the bytes after the texts.
     #[allow(clippy::mut_from_ref, reason = "the bytes are those of one record that one thread fills")]
     pub(super) fn room(&self, slot: Slot, texts: usize, len: usize) -> &mut [u8] {
@@ -225,7 +240,11 @@ impl Capture {
         loop {
             let held = self.shared.ring.take(self.own(), self.shared.lock_ms.load(Ordering::Relaxed))?;
             let head = self.shared.head.load(Ordering::Relaxed);
-            let tail = self.shared.tail.load(Ordering::Acquire);
+            let mut tail = self.shared.seen.load(Ordering::Relaxed);
+            if !self.spans(tail, head) || !self.spans(tail, head.wrapping_add(total)) {
+                tail = self.shared.tail.load(Ordering::Acquire);
+                self.shared.seen.store(tail, Ordering::Relaxed);
+            }
             if self.spans(tail, head) && self.spans(tail, head.wrapping_add(total)) {
                 let seq = self.shared.next.load(Ordering::Relaxed);
                 let record = self.record(head);
@@ -245,7 +264,7 @@ impl Capture {
                 record.texts.store((one.len() | two.len() << 16) as u32, Ordering::Relaxed);
                 record.offset.store(say.offset, Ordering::Relaxed);
                 record.len.store(say.len, Ordering::Relaxed);
-                record.time.store(sys::now(), Ordering::Relaxed);
+                record.time.store(self.time(), Ordering::Relaxed);
                 let texts = self.bytes(head.wrapping_add(64), one.len() + two.len());
                 for (to, &byte) in texts.iter().zip(one.iter().chain(two)) {
                     to.store(byte, Ordering::Relaxed);
@@ -254,9 +273,9 @@ impl Capture {
                 // Number and place change apart: whoever takes the lock from a dead process must not see a number twice.
                 self.shared.next.store(seq.wrapping_add(1), Ordering::Relaxed);
                 self.shared.head.store(head.wrapping_add(total), Ordering::Release);
+                // An exchange: what the operation does is not seen before the record.
                 drop(held);
-                // What the operation does must not be seen before the record.
-                fence(Ordering::SeqCst);
+                self.ahead(head.wrapping_add(total));
                 return Some(Slot { at: head, seq });
             }
             drop(held);
@@ -273,6 +292,13 @@ impl Capture {
                 sys::futex_wait(&self.shared.room, room, 5);
             }
         }
+    }
+
+    /// The next record's line is fetched while the kernel does this one's operation: it was last touched a whole ring ago.
+    #[inline]
+    fn ahead(&self, at: u64) {
+        // SAFETY: a hint, about a place in the ring.
+        unsafe { core::arch::asm!("prefetchw [{}]", in(reg) self.byte(at & !63), options(nostack, preserves_flags)) };
     }
 
     /// The record's operation was done.

@@ -92,4 +92,4 @@ pub(crate) fn make(name: &str) -> io::Result<Box<dyn Way>> {
     })
 }
 
-const MATCHED: &[&str] = &["*.db", "*.db-*", "!*-shm", "appendonlydir/**"];
+const MATCHED: &[&str] = &["*.db", "*.db-*", "!*-shm", "**/appendonlydir/**"];

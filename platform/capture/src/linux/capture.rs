@@ -1,7 +1,6 @@
 //! The side of the programs: what is done before and after an operation. Nothing here allocates or fails loudly; it runs where a
 //! program was interrupted anywhere.
 
-use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
@@ -20,10 +19,19 @@ use super::ring::{Say, Slot};
 use super::sys::{self, Errno};
 use crate::Globs;
 
-std::thread_local! {
-    /// Whether this thread holds a lock: a handler of a signal that changes files must not wait for it.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
-}
+// Whether this thread holds a lock: a handler of a signal that changes files must not wait for it. A byte at a fixed distance from the
+// thread's own place (the initial-exec model of ELF's thread-local storage): Rust's own goes through a call in a library, twice for each
+// record.
+core::arch::global_asm!(
+    ".pushsection .tbss.apus_capture_busy,\"awT\",@nobits",
+    ".globl apus_capture_busy",
+    ".hidden apus_capture_busy",
+    ".type apus_capture_busy, @object",
+    ".size apus_capture_busy, 1",
+    "apus_capture_busy:",
+    ".zero 1",
+    ".popsection",
+);
 
 /// Faults that tests plant, to see that they are caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -85,14 +93,36 @@ pub(super) struct Busy(());
 
 impl Busy {
     /// `None` if this thread holds one already.
+    #[inline]
     pub(super) fn enter() -> Option<Self> {
-        BUSY.with(|busy| !busy.replace(true)).then_some(Self(()))
+        let before: u8;
+        // SAFETY: reads and writes the byte above, which is this thread's alone. A handler in between leaves it as it found it.
+        unsafe {
+            core::arch::asm!(
+                "mov {at}, qword ptr [rip + apus_capture_busy@GOTTPOFF]",
+                "mov {before}, byte ptr fs:[{at}]",
+                "mov byte ptr fs:[{at}], 1",
+                at = out(reg) _,
+                before = out(reg_byte) before,
+                options(nostack, preserves_flags),
+            );
+        }
+        (before == 0).then_some(Self(()))
     }
 }
 
 impl Drop for Busy {
+    #[inline]
     fn drop(&mut self) {
-        BUSY.with(|busy| busy.set(false));
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!(
+                "mov {at}, qword ptr [rip + apus_capture_busy@GOTTPOFF]",
+                "mov byte ptr fs:[{at}], 0",
+                at = out(reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
     }
 }
 
@@ -284,6 +314,7 @@ impl Capture {
         }
     }
 
+    #[inline]
     pub(super) fn lock<'a>(&'a self, lock: &'a super::lock::Lock) -> Option<Held<'a>> {
         lock.take(self.own(), self.shared.lock_ms.load(Relaxed))
     }
@@ -359,7 +390,7 @@ impl Capture {
             Source::Zero(from, len, _) => (Kind::Zero, from, len),
             Source::Shift(from) => (Kind::Rewrite, from, file.size.load(Relaxed).saturating_sub(from)),
         };
-        let Some(slot) = self.reserve(Say::of(kind, bound.index, id).at(offset, len), state::INTENT) else {
+        let Some(slot) = self.reserve_here(Say::of(kind, bound.index, id).at(offset, len), state::INTENT) else {
             self.full();
             return Ok(self.marked(file, fd, source, start, end, &mut call));
         };
@@ -375,6 +406,7 @@ impl Capture {
     }
 
     /// The bytes that an operation is about, before it is done; those of an appending one are where the records say.
+    #[inline]
     fn extent(&self, file: &File, fd: c_int, source: Source) -> (u64, u64) {
         let size = || file.size.load(Relaxed);
         match source {
@@ -391,6 +423,7 @@ impl Capture {
     }
 
     /// Where the bytes went, told by the record.
+    #[inline]
     fn conclude(&self, file: &File, fd: c_int, source: Source, start: u64, slot: Slot, result: isize) {
         if result < 0 {
             return self.publish(slot, state::FAILED);

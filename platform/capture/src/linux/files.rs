@@ -45,9 +45,6 @@ impl File {
     #[inline]
     pub(super) fn note(&self, seq: u64, start: u64, end: u64, shared: &Shared) {
         self.last.store(seq, Relaxed);
-        if end > self.top.load(Relaxed) {
-            self.top.store(end, Relaxed);
-        }
         // A log's records are small, and each begins where the one before ended. A part of the range is older than the
         // range says then: bytes may be copied that were read already.
         let newest = self.newest();
@@ -57,26 +54,35 @@ impl File {
         {
             newest.end.store(end, Relaxed);
             newest.seq.store(seq, Relaxed);
-            return;
+            return self.raise(end);
         }
         let next = self.recent_next.load(Relaxed);
         self.recent_next.store(next.wrapping_add(1), Relaxed);
         let slot = &self.recent[next as usize % RECENT];
         let old = slot.seq.load(Relaxed);
         if old > self.seen.load(Relaxed) {
-            let shipped = self.look(shared);
-            self.spill(slot, old, shipped);
+            self.spill(slot, old, shared);
         }
         slot.seq.store(seq, Relaxed);
         slot.start.store(start, Relaxed);
         slot.end.store(end, Relaxed);
+        self.raise(end);
     }
 
-    /// A range falls out of those that are known exactly.
+    /// Unread bytes may lie below `end`.
+    #[inline]
+    fn raise(&self, end: u64) {
+        if end > self.top.load(Relaxed) {
+            self.top.store(end, Relaxed);
+        }
+    }
+
+    /// A range falls out of those that are known exactly. What was read meanwhile is looked at then.
     #[cold]
-    fn spill(&self, slot: &Range, old: u64, shipped: u64) {
+    fn spill(&self, slot: &Range, old: u64, shared: &Shared) {
+        let shipped = self.look(shared);
+        let spilled = &self.spilled;
         if old > shipped {
-            let spilled = &self.spilled;
             if spilled.seq.load(Relaxed) <= shipped {
                 spilled.start.store(u64::MAX, Relaxed);
                 spilled.end.store(0, Relaxed);
@@ -85,6 +91,8 @@ impl File {
             spilled.end.fetch_max(slot.end.load(Relaxed), Relaxed);
             spilled.seq.fetch_max(old, Relaxed);
         }
+        let unread = self.recent.iter().chain([spilled]).filter(|range| range.seq.load(Relaxed) > shipped);
+        self.top.store(unread.map(|range| range.end.load(Relaxed)).max().unwrap_or(0), Relaxed);
     }
 
     /// The last range's bytes are these, and those that it had before.
@@ -97,9 +105,7 @@ impl File {
         if end > newest.end.load(Relaxed) {
             newest.end.store(end, Relaxed);
         }
-        if end > self.top.load(Relaxed) {
-            self.top.store(end, Relaxed);
-        }
+        self.raise(end);
     }
 
     /// Nobody knows any more which bytes were read.

@@ -231,6 +231,12 @@ impl Capture {
 
     /// Reserves a record and fills it in. `None` once the ring was full for longer than the limit.
     pub(super) fn reserve(&self, say: Say<'_>, first: u32) -> Option<Slot> {
+        self.reserve_here(say, first)
+    }
+
+    /// The same, for where what is said is known when this is compiled.
+    #[inline(always)]
+    pub(super) fn reserve_here(&self, say: Say<'_>, first: u32) -> Option<Slot> {
         let [one, two] = say.texts;
         let total = (64 + one.len() + two.len() + say.more).next_multiple_of(64) as u64;
         if total > self.ring_bytes / 2 {
@@ -241,57 +247,67 @@ impl Capture {
             let held = self.shared.ring.take(self.own(), self.shared.lock_ms.load(Ordering::Relaxed))?;
             let head = self.shared.head.load(Ordering::Relaxed);
             let mut tail = self.shared.seen.load(Ordering::Relaxed);
-            if !self.spans(tail, head) || !self.spans(tail, head.wrapping_add(total)) {
+            if !self.holds(tail, head, total) {
                 tail = self.shared.tail.load(Ordering::Acquire);
                 self.shared.seen.store(tail, Ordering::Relaxed);
+                if !self.holds(tail, head, total) {
+                    drop(held);
+                    self.wait_room(tail, &mut until)?;
+                    continue;
+                }
             }
-            if self.spans(tail, head) && self.spans(tail, head.wrapping_add(total)) {
-                let seq = self.shared.next.load(Ordering::Relaxed);
-                let record = self.record(head);
-                record.kind.store(say.kind as u32, Ordering::Relaxed);
-                record.total.store(total as u32, Ordering::Relaxed);
-                record.owner.store(self.own(), Ordering::Relaxed);
-                record.seq.store(seq, Ordering::Relaxed);
-                record.id.store(
-                    if say.id == 0 && matches!(say.kind, Kind::Create | Kind::Bind | Kind::Enter) {
-                        seq
-                    } else {
-                        say.id
-                    },
-                    Ordering::Relaxed,
-                );
-                record.file.store(say.file, Ordering::Relaxed);
-                record.texts.store((one.len() | two.len() << 16) as u32, Ordering::Relaxed);
-                record.offset.store(say.offset, Ordering::Relaxed);
-                record.len.store(say.len, Ordering::Relaxed);
-                record.time.store(self.time(), Ordering::Relaxed);
+            let seq = self.shared.next.load(Ordering::Relaxed);
+            let record = self.record(head);
+            record.kind.store(say.kind as u32, Ordering::Relaxed);
+            record.total.store(total as u32, Ordering::Relaxed);
+            record.owner.store(self.own(), Ordering::Relaxed);
+            record.seq.store(seq, Ordering::Relaxed);
+            let named_by_it = say.id == 0 && matches!(say.kind, Kind::Create | Kind::Bind | Kind::Enter);
+            record.id.store(if named_by_it { seq } else { say.id }, Ordering::Relaxed);
+            record.file.store(say.file, Ordering::Relaxed);
+            record.texts.store((one.len() | two.len() << 16) as u32, Ordering::Relaxed);
+            record.offset.store(say.offset, Ordering::Relaxed);
+            record.len.store(say.len, Ordering::Relaxed);
+            record.time.store(self.time(), Ordering::Relaxed);
+            if !one.is_empty() || !two.is_empty() {
                 let texts = self.bytes(head.wrapping_add(64), one.len() + two.len());
                 for (to, &byte) in texts.iter().zip(one.iter().chain(two)) {
                     to.store(byte, Ordering::Relaxed);
                 }
-                record.state.store(first, Ordering::Relaxed);
-                // Number and place change apart: whoever takes the lock from a dead process must not see a number twice.
-                self.shared.next.store(seq.wrapping_add(1), Ordering::Relaxed);
-                self.shared.head.store(head.wrapping_add(total), Ordering::Release);
-                // An exchange: what the operation does is not seen before the record.
-                drop(held);
-                self.ahead(head.wrapping_add(total));
-                return Some(Slot { at: head, seq });
             }
+            record.state.store(first, Ordering::Relaxed);
+            // Number and place change apart: whoever takes the lock from a dead process must not see a number twice.
+            self.shared.next.store(seq.wrapping_add(1), Ordering::Relaxed);
+            self.shared.head.store(head.wrapping_add(total), Ordering::Release);
+            // Stores are seen in their order on this processor: what the operation does is not seen before the record.
             drop(held);
-            let now = sys::now();
-            if until == 0 {
-                until = now + u64::from(self.shared.stall_ms.load(Ordering::Relaxed)) * 1_000_000;
-            } else if now >= until || !self.reasons().in_order() {
-                return None;
-            }
-            let room = self.shared.room.load(Ordering::Acquire);
-            if self.shared.tail.load(Ordering::Acquire) == tail {
-                self.shared.waiters.store(1, Ordering::SeqCst);
-                self.wake();
-                sys::futex_wait(&self.shared.room, room, 5);
-            }
+            self.ahead(head.wrapping_add(total));
+            return Some(Slot { at: head, seq });
         }
+    }
+
+    /// Whether there is room for `total` bytes more.
+    #[inline]
+    fn holds(&self, tail: u64, head: u64, total: u64) -> bool {
+        self.spans(tail, head) && self.spans(tail, head.wrapping_add(total))
+    }
+
+    /// Waits until the tail moves; `None` after the limit, which `until` keeps.
+    #[cold]
+    fn wait_room(&self, tail: u64, until: &mut u64) -> Option<()> {
+        let now = sys::now();
+        if *until == 0 {
+            *until = now + u64::from(self.shared.stall_ms.load(Ordering::Relaxed)) * 1_000_000;
+        } else if now >= *until || !self.reasons().in_order() {
+            return None;
+        }
+        let room = self.shared.room.load(Ordering::Acquire);
+        if self.shared.tail.load(Ordering::Acquire) == tail {
+            self.shared.waiters.store(1, Ordering::SeqCst);
+            self.wake();
+            sys::futex_wait(&self.shared.room, room, 5);
+        }
+        Some(())
     }
 
     /// The next record's line is fetched while the kernel does this one's operation: it was last touched a whole ring ago.

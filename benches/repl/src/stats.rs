@@ -23,8 +23,10 @@ impl Interval {
         let mut draw = Draw(figures.len() as u64);
         let mut medians: Vec<f64> = (0..DRAWS)
             .map(|_| {
-                let again: Vec<f64> =
-                    figures.iter().map(|_| figures[draw.below(figures.len() as u64) as usize]).collect();
+                let again: Vec<f64> = figures
+                    .iter()
+                    .map(|_| figures[usize::try_from(draw.below(figures.len() as u64)).unwrap_or(0)])
+                    .collect();
                 median(&again)
             })
             .collect();

@@ -58,6 +58,13 @@ pub struct Cell {
     pub beside: f64,
 }
 
+impl Cell {
+    /// The least and the greatest of its slots, nanoseconds an operation.
+    pub fn spread(&self) -> (f64, f64) {
+        self.nanos.iter().fold((f64::MAX, 0.0), |(least, greatest), nanos| (nanos.min(least), nanos.max(greatest)))
+    }
+}
+
 /// One workload.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -124,17 +131,16 @@ impl Lane {
     fn runner(&mut self, kind: &Kind, number: usize) -> io::Result<Box<dyn Runner>> {
         let redis = kind.name == "redis";
         let folder = self.place.root.join(format!("{}-{number}", kind.name));
-        std::fs::create_dir(&folder)?;
+        self.way.folder(&folder)?;
         let socket = self.place.room.join("socket");
-        let mut command = if redis {
-            Redis::command(&folder, &socket)
-        } else {
-            let mut command = self.place.role(&["work", kind.name]);
-            command.stdin(Stdio::piped()).stdout(Stdio::piped());
-            command
-        };
+        let mut command = if redis { Redis::command(&folder, &socket) } else { self.place.role(&["work", kind.name]) };
         command.current_dir(&folder);
         self.way.before(&mut command)?;
+        if redis {
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+        } else {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        }
         self.way.resume();
         let mut child = bound(&mut command).spawn()?;
         self.way.started(&mut child)?;
@@ -191,7 +197,7 @@ pub fn run(plan: &Plan, told: &mut dyn FnMut(Step<'_>)) -> io::Result<Report> {
         };
         std::fs::create_dir_all(&place.root)?;
         std::fs::create_dir_all(&place.room)?;
-        match way.start(&place) {
+        match way.start(&place).and_then(|()| way.rest()) {
             Ok(()) => lanes.push(Lane { name: name.to_string(), way, place }),
             Err(error) => report.left_out.push((name.to_string(), error.to_string())),
         }
@@ -217,8 +223,9 @@ pub fn run(plan: &Plan, told: &mut dyn FnMut(Step<'_>)) -> io::Result<Report> {
         };
         report.rows.push(measure(kind, plan, &mut lanes, &mut step)?);
     }
-    for lane in &lanes {
-        report.seen.push((lane.name.clone(), lane.way.seen()?));
+    for lane in &mut lanes {
+        let seen = lane.way.seen().unwrap_or_else(|error| format!("TROUBLE: {error}"));
+        report.seen.push((lane.name.clone(), seen));
     }
     Ok(report)
 }
@@ -286,9 +293,8 @@ fn measure(kind: Kind, plan: &Plan, lanes: &mut [Lane], step: &mut dyn FnMut()) 
         for (lane, runner) in lanes.iter_mut().zip(runners) {
             lane.way.resume();
             drop(runner);
+            lane.way.remove(&lane.place.root.join(format!("{}-{round}", kind.name)))?;
             lane.way.rest()?;
-            // All was read: what goes now goes unseen, and nobody asks for it.
-            std::fs::remove_dir_all(lane.place.root.join(format!("{}-{round}", kind.name)))?;
         }
     }
     let cells = lanes

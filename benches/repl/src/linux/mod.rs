@@ -1,7 +1,9 @@
 //! Linux on x86-64.
 #![allow(
     clippy::cast_precision_loss,
-    reason = "nanoseconds and counts of a benchmark are far below what a double holds exactly"
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts of a benchmark and numbers of system calls, far below what a double or 32 bits hold"
 )]
 
 mod compare;
@@ -29,6 +31,9 @@ pub fn role(args: &[String]) -> io::Result<()> {
         ["work", kind] => work::worker(kind),
         ["drain", ring] => ways::drain(Path::new(ring), None),
         ["drain", ring, into] => ways::drain(Path::new(ring), Some(Path::new(into))),
+        ["fanotify", when] => ways::read(*when == "before"),
+        ["listened", program @ ..] if !program.is_empty() => ways::listened(program),
+        ["supervise", process] => ways::supervise(process.parse().unwrap_or(0)),
         other => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no role", other.join(" ")))),
     }
 }

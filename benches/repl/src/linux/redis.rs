@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use super::compare::Runner;
@@ -29,7 +29,7 @@ impl Redis {
     pub(crate) fn command(root: &Path, socket: &Path) -> Command {
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--unixsocket"]);
-        command.arg(socket).arg("--dir").arg(root).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg(socket).arg("--dir").arg(root);
         command
     }
 

@@ -1,4 +1,4 @@
-//! SQLite, opened while the program runs: who measures without it needs no library.
+//! `SQLite`, opened while the program runs: who measures without it needs no library.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;

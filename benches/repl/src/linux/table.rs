@@ -23,10 +23,7 @@ impl Report {
             );
             let _ = writeln!(text, "|---|---|---|---|---|");
             for cell in &row.cells {
-                let (least, greatest) = cell
-                    .nanos
-                    .iter()
-                    .fold((f64::MAX, 0.0f64), |(least, greatest), nanos| (least.min(*nanos), greatest.max(*nanos)));
+                let (least, greatest) = cell.spread();
                 let _ = writeln!(
                     text,
                     "| {} | {:.0} ({least:.0}, {greatest:.0}) | {:.3} [{:.3}, {:.3}] | {:.3} [{:.3}, {:.3}] | {:.0} |",

@@ -29,6 +29,19 @@ impl Interposed {
     }
 }
 
+impl Interposed {
+    /// A short program under the library.
+    fn run(&mut self, command: &mut Command) -> io::Result<()> {
+        self.resume();
+        self.before(command)?;
+        let output = command.output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_string()))
+    }
+}
+
 /// Takes all and keeps nothing: what capture alone costs.
 struct Discard;
 
@@ -69,6 +82,15 @@ impl Way for Interposed {
         self.rest()
     }
 
+    /// By a program that is seen, so that the copy has it too.
+    fn folder(&mut self, folder: &Path) -> io::Result<()> {
+        self.run(Command::new("mkdir").arg(folder))
+    }
+
+    fn remove(&mut self, folder: &Path) -> io::Result<()> {
+        self.run(Command::new("rm").arg("-r").arg(folder))
+    }
+
     fn before(&mut self, command: &mut Command) -> io::Result<()> {
         command.env("LD_PRELOAD", &self.library).env("APUS_CAPTURE", &self.ring);
         Ok(())
@@ -104,7 +126,7 @@ impl Way for Interposed {
         self.running.as_ref().map_or(0, |(_, drainer)| beside(drainer.0.id()))
     }
 
-    fn seen(&self) -> io::Result<String> {
+    fn seen(&mut self) -> io::Result<String> {
         let Some((capture, _)) = &self.running else { return Ok(String::new()) };
         let status = capture.status();
         let text = format!(

@@ -1,14 +1,20 @@
 //! The ways, each behind one trait.
 
+mod fanotify;
 mod interpose;
+mod seccomp;
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+use fanotify::Fanotify;
+pub(crate) use fanotify::read;
 use interpose::Interposed;
 pub(crate) use interpose::drain;
+use seccomp::Seccomp;
+pub(crate) use seccomp::{listened, supervise};
 
 /// Where a way works.
 pub(crate) struct Place {
@@ -40,6 +46,14 @@ pub(crate) trait Way {
         let _ = place;
         Ok(())
     }
+    /// Makes a folder in `root` in which a program will work.
+    fn folder(&mut self, folder: &Path) -> io::Result<()> {
+        std::fs::create_dir(folder)
+    }
+    /// Its program has ended: the folder goes.
+    fn remove(&mut self, folder: &Path) -> io::Result<()> {
+        std::fs::remove_dir_all(folder)
+    }
     /// What a program that is watched needs.
     fn before(&mut self, command: &mut Command) -> io::Result<()> {
         let _ = command;
@@ -61,7 +75,7 @@ pub(crate) trait Way {
         0
     }
     /// What was seen so far, in words; an error if it was nothing.
-    fn seen(&self) -> io::Result<String> {
+    fn seen(&mut self) -> io::Result<String> {
         Ok(String::new())
     }
 }
@@ -69,13 +83,27 @@ pub(crate) trait Way {
 struct None;
 impl Way for None {}
 
+/// A way that cannot be gone here.
+struct Missing(&'static str);
+
+impl Way for Missing {
+    fn start(&mut self, _: &Place) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, self.0))
+    }
+}
+
 /// All ways: name, and what it is.
-pub const WAYS: [(&str, &str); 5] = [
+pub const WAYS: [(&str, &str); 10] = [
     ("none", "nothing: what the others are compared with"),
     ("again", "nothing, in other processes: what chance does"),
     ("other", "the library is loaded, no file belongs to the group"),
     ("interposer", "the library, records by reference, read and thrown away"),
     ("replay", "the same, done over again on the same disk"),
+    ("fuse", "a daemon's file system: all operations through it"),
+    ("fanotify-after", "fanotify: an event after a file or name changed; no ranges, no bytes, events merged"),
+    ("fanotify-before", "fanotify: the kernel asks before bytes are read or changed; ranges, no bytes"),
+    ("seccomp", "seccomp's notification: a process looks at the arguments of each call before it is done"),
+    ("ebpf", "a kernel program at the end of each system call: ranges, no bytes; may drop"),
 ];
 
 pub(crate) fn make(name: &str) -> io::Result<Box<dyn Way>> {
@@ -84,6 +112,11 @@ pub(crate) fn make(name: &str) -> io::Result<Box<dyn Way>> {
         "other" => Box::new(Interposed::new(&["*.other"], false)),
         "interposer" => Box::new(Interposed::new(MATCHED, false)),
         "replay" => Box::new(Interposed::new(MATCHED, true)),
+        "fanotify-after" => Box::new(Fanotify::new(false)),
+        "fanotify-before" => Box::new(Fanotify::new(true)),
+        "seccomp" => Box::<Seccomp>::default(),
+        "fuse" => Box::new(Missing("this build has no FUSE file system")),
+        "ebpf" => Box::new(Missing("this build has no kernel program for it")),
         other => {
             let names: Vec<&str> = WAYS.iter().map(|(name, _)| *name).collect();
             let why = format!("{other} is no way to capture; there are {}", names.join(", "));

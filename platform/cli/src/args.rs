@@ -770,9 +770,10 @@ Examples:
   apus bench repl --dir /var/lib
   apus bench repl --dir /srv --workloads sqlite-normal,redis --ways again,interposer --rounds 15 --format json
 
-Each round has processes and files of its own, which do short slots of work in turns and back. A ratio is the median of the rounds,
-with the interval in which 95 % of the medians lie that such rounds give. `again` shows what chance does. docs/replication.md tells of
-the ways. The interposer's library is built by `cargo build --release -p apus-interpose`.";
+Each round has processes and files of its own, which do short slots of work in turns and back. A
+ratio is the median of the rounds, with the interval in which 95 % of the medians lie that such
+rounds give. `again` shows what chance does. docs/replication.md tells of the ways. The interposer's
+library is built by `cargo build --release -p apus-interpose`.";
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplArgs {

@@ -25,6 +25,7 @@ const HELP: [&[&str]; 38] = [
     &["bench"],
     &["bench", "sim"],
     &["bench", "diagnosis"],
+    &["bench", "repl"],
     &["bench", "dispatch"],
     &["mutants"],
     &["cluster"],

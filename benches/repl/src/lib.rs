@@ -11,5 +11,5 @@ mod linux;
 mod stats;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub use linux::{Cell, KINDS, Kind, Plan, Report, Row, Step, WAYS, role, run};
+pub use linux::{Cell, KINDS, Kind, Moments, Outcome, Part, Plan, Report, Row, Step, WAYS, moments, role, run, text};
 pub use stats::{Draw, Interval, median};

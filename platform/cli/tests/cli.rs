@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::{apus, apus_with, corpus, root, snapshot, temp};
 use serde_json::Value;
 
-const HELP: [&[&str]; 38] = [
+const HELP: [&[&str]; 39] = [
     &[],
     &["run"],
     &["replay"],

@@ -7,6 +7,7 @@
 )]
 
 mod compare;
+mod moments;
 mod processes;
 mod redis;
 mod sqlite;
@@ -18,6 +19,7 @@ use std::io;
 use std::path::Path;
 
 pub use compare::{Cell, Plan, Report, Row, Step, run};
+pub use moments::{Moments, Outcome, Part, moments, text};
 pub use ways::WAYS;
 pub use work::{KINDS, Kind};
 
@@ -29,6 +31,8 @@ pub fn role(args: &[String]) -> io::Result<()> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["work", kind] => work::worker(kind),
+        ["write", workload] => moments::write(workload),
+        ["receive", ring, copy] => moments::receive(Path::new(ring), Path::new(copy)),
         ["drain", ring] => ways::drain(Path::new(ring), None),
         ["drain", ring, into] => ways::drain(Path::new(ring), Some(Path::new(into))),
         ["fanotify", when] => ways::read(*when == "before"),

@@ -760,6 +760,44 @@ pub(crate) enum BenchCommand {
     /// Ways to choose a server for a client: loads, clients moved, time, memory, and which to take
     #[command(after_help = DISPATCH_EXAMPLES)]
     Dispatch(DispatchArgs),
+    /// Ways to capture what programs do to files: what each costs them, on your own disk
+    #[command(after_help = REPL_EXAMPLES)]
+    Repl(ReplArgs),
+}
+
+const REPL_EXAMPLES: &str = "\
+Examples:
+  apus bench repl --dir /var/lib
+  apus bench repl --dir /srv --workloads sqlite-normal,redis --ways again,interposer --rounds 15 --format json
+
+Each round has processes and files of its own, which do short slots of work in turns and back. A
+ratio is the median of the rounds, with the interval in which 95 % of the medians lie that such
+rounds give. `again` shows what chance does. docs/replication.md tells of the ways. The interposer's
+library is built by `cargo build --release -p apus-interpose`.";
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplArgs {
+    /// A folder on the disk that is meant; what is made there goes in the end
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+    /// Rounds of each workload
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(7..=1000))]
+    pub rounds: u16,
+    /// Turns of a round: in each, every way has two slots
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub turns: u16,
+    /// sqlite-normal, sqlite-full, random-fsync, append, rename, redis; all if left out
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub workloads: Vec<String>,
+    /// again, other, interposer, replay, fuse, fanotify-after, fanotify-before, seccomp, ebpf; all if left out
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub ways: Vec<String>,
+    /// libapus_interpose.so; beside this program if left out
+    #[arg(long, value_name = "FILE")]
+    pub library: Option<PathBuf>,
+    /// A part of the measurement that runs in a process of its own
+    #[arg(long, hide = true, num_args = 1.., allow_hyphen_values = true, value_name = "ARGS")]
+    pub role: Vec<String>,
 }
 
 const DISPATCH_EXAMPLES: &str = "\

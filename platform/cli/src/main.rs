@@ -23,6 +23,7 @@ mod plots;
 mod print;
 mod progress;
 mod remote;
+mod repl;
 mod report;
 mod run;
 mod service;

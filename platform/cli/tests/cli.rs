@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::{apus, apus_with, corpus, root, snapshot, temp};
 use serde_json::Value;
 
-const HELP: [&[&str]; 38] = [
+const HELP: [&[&str]; 39] = [
     &[],
     &["run"],
     &["replay"],
@@ -25,6 +25,7 @@ const HELP: [&[&str]; 38] = [
     &["bench"],
     &["bench", "sim"],
     &["bench", "diagnosis"],
+    &["bench", "repl"],
     &["bench", "dispatch"],
     &["mutants"],
     &["cluster"],

@@ -88,14 +88,14 @@ impl Drainer {
             };
             let got = full(file, &mut ahead.bytes, start)?;
             ahead.bytes.truncate(got);
+            // What was overwritten while it was read is known by now: its record was there before it was.
+            self.scan();
         }
-        // What was overwritten since is known by now: its record was there before it was.
-        self.scan();
         if !self.capture.reasons().in_order() {
             return Ok(false);
         }
         let there = ahead.of(read.id, read.seq, read.offset, want).unwrap_or_default();
-        if there.len() == want && !self.before.contains_key(&read.id) {
+        if there.len() == want && self.before.lacks(read.id) {
             self.send(read.seq, read.id, Change::Write { offset: read.offset, bytes: there }, true, consumer)?;
             return Ok(true);
         }

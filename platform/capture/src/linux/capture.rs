@@ -1,10 +1,9 @@
 //! The side of the programs: what is done before and after an operation. Nothing here allocates or fails loudly; it runs where a
 //! program was interrupted anywhere.
 
-use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU8, AtomicU32};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -20,10 +19,19 @@ use super::ring::{Say, Slot};
 use super::sys::{self, Errno};
 use crate::Globs;
 
-std::thread_local! {
-    /// Whether this thread holds a lock: a handler of a signal that changes files must not wait for it.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
-}
+// Whether this thread holds a lock: a handler of a signal that changes files must not wait for it. A byte at a fixed distance from the
+// thread's own place (the initial-exec model of ELF's thread-local storage): Rust's own goes through a call in a library, twice for each
+// record.
+core::arch::global_asm!(
+    ".pushsection .tbss.apus_capture_busy,\"awT\",@nobits",
+    ".globl apus_capture_busy",
+    ".hidden apus_capture_busy",
+    ".type apus_capture_busy, @object",
+    ".size apus_capture_busy, 1",
+    "apus_capture_busy:",
+    ".zero 1",
+    ".popsection",
+);
 
 /// Faults that tests plant, to see that they are caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -45,6 +53,8 @@ pub struct Capture {
     root: &'static [u8],
     patterns: &'static [u8],
     own: AtomicU32,
+    /// When this process began to record: monotonic, nanoseconds.
+    since: AtomicU64,
     bug: Bug,
 }
 
@@ -83,14 +93,36 @@ pub(super) struct Busy(());
 
 impl Busy {
     /// `None` if this thread holds one already.
+    #[inline]
     pub(super) fn enter() -> Option<Self> {
-        BUSY.with(|busy| !busy.replace(true)).then_some(Self(()))
+        let before: u8;
+        // SAFETY: reads and writes the byte above, which is this thread's alone. A handler in between leaves it as it found it.
+        unsafe {
+            core::arch::asm!(
+                "mov {at}, qword ptr [rip + apus_capture_busy@GOTTPOFF]",
+                "mov {before}, byte ptr fs:[{at}]",
+                "mov byte ptr fs:[{at}], 1",
+                at = out(reg) _,
+                before = out(reg_byte) before,
+                options(nostack, preserves_flags),
+            );
+        }
+        (before == 0).then_some(Self(()))
     }
 }
 
 impl Drop for Busy {
+    #[inline]
     fn drop(&mut self) {
-        BUSY.with(|busy| busy.set(false));
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!(
+                "mov {at}, qword ptr [rip + apus_capture_busy@GOTTPOFF]",
+                "mov byte ptr fs:[{at}], 0",
+                at = out(reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
     }
 }
 
@@ -176,7 +208,16 @@ impl Capture {
         // SAFETY: within the mapping.
         let ring = unsafe { start.add(whole) };
         let ring = NonNull::new(ring).ok_or(Errno(libc::ENOMEM))?;
-        Ok(Self { shared, ring, ring_bytes, root: &[], patterns: &[], own: AtomicU32::new(sys::pid()), bug: Bug::None })
+        Ok(Self {
+            shared,
+            ring,
+            ring_bytes,
+            root: &[],
+            patterns: &[],
+            own: AtomicU32::new(sys::pid()),
+            since: AtomicU64::new(sys::now()),
+            bug: Bug::None,
+        })
     }
 
     /// Plants a fault.
@@ -187,10 +228,21 @@ impl Capture {
     /// To be called in the child of a fork.
     pub fn forked(&self) {
         self.own.store(sys::pid(), Relaxed);
+        self.since.store(sys::now(), Relaxed);
     }
 
     pub(super) fn own(&self) -> u32 {
         self.own.load(Relaxed)
+    }
+
+    /// The time of a record. No process that has another one's number can have begun before it: that is what it is for, and it may be as
+    /// old as the drainer's last look at the clock, or as this process.
+    #[inline]
+    pub(super) fn time(&self) -> u64 {
+        if self.shared.asleep.load(Relaxed) != 0 {
+            return sys::now();
+        }
+        self.shared.clock.load(Relaxed).max(self.since.load(Relaxed))
     }
 
     /// The root, as the kernel names it.
@@ -262,6 +314,7 @@ impl Capture {
         }
     }
 
+    #[inline]
     pub(super) fn lock<'a>(&'a self, lock: &'a super::lock::Lock) -> Option<Held<'a>> {
         lock.take(self.own(), self.shared.lock_ms.load(Relaxed))
     }
@@ -308,11 +361,10 @@ impl Capture {
         if file.generation.load(Relaxed) != bound.generation {
             return Err(Stale);
         }
-        let shipped = self.shared.shipped.load(Acquire);
         if held.got == Got::Dead {
             file.note_all(self.shared.next.load(Acquire));
         }
-        if file.dead.load(Relaxed) != 0 && file.last.load(Relaxed) <= shipped {
+        if file.dead.load(Relaxed) != 0 && file.last.load(Relaxed) <= file.look(self.shared) {
             return Err(Stale);
         }
         let (start, end) = self.extent(file, fd, source);
@@ -323,8 +375,8 @@ impl Capture {
         let destroys = !matches!(source, Source::Append(_) | Source::AppendAside(_) | Source::Extend(_));
         if destroys
             && self.bug != Bug::NoCopy
-            && file.last.load(Relaxed) > shipped
-            && !self.copy_before(file, bound.index, fd, start, end, shipped)
+            && file.may_be_unread(start, end)
+            && !self.copy_before(file, bound.index, fd, start, end)
         {
             return Ok(self.marked(file, fd, source, start, end, &mut call));
         }
@@ -338,12 +390,12 @@ impl Capture {
             Source::Zero(from, len, _) => (Kind::Zero, from, len),
             Source::Shift(from) => (Kind::Rewrite, from, file.size.load(Relaxed).saturating_sub(from)),
         };
-        let Some(slot) = self.reserve(Say::of(kind, bound.index, id).at(offset, len), state::INTENT) else {
+        let Some(slot) = self.reserve_here(Say::of(kind, bound.index, id).at(offset, len), state::INTENT) else {
             self.full();
             return Ok(self.marked(file, fd, source, start, end, &mut call));
         };
         if kind.refers() {
-            file.note(slot.seq, start, end, shipped);
+            file.note(slot.seq, start, end, self.shared);
         } else {
             file.last.store(slot.seq, Relaxed);
         }
@@ -354,6 +406,7 @@ impl Capture {
     }
 
     /// The bytes that an operation is about, before it is done; those of an appending one are where the records say.
+    #[inline]
     fn extent(&self, file: &File, fd: c_int, source: Source) -> (u64, u64) {
         let size = || file.size.load(Relaxed);
         match source {
@@ -370,6 +423,7 @@ impl Capture {
     }
 
     /// Where the bytes went, told by the record.
+    #[inline]
     fn conclude(&self, file: &File, fd: c_int, source: Source, start: u64, slot: Slot, result: isize) {
         if result < 0 {
             return self.publish(slot, state::FAILED);
@@ -380,8 +434,10 @@ impl Capture {
         match source {
             Source::At(..) | Source::Here(_) => {
                 record.len.store(done, Relaxed);
-                size.fetch_max(start + done, Relaxed);
-                Self::noted(file, start, start + done);
+                if size.load(Relaxed) < start + done {
+                    size.store(start + done, Relaxed);
+                }
+                file.noted(start, start + done);
             }
             Source::Append(_) | Source::AppendAside(_) => {
                 let end = if matches!(source, Source::Append(_)) {
@@ -394,7 +450,7 @@ impl Capture {
                 record.len.store(done, Relaxed);
                 size.store(end, Relaxed);
                 // The bytes may lie behind where the records said.
-                Self::noted(file, end.saturating_sub(done), end);
+                file.noted(end.saturating_sub(done), end);
             }
             Source::Truncate(len) => size.store(len, Relaxed),
             Source::Extend(len) => {
@@ -412,13 +468,6 @@ impl Capture {
             }
         }
         self.publish(slot, state::DONE);
-    }
-
-    /// The last record's bytes are these.
-    fn noted(file: &File, start: u64, end: u64) {
-        let last = &file.recent[file.recent_next.load(Relaxed).wrapping_sub(1) as usize % RECENT];
-        last.start.store(start, Relaxed);
-        last.end.store(end, Relaxed);
     }
 
     /// While the order is lost: what may differ is remembered, and the operation done.
@@ -449,8 +498,14 @@ impl Capture {
     }
 
     /// Copies the bytes within `start..end` that nobody has read into the ring. `false`: it could not be done and the order is lost.
-    pub(super) fn copy_before(&self, file: &File, index: u32, fd: c_int, start: u64, end: u64, shipped: u64) -> bool {
+    #[cold]
+    pub(super) fn copy_before(&self, file: &File, index: u32, fd: c_int, start: u64, end: u64) -> bool {
         let mut pieces = [(0, 0); RECENT + 1];
+        let shipped = file.look(self.shared);
+        if file.last.load(Relaxed) <= shipped {
+            file.top.store(0, Relaxed);
+            return true;
+        }
         let count = file.unread(start, end, shipped, &mut pieces);
         if count == 0 {
             return true;

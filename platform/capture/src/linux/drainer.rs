@@ -1,6 +1,6 @@
 //! The side of the reader: records to operations, in order. It may be killed anywhere: what it needs to go on lies in the ring.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
+use super::before::Before;
 use super::capture::Capture;
 use super::layout::{FILES, Kind, NONE, Reasons, state};
 use super::opened::Opened;
@@ -22,8 +23,11 @@ use super::sys;
 pub(super) const CHUNK: u64 = 1 << 20;
 /// Writes up to this long are read together with those that follow.
 const AT_ONCE: u64 = 64 << 10;
-/// How long it sleeps while little happens. Programs do not wake it: that would cost them more than the record does.
+/// How long it sleeps once it has caught up. Programs do not wake it: that would cost them more than the record does. To look more often
+/// takes lines of the cache from them, and the processor where there are few.
 const NAP: Duration = Duration::from_millis(1);
+/// How long it sleeps while a program waits for it.
+const SHORT_NAP: Duration = Duration::from_micros(50);
 /// After how many naps it sleeps until it is woken.
 const NAPS: u32 = 500;
 /// Notes that are kept.
@@ -50,12 +54,14 @@ pub struct Drainer {
     pub(super) open: Opened,
     /// Up to where records were looked at for old bytes.
     pub(super) scanned: u64,
-    /// Old bytes by file: number and place of each record.
-    pub(super) before: BTreeMap<u64, VecDeque<(u64, u64)>>,
+    /// Old bytes that wait.
+    pub(super) before: Before,
     /// When this record was handed over, what was read anew is whole.
     pub(super) whole_at: Option<u64>,
     pub(super) hashes: BTreeMap<u64, Vec<u64>>,
     pub(super) ahead: Ahead,
+    /// A file may have lost its last name since files were let go of.
+    names_went: bool,
     swept: Instant,
     notes: Vec<String>,
 }
@@ -119,10 +125,11 @@ impl Drainer {
             _lock: ring,
             open: Opened::default(),
             scanned: tail,
-            before: BTreeMap::new(),
+            before: Before::default(),
             whole_at: None,
             hashes: BTreeMap::new(),
             ahead: Ahead::default(),
+            names_went: false,
             swept: Instant::now(),
             notes: Vec::new(),
         })
@@ -153,15 +160,18 @@ impl Drainer {
     pub fn run(&mut self, consumer: &mut dyn Consumer, stop: &AtomicBool) -> io::Result<()> {
         let mut naps = 0;
         while !stop.load(Relaxed) {
+            let shared = self.capture.shared;
             match self.drain(consumer)? {
                 Drained::Some => naps = 0,
-                Drained::Waiting => std::thread::sleep(Duration::from_micros(50)),
+                Drained::Waiting => {
+                    naps = 0;
+                    std::thread::sleep(if shared.waiters.load(Relaxed) != 0 { SHORT_NAP } else { NAP });
+                }
                 Drained::Idle if naps < NAPS => {
                     naps += 1;
                     std::thread::sleep(NAP);
                 }
                 Drained::Idle => {
-                    let shared = self.capture.shared;
                     shared.asleep.store(1, SeqCst);
                     if shared.head.load(SeqCst) == shared.tail.load(SeqCst) && self.capture.reasons().in_order() {
                         sys::futex_wait(&shared.asleep, 1, 200);
@@ -171,6 +181,7 @@ impl Drainer {
             }
             if self.swept.elapsed() >= SWEEP || self.crowded() {
                 self.swept = Instant::now();
+                self.release();
                 self.sweep();
                 self.reread(consumer)?;
             }
@@ -192,11 +203,14 @@ impl Drainer {
         }
         let mut drained = Drained::Idle;
         let head = self.capture.shared.head.load(Acquire);
+        self.capture.shared.clock.store(sys::now(), Relaxed);
         loop {
             let tail = self.capture.shared.tail.load(Relaxed);
             if tail == head {
                 self.show(consumer)?;
-                self.release();
+                if std::mem::take(&mut self.names_went) {
+                    self.release();
+                }
                 return Ok(drained);
             }
             let Some(read) = self.record(tail, head) else {
@@ -273,34 +287,8 @@ impl Drainer {
         shared.shipped.store(read.seq, SeqCst);
         self.capture.roomier();
         self.scanned = self.scanned.max(read.at + read.total);
-        if read.kind == Kind::Before
-            && let Some(list) = self.before.get_mut(&read.id)
-        {
-            list.retain(|&(_, at)| at > read.at);
-            if list.is_empty() {
-                self.before.remove(&read.id);
-            }
-        }
-    }
-
-    /// Looks at all records that are there for old bytes.
-    pub(super) fn scan(&mut self) {
-        let head = self.capture.shared.head.load(Acquire);
-        let mut good = self.capture.spans(self.scanned, head);
-        while good && self.scanned < head {
-            let record = self.capture.record(self.scanned);
-            if record.kind.load(Relaxed) == Kind::Before as u32 {
-                self.before
-                    .entry(record.id.load(Relaxed))
-                    .or_default()
-                    .push_back((record.seq.load(Relaxed), self.scanned));
-            }
-            let next = self.capture.after(self.scanned, head);
-            good = next.is_some();
-            self.scanned = next.unwrap_or(head);
-        }
-        if !good {
-            self.capture.lose(Reasons::DRIFT | Reasons::ALL);
+        if read.kind == Kind::Before {
+            self.before.remove(read.id, read.offset, read.at);
         }
     }
 
@@ -381,6 +369,7 @@ impl Drainer {
             Kind::Sync => Change::Sync,
         };
         self.send(read.seq, read.id, change, true, consumer)?;
+        self.names_went |= matches!(read.kind, Kind::Rename | Kind::Unlink | Kind::Symlink | Kind::Link | Kind::Enter);
         if matches!(read.kind, Kind::Bind | Kind::Create) {
             // Opened while it has a name: its bytes outlive the name from here on.
             self.file(read.id, read.file);
@@ -406,10 +395,7 @@ impl Drainer {
             }
             let covered = self.overlay(read.id, at, got, &mut buffer[..want]);
             if covered < want && !as_is {
-                let why = format!(
-                    "of {want} bytes at {at} there are {covered} (file {got}, old bytes {:?})",
-                    self.before.get(&read.id).map(VecDeque::len)
-                );
+                let why = format!("of {want} bytes at {at} there are {covered} (in the file {got})");
                 self.drift(read, &why);
                 return Ok(false);
             }
@@ -429,35 +415,6 @@ impl Drainer {
             at += want as u64;
         }
         Ok(true)
-    }
-
-    /// Puts old bytes over those that are newer than their record, newest first. How many bytes from the start are there.
-    pub(super) fn overlay(&self, id: u64, at: u64, got: usize, buffer: &mut [u8]) -> usize {
-        let end = at + buffer.len() as u64;
-        let mut pieces = vec![(at, at + got as u64)];
-        for &(_, place) in self.before.get(&id).into_iter().flatten().rev() {
-            let record = self.capture.record(place);
-            if record.state.load(Acquire) != state::DONE {
-                continue;
-            }
-            let (offset, len) = (record.offset.load(Relaxed), record.len.load(Relaxed));
-            if len.saturating_add(64) > u64::from(record.total.load(Relaxed)) {
-                self.capture.lose(Reasons::DRIFT | Reasons::ALL);
-                return 0;
-            }
-            let (from, to) = (offset.max(at), offset.saturating_add(len).min(end));
-            if from < to {
-                let bytes = self.capture.bytes(place.wrapping_add(64 + (from - offset)), (to - from) as usize);
-                for (to, byte) in buffer[(from - at) as usize..].iter_mut().zip(bytes) {
-                    *to = byte.load(Relaxed);
-                }
-                pieces.push((from, to));
-            }
-        }
-        pieces.sort_unstable();
-        let covered =
-            pieces.iter().fold(at, |covered, &(from, to)| if from <= covered { covered.max(to) } else { covered });
-        (covered - at) as usize
     }
 
     /// The bytes are gone with their file: what lies between and its end cannot be shown. `false`: the order is lost.

@@ -3,9 +3,12 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::capture::Capture;
-use super::layout::{BUCKETS, FILES, File, NONE, RECENT, Range, Reasons, SPANS};
+use super::layout::{BUCKETS, FILES, File, NONE, RECENT, Range, Reasons, SPANS, Shared};
 use super::lock::Held;
 use super::sys::{Handle, Stat};
+
+/// Bytes that are remembered as one range while writes follow each other.
+const TOGETHER: u64 = 64 << 10;
 
 /// A file of the table, as a descriptor remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +29,60 @@ impl File {
         self.dead.load(Relaxed) == 0 && self.key.iter().zip(key).all(|(own, other)| own.load(Relaxed) == other)
     }
 
+    /// The last range that was remembered.
+    fn newest(&self) -> &Range {
+        &self.recent[self.recent_next.load(Relaxed).wrapping_sub(1) as usize % RECENT]
+    }
+
+    /// All records up to this one were handed over, as of now.
+    pub(super) fn look(&self, shared: &Shared) -> u64 {
+        let shipped = shared.shipped.load(Acquire);
+        self.seen.store(shipped, Relaxed);
+        shipped
+    }
+
     /// Remembers that record `seq` is about these bytes; those that nobody has read before.
-    pub(super) fn note(&self, seq: u64, start: u64, end: u64, shipped: u64) {
+    #[inline]
+    pub(super) fn note(&self, seq: u64, start: u64, end: u64, shared: &Shared) {
+        self.last.store(seq, Relaxed);
+        // A log's records are small, and each begins where the one before ended. A part of the range is older than the
+        // range says then: bytes may be copied that were read already.
+        let newest = self.newest();
+        if newest.end.load(Relaxed) == start
+            && newest.seq.load(Relaxed) > self.seen.load(Relaxed)
+            && end.wrapping_sub(newest.start.load(Relaxed)) <= TOGETHER
+        {
+            newest.end.store(end, Relaxed);
+            newest.seq.store(seq, Relaxed);
+            return self.raise(end);
+        }
         let next = self.recent_next.load(Relaxed);
         self.recent_next.store(next.wrapping_add(1), Relaxed);
         let slot = &self.recent[next as usize % RECENT];
         let old = slot.seq.load(Relaxed);
+        if old > self.seen.load(Relaxed) {
+            self.spill(slot, old, shared);
+        }
+        slot.seq.store(seq, Relaxed);
+        slot.start.store(start, Relaxed);
+        slot.end.store(end, Relaxed);
+        self.raise(end);
+    }
+
+    /// Unread bytes may lie below `end`.
+    #[inline]
+    fn raise(&self, end: u64) {
+        if end > self.top.load(Relaxed) {
+            self.top.store(end, Relaxed);
+        }
+    }
+
+    /// A range falls out of those that are known exactly. What was read meanwhile is looked at then.
+    #[cold]
+    fn spill(&self, slot: &Range, old: u64, shared: &Shared) {
+        let shipped = self.look(shared);
+        let spilled = &self.spilled;
         if old > shipped {
-            let spilled = &self.spilled;
             if spilled.seq.load(Relaxed) <= shipped {
                 spilled.start.store(u64::MAX, Relaxed);
                 spilled.end.store(0, Relaxed);
@@ -42,18 +91,43 @@ impl File {
             spilled.end.fetch_max(slot.end.load(Relaxed), Relaxed);
             spilled.seq.fetch_max(old, Relaxed);
         }
-        slot.seq.store(seq, Relaxed);
-        slot.start.store(start, Relaxed);
-        slot.end.store(end, Relaxed);
-        self.last.store(seq, Relaxed);
+        let unread = self.recent.iter().chain([spilled]).filter(|range| range.seq.load(Relaxed) > shipped);
+        self.top.store(unread.map(|range| range.end.load(Relaxed)).max().unwrap_or(0), Relaxed);
+    }
+
+    /// The last range's bytes are these, and those that it had before.
+    #[inline]
+    pub(super) fn noted(&self, start: u64, end: u64) {
+        let newest = self.newest();
+        if start < newest.start.load(Relaxed) {
+            newest.start.store(start, Relaxed);
+        }
+        if end > newest.end.load(Relaxed) {
+            newest.end.store(end, Relaxed);
+        }
+        self.raise(end);
     }
 
     /// Nobody knows any more which bytes were read.
     pub(super) fn note_all(&self, seq: u64) {
+        self.top.store(u64::MAX, Relaxed);
         self.spilled.start.store(0, Relaxed);
         self.spilled.end.store(u64::MAX, Relaxed);
         self.spilled.seq.fetch_max(seq, Relaxed);
         self.last.fetch_max(seq, Relaxed);
+    }
+
+    /// Whether some bytes within `start..end` may be unread. Where not, that is sure.
+    #[inline]
+    pub(super) fn may_be_unread(&self, start: u64, end: u64) -> bool {
+        if start >= self.top.load(Relaxed) {
+            return false;
+        }
+        let seen = self.seen.load(Relaxed);
+        let lies = |range: &Range| {
+            range.seq.load(Relaxed) > seen && range.start.load(Relaxed) < end && start < range.end.load(Relaxed)
+        };
+        self.recent.iter().any(lies) || lies(&self.spilled)
     }
 
     /// The bytes within `start..end` that nobody has read, in ascending pieces that do not touch.
@@ -172,8 +246,9 @@ impl Capture {
         for zeroed in [&file.untracked, &file.whole, &file.spans_used] {
             zeroed.store(0, Relaxed);
         }
-        file.dead.store(0, Relaxed);
-        file.last.store(0, Relaxed);
+        for zeroed in [&file.dead, &file.last, &file.seen, &file.top] {
+            zeroed.store(0, Relaxed);
+        }
         file.size.store(stat.size, Relaxed);
         file.handle_bytes.store(handle.bytes, Relaxed);
         file.handle_kind.store(handle.kind as u32, Relaxed);

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use super::lock::Lock;
 
 /// Tells a ring of this layout.
-pub(super) const MAGIC: u64 = 0x4150_5553_4341_5031;
+pub(super) const MAGIC: u64 = 0x4150_5553_4341_5032;
 /// Files that may be known at once.
 pub(super) const FILES: usize = 16_384;
 /// Chains in the table of files.
@@ -151,7 +151,7 @@ pub(super) struct Record {
     pub(super) texts: AtomicU32,
     pub(super) offset: AtomicU64,
     pub(super) len: AtomicU64,
-    /// Monotonic, nanoseconds.
+    /// Monotonic, nanoseconds: when the process began to record or the drainer last looked at its clock, whichever is later.
     pub(super) time: AtomicU64,
 }
 const _: () = assert!(size_of::<Record>() == 64);
@@ -171,29 +171,34 @@ pub(super) struct Span {
     pub(super) end: AtomicU64,
 }
 
-/// A file that is known. All but `generation` is guarded by `lock`, the chain by the table's.
-#[repr(C)]
+/// A file that is known. All but `generation` is guarded by `lock`, the chain by the table's. What a write looks at comes first, in one
+/// line of the cache.
+#[repr(C, align(64))]
 pub(super) struct File {
     pub(super) lock: Lock,
     /// Changes when the place is given to another file.
     pub(super) generation: AtomicU32,
-    /// Whether the place is taken.
-    pub(super) used: AtomicU32,
-    pub(super) next: AtomicU32,
     pub(super) id: AtomicU64,
-    pub(super) key: [AtomicU64; 3],
     /// The last record about it.
     pub(super) last: AtomicU64,
     /// The record by which its last name went, or 0.
     pub(super) dead: AtomicU64,
-    /// Changed in ways that leave no record: a shared mapping.
-    pub(super) untracked: AtomicU32,
     /// Where it ends, as far as the records tell.
     pub(super) size: AtomicU64,
+    /// What `Shared::shipped` was when a writer of this file last asked: whoever asks each time takes the line from the drainer.
+    pub(super) seen: AtomicU64,
+    /// Nothing unread lies here or behind.
+    pub(super) top: AtomicU64,
+    pub(super) recent_next: AtomicU32,
+    /// Changed in ways that leave no record: a shared mapping.
+    pub(super) untracked: AtomicU32,
+    /// Whether the place is taken.
+    pub(super) used: AtomicU32,
+    pub(super) next: AtomicU32,
+    pub(super) key: [AtomicU64; 3],
     /// While the order is lost: all of it may differ.
     pub(super) whole: AtomicU32,
     pub(super) spans_used: AtomicU32,
-    pub(super) recent_next: AtomicU32,
     /// Bounds of what fell out of `recent`.
     pub(super) spilled: Range,
     pub(super) recent: [Range; RECENT],
@@ -313,9 +318,15 @@ pub(super) struct Shared {
     pub(super) ring: Lock,
     pub(super) head: AtomicU64,
     pub(super) next: AtomicU64,
+    /// What `tail` was when a writer last asked, for want of room.
+    pub(super) seen: AtomicU64,
     pub(super) apart4: [AtomicU64; 8],
+    /// These two change with every record that is handed over: programs read them where they must.
     pub(super) tail: AtomicU64,
     pub(super) shipped: AtomicU64,
+    pub(super) apart5: [AtomicU64; 8],
+    /// Monotonic time in nanoseconds, as the drainer last looked.
+    pub(super) clock: AtomicU64,
     /// Changes with the tail, for those who wait for room.
     pub(super) room: AtomicU32,
     pub(super) waiters: AtomicU32,

@@ -29,6 +29,7 @@ pub(super) struct Held<'a> {
 
 impl Lock {
     /// Takes the lock for process `own`; `None` if its living holder kept it for `limit_ms`.
+    #[inline]
     pub(super) fn take(&self, own: u32, limit_ms: u32) -> Option<Held<'_>> {
         if self.0.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return Some(Held { lock: self, got: Got::Free });
@@ -78,6 +79,7 @@ impl Lock {
 }
 
 impl Drop for Held<'_> {
+    #[inline]
     fn drop(&mut self) {
         if self.lock.0.swap(0, Ordering::Release) & WAITED_FOR != 0 {
             sys::futex_wake(&self.lock.0, 1);

@@ -6,6 +6,7 @@
 )]
 
 mod ahead;
+mod before;
 mod capture;
 mod drainer;
 mod files;

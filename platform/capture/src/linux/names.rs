@@ -1,7 +1,7 @@
 //! The side of the programs: names, and what belongs to a file besides its bytes. All of a group's names change under one lock, so
 //! the records have the order in which the kernel did it.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use libc::{AT_FDCWD, c_int};
 
@@ -388,7 +388,7 @@ impl Capture {
                 // Whoever has it open goes on writing by the descriptor it has.
                 self.record(slot.at).len.store(now.size, Relaxed);
                 if let Some(bound) = self.find(now.key) {
-                    self.file(bound.index).note(slot.seq, 0, now.size, self.shared.shipped.load(Acquire));
+                    self.file(bound.index).note(slot.seq, 0, now.size, self.shared);
                 }
             }
         });

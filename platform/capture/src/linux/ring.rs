@@ -1,6 +1,6 @@
 //! The ring: mapped twice in a row, so that no record is cut by its end.
 
-use core::sync::atomic::{AtomicU8, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io;
@@ -204,6 +204,21 @@ impl Capture {
         unsafe { core::slice::from_raw_parts(self.byte(at).cast::<AtomicU8>(), len) }
     }
 
+    /// Bytes of the ring from `at` on, in words where they lie so.
+    pub(super) fn read(&self, at: u64, to: &mut [u8]) {
+        let bytes = self.bytes(at, to.len());
+        // SAFETY: atomic bytes that lie as atomic words do are such words.
+        let (first, words, last) = unsafe { bytes.align_to::<AtomicU64>() };
+        let (head, rest) = to.split_at_mut(first.len());
+        let (middle, tail) = rest.split_at_mut(words.len() * 8);
+        for (to, from) in head.iter_mut().zip(first).chain(tail.iter_mut().zip(last)) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        for (to, from) in middle.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&from.load(Ordering::Relaxed).to_ne_bytes());
+        }
+    }
+
     /// Where the kernel may put the bytes after the texts.
     #[allow(clippy::mut_from_ref, reason = "the bytes are those of one record that one thread fills")]
     pub(super) fn room(&self, slot: Slot, texts: usize, len: usize) -> &mut [u8] {
@@ -216,6 +231,12 @@ impl Capture {
 
     /// Reserves a record and fills it in. `None` once the ring was full for longer than the limit.
     pub(super) fn reserve(&self, say: Say<'_>, first: u32) -> Option<Slot> {
+        self.reserve_here(say, first)
+    }
+
+    /// The same, for where what is said is known when this is compiled.
+    #[inline(always)]
+    pub(super) fn reserve_here(&self, say: Say<'_>, first: u32) -> Option<Slot> {
         let [one, two] = say.texts;
         let total = (64 + one.len() + two.len() + say.more).next_multiple_of(64) as u64;
         if total > self.ring_bytes / 2 {
@@ -225,54 +246,75 @@ impl Capture {
         loop {
             let held = self.shared.ring.take(self.own(), self.shared.lock_ms.load(Ordering::Relaxed))?;
             let head = self.shared.head.load(Ordering::Relaxed);
-            let tail = self.shared.tail.load(Ordering::Acquire);
-            if self.spans(tail, head) && self.spans(tail, head.wrapping_add(total)) {
-                let seq = self.shared.next.load(Ordering::Relaxed);
-                let record = self.record(head);
-                record.kind.store(say.kind as u32, Ordering::Relaxed);
-                record.total.store(total as u32, Ordering::Relaxed);
-                record.owner.store(self.own(), Ordering::Relaxed);
-                record.seq.store(seq, Ordering::Relaxed);
-                record.id.store(
-                    if say.id == 0 && matches!(say.kind, Kind::Create | Kind::Bind | Kind::Enter) {
-                        seq
-                    } else {
-                        say.id
-                    },
-                    Ordering::Relaxed,
-                );
-                record.file.store(say.file, Ordering::Relaxed);
-                record.texts.store((one.len() | two.len() << 16) as u32, Ordering::Relaxed);
-                record.offset.store(say.offset, Ordering::Relaxed);
-                record.len.store(say.len, Ordering::Relaxed);
-                record.time.store(sys::now(), Ordering::Relaxed);
+            let mut tail = self.shared.seen.load(Ordering::Relaxed);
+            if !self.holds(tail, head, total) {
+                tail = self.shared.tail.load(Ordering::Acquire);
+                self.shared.seen.store(tail, Ordering::Relaxed);
+                if !self.holds(tail, head, total) {
+                    drop(held);
+                    self.wait_room(tail, &mut until)?;
+                    continue;
+                }
+            }
+            let seq = self.shared.next.load(Ordering::Relaxed);
+            let record = self.record(head);
+            record.kind.store(say.kind as u32, Ordering::Relaxed);
+            record.total.store(total as u32, Ordering::Relaxed);
+            record.owner.store(self.own(), Ordering::Relaxed);
+            record.seq.store(seq, Ordering::Relaxed);
+            let named_by_it = say.id == 0 && matches!(say.kind, Kind::Create | Kind::Bind | Kind::Enter);
+            record.id.store(if named_by_it { seq } else { say.id }, Ordering::Relaxed);
+            record.file.store(say.file, Ordering::Relaxed);
+            record.texts.store((one.len() | two.len() << 16) as u32, Ordering::Relaxed);
+            record.offset.store(say.offset, Ordering::Relaxed);
+            record.len.store(say.len, Ordering::Relaxed);
+            record.time.store(self.time(), Ordering::Relaxed);
+            if !one.is_empty() || !two.is_empty() {
                 let texts = self.bytes(head.wrapping_add(64), one.len() + two.len());
                 for (to, &byte) in texts.iter().zip(one.iter().chain(two)) {
                     to.store(byte, Ordering::Relaxed);
                 }
-                record.state.store(first, Ordering::Relaxed);
-                // Number and place change apart: whoever takes the lock from a dead process must not see a number twice.
-                self.shared.next.store(seq.wrapping_add(1), Ordering::Relaxed);
-                self.shared.head.store(head.wrapping_add(total), Ordering::Release);
-                drop(held);
-                // What the operation does must not be seen before the record.
-                fence(Ordering::SeqCst);
-                return Some(Slot { at: head, seq });
             }
+            record.state.store(first, Ordering::Relaxed);
+            // Number and place change apart: whoever takes the lock from a dead process must not see a number twice.
+            self.shared.next.store(seq.wrapping_add(1), Ordering::Relaxed);
+            self.shared.head.store(head.wrapping_add(total), Ordering::Release);
+            // Stores are seen in their order on this processor: what the operation does is not seen before the record.
             drop(held);
-            let now = sys::now();
-            if until == 0 {
-                until = now + u64::from(self.shared.stall_ms.load(Ordering::Relaxed)) * 1_000_000;
-            } else if now >= until || !self.reasons().in_order() {
-                return None;
-            }
-            let room = self.shared.room.load(Ordering::Acquire);
-            if self.shared.tail.load(Ordering::Acquire) == tail {
-                self.shared.waiters.store(1, Ordering::SeqCst);
-                self.wake();
-                sys::futex_wait(&self.shared.room, room, 5);
-            }
+            self.ahead(head.wrapping_add(total));
+            return Some(Slot { at: head, seq });
         }
+    }
+
+    /// Whether there is room for `total` bytes more.
+    #[inline]
+    fn holds(&self, tail: u64, head: u64, total: u64) -> bool {
+        self.spans(tail, head) && self.spans(tail, head.wrapping_add(total))
+    }
+
+    /// Waits until the tail moves; `None` after the limit, which `until` keeps.
+    #[cold]
+    fn wait_room(&self, tail: u64, until: &mut u64) -> Option<()> {
+        let now = sys::now();
+        if *until == 0 {
+            *until = now + u64::from(self.shared.stall_ms.load(Ordering::Relaxed)) * 1_000_000;
+        } else if now >= *until || !self.reasons().in_order() {
+            return None;
+        }
+        let room = self.shared.room.load(Ordering::Acquire);
+        if self.shared.tail.load(Ordering::Acquire) == tail {
+            self.shared.waiters.store(1, Ordering::SeqCst);
+            self.wake();
+            sys::futex_wait(&self.shared.room, room, 5);
+        }
+        Some(())
+    }
+
+    /// The next record's line is fetched while the kernel does this one's operation: it was last touched a whole ring ago.
+    #[inline]
+    fn ahead(&self, at: u64) {
+        // SAFETY: a hint, about a place in the ring.
+        unsafe { core::arch::asm!("prefetchw [{}]", in(reg) self.byte(at & !63), options(nostack, preserves_flags)) };
     }
 
     /// The record's operation was done.

@@ -210,7 +210,11 @@ fn encode(class: Class, appends: u64) -> u64 {
 /// The file of the group behind `fd`, and whether writes go to its end.
 #[inline]
 pub(crate) fn file(fd: c_int) -> Option<(Bound, bool)> {
-    let capture = capture()?;
+    of(capture()?, fd)
+}
+
+#[inline]
+fn of(capture: &Capture, fd: c_int) -> Option<(Bound, bool)> {
     let value = FDS.get(fd as usize).map_or(UNKNOWN, |slot| slot.load(Relaxed));
     if value == NEVER || value & 0xff == OUTSIDE && (value >> 8) as u32 == capture.entered() {
         return None;
@@ -248,7 +252,8 @@ pub(crate) fn bytes(
     mut call: impl FnMut() -> isize,
 ) -> isize {
     loop {
-        let (Some(capture), Some((bound, appends))) = (capture(), file(fd)) else { return real() };
+        let Some(capture) = capture() else { return real() };
+        let Some((bound, appends)) = of(capture, fd) else { return real() };
         match capture.change(bound, fd, source(appends), &mut call) {
             Ok(result) => return finish(result),
             Err(Stale) => forget(fd),

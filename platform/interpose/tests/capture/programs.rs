@@ -1,7 +1,7 @@
 //! Programs that know nothing of it: the drainer is stopped at random moments, and the program itself looks at the copy.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -32,25 +32,26 @@ fn output(command: &mut Command) -> (bool, String) {
     )
 }
 
-/// Stops the drainer at random moments while `running`, and has each moment's copy judged.
+/// Has the program take so many steps, each only once the one before was looked at, and stops the drainer at a random moment of each,
+/// whose copy is judged.
 fn frozen(
     world: &World,
     seed: u64,
-    running: &mut dyn FnMut() -> bool,
+    moments: usize,
+    step: &mut dyn FnMut(usize),
     judge: &dyn Fn(&Path) -> Result<(), String>,
-) -> u32 {
+) {
     let mut draw = Draw(seed);
-    let mut moments = 0;
-    while running() {
+    let moment = world.dir.join("moment");
+    for number in 0..moments {
+        step(number);
         std::thread::sleep(Duration::from_micros(draw.below(15_000)));
-        let moment = world.dir.join("moment");
-        if world.freeze(&moment) {
-            judge(&moment).unwrap_or_else(|why| panic!("moment {moments}: {why}"));
-            moments += 1;
+        while !world.freeze(&moment) {
+            std::thread::sleep(Duration::from_millis(1));
         }
-        let _ = std::fs::remove_dir_all(&moment);
+        judge(&moment).unwrap_or_else(|why| panic!("moment {number}: {why}"));
+        std::fs::remove_dir_all(&moment).expect("ours");
     }
-    moments
 }
 
 fn database(mode: &str) {
@@ -59,32 +60,35 @@ fn database(mode: &str) {
     let mut sql = format!(
         "PRAGMA journal_mode={mode}; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=40; CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB);\n"
     );
-    for number in 0..if mode == "WAL" { 4000 } else { 1500 } {
-        let other = if number % 7 == 3 {
-            format!("UPDATE t SET v=randomblob(900) WHERE id={};", number / 2)
-        } else {
-            String::new()
-        };
-        sql += &format!("BEGIN; INSERT INTO t(v) VALUES(randomblob({})); {other} COMMIT;\n", 50 + number % 400);
-    }
     let mut child =
         world.program("sqlite3").arg("a.db").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it runs");
     let mut input = child.stdin.take().expect("a pipe");
-    let feeder = std::thread::spawn(move || input.write_all(sql.as_bytes()));
     let judge = |copy: &Path| {
         let text = "PRAGMA integrity_check; SELECT count(*) - coalesce(max(id), 0) FROM t;";
         let (well, told) = output(Command::new("sqlite3").arg(copy.join("a.db")).arg(text));
         if (well && told == "ok\n0\n") || told.contains("no such table") { Ok(()) } else { Err(told) }
     };
-    let moments = frozen(&world, 5, &mut || child.try_wait().expect("ours").is_none(), &judge);
-    feeder.join().expect("fed").expect("read to the end");
+    let (moments, each) = (40, if mode == "WAL" { 100 } else { 37 });
+    let mut step = |moment: usize| {
+        for number in moment * each..(moment + 1) * each {
+            let other = if number % 7 == 3 {
+                format!("UPDATE t SET v=randomblob(900) WHERE id={};", number / 2)
+            } else {
+                String::new()
+            };
+            let size = 50 + number % 400;
+            sql += &format!("BEGIN; INSERT INTO t(v) VALUES(randomblob({size})); {other} COMMIT;\n");
+        }
+        input.write_all(std::mem::take(&mut sql).as_bytes()).expect("it reads");
+    };
+    frozen(&world, 5, moments, &mut step, &judge);
+    drop(input);
     finish(child);
     world.settle();
     world.stop();
     judge(&world.copy).unwrap_or_else(|why| panic!("in the end: {why}"));
     println!("  sqlite3, {mode}: {moments} moments, all whole; {:?}", world.status().ever.words());
     world.assert_same();
-    assert!(moments > 0, "no moment was looked at");
     assert_eq!(world.status().lost, 1);
 }
 
@@ -124,13 +128,6 @@ pub(crate) fn an_append_only_file_is_whole_at_any_moment() {
         assert!(server.0.try_wait().expect("ours").is_none(), "the server ended");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let mut commands = String::new();
-    for number in 0..30_000 {
-        commands += &format!("SET key:{} {}\r\n", number % 500, "v".repeat(20 + number % 180));
-        if number % 12_000 == 6_000 {
-            commands += "BGREWRITEAOF\r\n";
-        }
-    }
     let mut client = Command::new("redis-cli")
         .arg("-s")
         .arg(&socket)
@@ -140,15 +137,25 @@ pub(crate) fn an_append_only_file_is_whole_at_any_moment() {
         .spawn()
         .expect("it runs");
     let mut input = client.stdin.take().expect("a pipe");
-    let feeder = std::thread::spawn(move || input.write_all(commands.as_bytes()));
     let judge = |copy: &Path| {
         let (well, told) =
             output(Command::new("redis-check-aof").arg(copy.join("appendonlydir/appendonly.aof.manifest")));
         if well { Ok(()) } else { Err(told) }
     };
     world.settle();
-    let moments = frozen(&world, 6, &mut || client.try_wait().expect("ours").is_none(), &judge);
-    feeder.join().expect("fed").expect("read to the end");
+    let moments = 15;
+    let mut step = |moment: usize| {
+        let mut commands = String::new();
+        for number in moment * 2000..(moment + 1) * 2000 {
+            commands += &format!("SET key:{} {}\r\n", number % 500, "v".repeat(20 + number % 180));
+        }
+        if moment % 6 == 3 {
+            commands += "BGREWRITEAOF\r\n";
+        }
+        input.write_all(commands.as_bytes()).expect("it reads");
+    };
+    frozen(&world, 6, moments, &mut step, &judge);
+    drop(input);
     // It may have asked for a rewriting while one went on, and ends with an error then.
     client.wait().expect("ours");
     let (well, told) = output(Command::new("redis-cli").arg("-s").arg(&socket).args(["shutdown", "nosave"]));
@@ -160,7 +167,6 @@ pub(crate) fn an_append_only_file_is_whole_at_any_moment() {
     let (own, copy) =
         (crate::world::tree(&world.root.join("appendonlydir")), crate::world::tree(&world.copy.join("appendonlydir")));
     assert!(own == copy, "the copy's files: {:?}, the server's: {:?}", copy.keys(), own.keys());
-    assert!(moments > 0, "no moment was looked at");
     assert_eq!(world.status().lost, 1);
 }
 
@@ -192,35 +198,32 @@ pub(crate) fn a_repository_is_whole_at_any_moment() {
         ]));
         if well { Ok(()) } else { Err(told) }
     };
-    let moments = std::thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            for number in 0..12u64 {
+    let moments = 12;
+    std::thread::scope(|scope| {
+        let (go, wait) = std::sync::mpsc::channel();
+        let (world, git) = (&world, &git);
+        scope.spawn(move || {
+            for number in wait {
                 for file in 0..6 {
-                    std::fs::write(world.dir.join("next"), Draw::bytes(number * 10 + file, 4000)).expect("written");
-                    finish(
-                        world
-                            .program("cp")
-                            .arg(world.dir.join("next"))
-                            .arg(format!("file-{file}"))
-                            .spawn()
-                            .expect("it runs"),
-                    );
+                    let bytes = Draw::bytes(number as u64 * 10 + file, 4000);
+                    std::fs::write(world.dir.join("next"), bytes).expect("written");
+                    let mut cp = world.program("cp");
+                    finish(cp.arg(world.dir.join("next")).arg(format!("file-{file}")).spawn().expect("it runs"));
                 }
-                git(&world, &["add", "-A"]);
-                git(&world, &["commit", "-q", "-m", "more"]);
+                git(world, &["add", "-A"]);
+                git(world, &["commit", "-q", "-m", "more"]);
                 if number == 8 {
-                    git(&world, &["gc", "-q", "--prune=now"]);
+                    git(world, &["gc", "-q", "--prune=now"]);
                 }
             }
         });
-        frozen(&world, 7, &mut || !worker.is_finished(), &judge)
+        frozen(world, 7, moments, &mut |number| go.send(number).expect("it waits"), &judge);
     });
     world.settle();
     world.stop();
     judge(&world.copy).unwrap_or_else(|why| panic!("in the end: {why}"));
     println!("  git: {moments} moments, all whole; {:?}", world.status().ever.words());
     world.assert_same();
-    assert!(moments > 0, "no moment was looked at");
     assert_eq!(world.status().lost, 1);
 }
 
@@ -233,21 +236,12 @@ pub(crate) fn an_editors_save_is_whole_at_any_moment() {
     let text = |version: usize| format!("version {version:04}\n").repeat(3000);
     std::fs::write(world.root.join("text"), text(0)).expect("written");
     world.drain(0);
-    let mut script = PathBuf::from(&world.dir);
-    script.push("script.vim");
-    let mut commands = String::from("set nocompatible writebackup backupcopy=no backupskip= viminfo=\n");
-    for version in 1..40 {
-        commands += &format!("%s/version \\d*/version {version:04}/\nw\n");
-    }
-    std::fs::write(&script, commands + "q\n").expect("written");
     let mut editor = world.program("vim");
-    let mut editor = editor
-        .args(["-u", "NONE", "-n", "-es", "-S"])
-        .arg(&script)
-        .arg("text")
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("it runs");
+    editor.args(["-u", "NONE", "-n", "-es", "text"]).stdin(Stdio::piped());
+    let mut editor = editor.spawn().expect("it runs");
+    let mut input = editor.stdin.take().expect("a pipe");
+    let settings = "set nocompatible writebackup backupcopy=no backupskip= viminfo=\n";
+    input.write_all(settings.as_bytes()).expect("it reads");
     let judge = |copy: &Path| {
         let whole = |name: &str| {
             let read = std::fs::read_to_string(copy.join(name)).unwrap_or_default();
@@ -260,7 +254,14 @@ pub(crate) fn an_editors_save_is_whole_at_any_moment() {
             Err("neither the text nor its backup is whole".to_string())
         }
     };
-    let moments = frozen(&world, 8, &mut || editor.try_wait().expect("ours").is_none(), &judge);
+    let moments = 39;
+    let mut step = |moment: usize| {
+        let commands = format!("%s/version \\d*/version {:04}/\nw\n", moment + 1);
+        input.write_all(commands.as_bytes()).expect("it reads");
+    };
+    frozen(&world, 8, moments, &mut step, &judge);
+    input.write_all(b"q\n").expect("it reads");
+    drop(input);
     finish(editor);
     world.settle();
     world.stop();

@@ -11,9 +11,9 @@ use apus_sim::world::World;
 use serde_json::json;
 
 use crate::args::{BenchCommand, Format};
+use crate::bench_repl;
 use crate::dispatch;
 use crate::print::{self, say};
-use crate::repl;
 use crate::suite;
 use crate::{Trouble, VERSION};
 
@@ -58,7 +58,7 @@ pub(crate) fn bench(what: &BenchCommand, format: Format) -> Result<u8, Trouble> 
         }
         BenchCommand::Diagnosis { nodes, seeds, jobs } => diagnosis(*nodes, *seeds, suite::jobs(*jobs), format),
         BenchCommand::Dispatch(args) => dispatch::dispatch(args, format),
-        BenchCommand::Repl(args) => repl::repl(args, format),
+        BenchCommand::Repl(args) => bench_repl::repl(args, format),
     }
 }
 

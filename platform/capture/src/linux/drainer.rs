@@ -22,8 +22,8 @@ use super::sys;
 pub(super) const CHUNK: u64 = 1 << 20;
 /// Writes up to this long are read together with those that follow.
 const AT_ONCE: u64 = 64 << 10;
-/// How long it sleeps while little happens. Programs do not wake it: that would cost them more than the record does.
-const NAP: Duration = Duration::from_millis(1);
+/// How long it sleeps while little happens, in milliseconds. Programs do not wake it: that would cost them more than the record does.
+const NAP: u32 = 1;
 /// After how many naps it sleeps until it is woken.
 const NAPS: u32 = 500;
 /// Notes that are kept.
@@ -156,24 +156,45 @@ impl Drainer {
             match self.drain(consumer)? {
                 Drained::Some => naps = 0,
                 Drained::Waiting => std::thread::sleep(Duration::from_micros(50)),
-                Drained::Idle if naps < NAPS => {
-                    naps += 1;
-                    std::thread::sleep(NAP);
-                }
                 Drained::Idle => {
-                    let shared = self.capture.shared;
-                    shared.asleep.store(1, SeqCst);
-                    if shared.head.load(SeqCst) == shared.tail.load(SeqCst) && self.capture.reasons().in_order() {
-                        sys::futex_wait(&shared.asleep, 1, 200);
-                    }
-                    shared.asleep.store(0, SeqCst);
+                    naps += 1;
+                    self.rest(naps > NAPS, || false);
                 }
             }
-            if self.swept.elapsed() >= SWEEP || self.crowded() {
-                self.swept = Instant::now();
-                self.sweep();
-                self.reread(consumer)?;
-            }
+            self.tend(consumer)?;
+        }
+        Ok(())
+    }
+
+    /// Sleeps where nothing is to be done: a moment, or, if `deep`, until a program records something, 200 ms at most.
+    /// [`Capture::rouse`] ends it; what is `wanted` by then is asked before.
+    pub fn rest(&self, deep: bool, wanted: impl Fn() -> bool) {
+        let shared = self.capture.shared;
+        let hurry = shared.hurry.load(SeqCst);
+        if wanted() {
+            return;
+        }
+        if !deep {
+            sys::futex_wait(&shared.hurry, hurry, NAP);
+            return;
+        }
+        shared.asleep.store(1, SeqCst);
+        let quiet = shared.head.load(SeqCst) == shared.tail.load(SeqCst) && shared.hurry.load(SeqCst) == hurry;
+        if quiet && self.capture.reasons().in_order() && !wanted() {
+            sys::futex_wait(&shared.asleep, 1, 200);
+        }
+        shared.asleep.store(0, SeqCst);
+    }
+
+    /// Now and then gives places in the table back, and reads files that are changed through mappings.
+    ///
+    /// # Errors
+    /// Those of the consumer.
+    pub fn tend(&mut self, consumer: &mut dyn Consumer) -> io::Result<()> {
+        if self.swept.elapsed() >= SWEEP || self.crowded() {
+            self.swept = Instant::now();
+            self.sweep();
+            self.reread(consumer)?;
         }
         Ok(())
     }

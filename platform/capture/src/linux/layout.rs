@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use super::lock::Lock;
 
 /// Tells a ring of this layout.
-pub(super) const MAGIC: u64 = 0x4150_5553_4341_5031;
+pub(super) const MAGIC: u64 = 0x4150_5553_4341_5032;
 /// Files that may be known at once.
 pub(super) const FILES: usize = 16_384;
 /// Chains in the table of files.
@@ -299,6 +299,8 @@ pub(super) struct Shared {
     pub(super) untracked: AtomicU32,
     /// Changes when a file comes in under a new name: what was known not to be in the group may be now.
     pub(super) entered: AtomicU32,
+    /// 1: who has a file put on the disk waits until that is released.
+    pub(super) awaits: AtomicU32,
     pub(super) copied: AtomicU64,
     pub(super) lost: AtomicU64,
     pub(super) reread: AtomicU64,
@@ -326,6 +328,14 @@ pub(super) struct Shared {
     pub(super) hidden: AtomicU64,
     /// 1 while the files are read anew.
     pub(super) resyncing: AtomicU32,
+    /// Changes when somebody waits for the drainer, which then sleeps no longer.
+    pub(super) hurry: AtomicU32,
+    /// Changes with `released` and `lease`.
+    pub(super) releases: AtomicU32,
+    /// Who waits for a record up to this one may go on.
+    pub(super) released: AtomicU64,
+    /// When the programs' right to change the files ends: boot clock, nanoseconds.
+    pub(super) lease: AtomicU64,
     pub(super) config: [AtomicU8; CONFIG],
     pub(super) buckets: [AtomicU32; BUCKETS],
     pub(super) files: [File; FILES],

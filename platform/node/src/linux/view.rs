@@ -98,7 +98,8 @@ pub(super) fn put(journal: &Journal, place: &Place, entry: Entry) {
 pub(super) fn called(config: &Config) -> Called {
     let services = config.services.iter().map(|service| &service.engine);
     let services = services.map(|service| (service.id, service.name.clone(), service.degree));
-    Called::new(services, config.vip.as_ref().map(|_| DISPATCHER))
+    let groups = config.groups.iter().map(|group| (group.engine.id, group.name.clone()));
+    Called::new(services, config.vip.as_ref().map(|_| DISPATCHER)).with_groups(groups)
 }
 
 impl View {

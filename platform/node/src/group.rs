@@ -44,6 +44,8 @@ pub struct Group {
     pub service: ServiceId,
     /// The tree.
     pub root: PathBuf,
+    /// Log, second tree and saved files: on the file system of the tree, beside it.
+    pub state: PathBuf,
     /// Which names of it belong to the group.
     pub patterns: Vec<String>,
     /// Who may change the files beside the service's program.
@@ -94,6 +96,7 @@ const KEYS: &[&str] = &[
     "ring",
     "ring_bytes",
     "library",
+    "state",
 ];
 
 /// Reads `[[groups]]`. `nodes` are those that have disks, if they are known. A service without candidates gets the copies' nodes.
@@ -189,6 +192,13 @@ fn group(section: &Section<'_>, at: usize, nodes: Option<&[NodeId]>, services: &
         if ring.is_power_of_two() && (1 << 16..=1 << 32).contains(&ring) { Ok(ring) } else { Err(wrong()) }
     });
     let guard = section.opt("guard", guard).unwrap_or_default();
+    let state = section.opt("state", whole_path);
+    if let (Some(root), Some(state)) = (&root, &state)
+        && (state.starts_with(root) || root.starts_with(state))
+    {
+        let what = "`state` and `root` overlap: leave `state` out, or name a folder beside `root`";
+        section.wrongs().put((section.place("state"), what.into()));
+    }
     let (ring, library) = (section.opt("ring", whole_path), section.opt("library", whole_path));
     let service = services.get_mut(service?)?;
     let copies = copies_of(section, copies, nodes, service)?;
@@ -221,11 +231,14 @@ fn group(section: &Section<'_>, at: usize, nodes: Option<&[NodeId]>, services: &
         scrub: scrub.unwrap_or(Micros(24 * 3_600_000_000)),
         ..usual
     };
+    let root = root?;
+    let beside = || root.with_file_name(format!(".{}.apus", root.file_name().unwrap_or_default().display()));
     Some(Group {
         engine,
         name: name?.into(),
         service: service.engine.id,
-        root: root?,
+        state: state.unwrap_or_else(beside),
+        root,
         patterns: patterns?,
         guard,
         ring_bytes: ring_bytes.unwrap_or(16 << 20),
@@ -455,6 +468,7 @@ scrub = false
             ("guard = \"mark\"", "guard = \"maybe\"", "x:34: `guard` is `maybe`, and must be refuse, mark or off"),
             ("\"8M\"", "\"9M\"", "x:35: `ring_bytes` must be a power of two"),
             ("candidates = [1, 0]", "fenced = false", "x:29: `db` is `fenced = false`, and `sync` tells its program"),
+            ("scrub = false", "state = \"/srv/job/.x\"", "x:42: `state` and `root` overlap"),
             ("scrub = false", "colour = 1", "x:42: `colour` is not known in a group; known are name, id, service"),
         ] {
             let text = format!("{HEAD}{GROUPS}").replacen(from, to, 1);

@@ -101,7 +101,7 @@ impl Programs {
                 let name = format!("{}.{slot}", service.engine.name);
                 let one = Rc::new(One {
                     copy,
-                    spec: service.copy(slot),
+                    spec: super::files::captured(config, service.engine.id, service.copy(slot)),
                     fenced: service.fenced,
                     folder: config.folder.join("programs").join(&name),
                     group: format!("{}.{}.{name}", config.cluster, config.me.0),

@@ -231,6 +231,7 @@ impl Serving {
         own["slow"] = diagnosis.lhm().into();
         own["holds"] = holds.collect();
         own["services"] = here.cloned().collect();
+        own["files"] = self.files.rows(&engine, self.me);
         own
     }
 
@@ -405,6 +406,10 @@ impl Serving {
         status["services"] = self.rows(&|node| {
             if node == self.me { Some(own.clone()) } else { heard.get(&node).map(|heard| heard.value["own"].clone()) }
         });
+        let own = [(self.me, &own)].into_iter();
+        let all: Vec<(NodeId, &Value)> =
+            own.chain(heard.iter().map(|(node, heard)| (*node, &heard.value["own"]))).collect();
+        status["files"] = crate::view::files(&all);
         status["missing"] = self.missing(|node| heard.contains_key(&node));
         status
     }

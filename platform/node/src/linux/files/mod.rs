@@ -1,6 +1,7 @@
 //! Groups of files on this node. Each has a thread of its own, which owns its disk and the ring of its programs; the engine's loop gives
 //! orders, renews the programs' lease and lets them go on, and waits for nothing.
 
+mod ask;
 mod past;
 mod queue;
 mod rows;
@@ -53,20 +54,17 @@ impl Files {
         for group in config.groups.iter().filter(|group| group.engine.copies.contains(&config.me)) {
             // Found here before anything begins: a program without it would change files that nobody learns of.
             library(group).map_err(Error::Usage)?;
-            crate::here::folder_of(group).map_err(Error::Usage)?;
+            crate::here::group(group).map_err(Error::Usage)?;
             let queue = Arc::new(Queue::new(ring(config, group)));
-            let folder = config.folder.join("groups").join(&group.name);
             worker::start(worker::Settings {
                 group: group.clone(),
                 owner: owner(config, group.service),
-                folder,
                 queue: queue.clone(),
                 inputs: inputs.clone(),
                 say: say.clone(),
             })
             .map_err(|error| Error::Failed(format!("`{}`: a thread: {error}", group.name)))?;
-            let one =
-                One { group: group.clone(), queue, past: RefCell::default(), closing: RefCell::new(None) };
+            let one = One { group: group.clone(), queue, past: RefCell::default(), closing: RefCell::new(None) };
             all.insert(group.engine.id, one);
         }
         Ok(Self { all })
@@ -76,7 +74,6 @@ impl Files {
     pub(super) fn order(&self, order: Order) {
         let Some(one) = self.all.get(&order.group) else { return };
         match order.work {
-            Work::Release { captured } => one.queue.release(captured),
             close @ Work::Close { .. } => *one.closing.borrow_mut() = Some(close),
             work => {
                 if let Work::Append { staged: false, records, .. } = &work {
@@ -96,11 +93,6 @@ impl Files {
                 one.queue.post(close);
             }
         }
-    }
-
-    /// Whether a program is waited for, whose end nobody tells of.
-    pub(super) fn is_closing(&self) -> bool {
-        self.all.values().any(|one| one.closing.borrow().is_some())
     }
 
     /// A program's right to change files lasts as long as its slot's lease.

@@ -13,20 +13,18 @@ use apus_engine::shipping::Work;
 pub(super) struct State {
     /// What keeps it from its disk.
     pub(super) trouble: Option<String>,
-    /// Programs are being captured.
-    pub(super) captures: bool,
-    /// Programs without the library that were refused, or let through.
-    pub(super) strangers: u64,
-    /// Saved updates that nobody has removed.
-    pub(super) orphans: u64,
+    /// Of the copy.
+    pub(super) store: Option<apus_files::Status>,
+    /// Openings by programs without the library: refused, and let through.
+    pub(super) strangers: (u64, u64),
 }
 
 #[derive(Default)]
 struct Inside {
     works: VecDeque<Work>,
+    /// Something was captured.
+    captured: bool,
     ring: Option<Arc<Capture>>,
-    /// Barriers that were told: their number, and that of the ring's record.
-    barriers: VecDeque<(u64, u64)>,
     state: State,
 }
 
@@ -35,7 +33,6 @@ pub(super) struct Queue {
     pub(super) ring: PathBuf,
     inside: Mutex<Inside>,
     bell: Condvar,
-    posted: AtomicBool,
     over: AtomicBool,
     /// Boot clock, nanoseconds.
     lease: AtomicU64,
@@ -47,7 +44,6 @@ impl Queue {
             ring,
             inside: Mutex::default(),
             bell: Condvar::new(),
-            posted: AtomicBool::new(false),
             over: AtomicBool::new(false),
             lease: AtomicU64::new(0),
         }
@@ -60,43 +56,21 @@ impl Queue {
     // The loop's.
 
     pub(super) fn post(&self, work: Work) {
-        let ring = {
-            let mut inside = self.inside();
-            inside.works.push_back(work);
-            self.posted.store(true, Ordering::SeqCst);
-            inside.ring.clone()
-        };
+        self.inside().works.push_back(work);
         self.bell.notify_one();
-        if let Some(ring) = ring {
-            ring.rouse();
-        }
     }
 
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
-        let ring = self.inside().ring.clone();
+        // Not between its look and its wait.
+        drop(self.inside());
         self.bell.notify_one();
-        if let Some(ring) = ring {
-            ring.rouse();
-        }
     }
 
     pub(super) fn lease(&self, until: u64) {
         self.lease.store(until, Ordering::SeqCst);
         if let Some(ring) = &self.inside().ring {
             ring.lease(until);
-        }
-    }
-
-    /// Programs that wait for barriers up to this one may go on.
-    pub(super) fn release(&self, captured: u64) {
-        let mut inside = self.inside();
-        let mut record = None;
-        while let Some((_, at)) = inside.barriers.pop_front_if(|(number, _)| *number <= captured) {
-            record = Some(at);
-        }
-        if let (Some(record), Some(ring)) = (record, &inside.ring) {
-            ring.release(record);
         }
     }
 
@@ -114,35 +88,29 @@ impl Queue {
         self.over.load(Ordering::SeqCst)
     }
 
-    pub(super) fn is_posted(&self) -> bool {
-        self.posted.load(Ordering::SeqCst) || self.is_over()
+    /// Something was captured.
+    pub(super) fn wake(&self) {
+        self.inside().captured = true;
+        self.bell.notify_one();
     }
 
-    /// All that is to be done; waits for something if `patient`.
-    pub(super) fn take(&self, patient: bool) -> VecDeque<Work> {
+    /// Waits for something, and gives all orders that there are.
+    pub(super) fn take(&self) -> Vec<Work> {
         let mut inside = self.inside();
-        while patient && inside.works.is_empty() && !self.is_over() {
+        while inside.works.is_empty() && !inside.captured && !self.is_over() {
             inside = self.bell.wait(inside).unwrap_or_else(PoisonError::into_inner);
         }
-        self.posted.store(false, Ordering::SeqCst);
-        std::mem::take(&mut inside.works)
+        inside.captured = false;
+        std::mem::take(&mut inside.works).into()
     }
 
     /// Programs record there from now on, or nowhere.
     pub(super) fn set_ring(&self, ring: Option<Arc<Capture>>) {
+        let mut inside = self.inside();
         if let Some(ring) = &ring {
             ring.lease(self.lease.load(Ordering::SeqCst));
         }
-        let mut inside = self.inside();
-        if ring.is_none() {
-            inside.barriers.clear();
-        }
         inside.ring = ring;
-    }
-
-    /// A program waits for this one.
-    pub(super) fn barrier(&self, number: u64, record: u64) {
-        self.inside().barriers.push_back((number, record));
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut State)) {

@@ -154,6 +154,11 @@ fn size(bytes: u64) -> String {
     if bytes < 10_000 { format!("{bytes} B") } else { format!("{}B", print::short(bytes)) }
 }
 
+/// An era: the grant, and the life of the daemon that opened the files.
+fn era(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "–".into(), |era| format!("{}.{}", era >> 20, era & 0xf_ffff))
+}
+
 /// What a copy does, for people.
 fn doing(copy: &Value) -> String {
     if copy["answers"] == false {
@@ -172,8 +177,13 @@ pub(crate) fn lag(group: &Value, copy: &Value) -> [String; 3] {
     if copy["node"] == group["writer"] || copy["behind"].is_null() {
         return ["–".into(), "–".into(), "–".into()];
     }
-    let more = if copy["behind_more"] == true && copy["behind"].as_u64() > Some(0) { "≥ " } else { "" };
     let us = copy["behind_us"].as_u64().unwrap_or_default();
+    let more = copy["behind_more"] == true && copy["behind"].as_u64() > Some(0);
+    if more && us == 0 {
+        // It was written before the writer's daemon began.
+        return [number(&copy["behind"]), "not known".into(), "not known".into()];
+    }
+    let more = if more { "≥ " } else { "" };
     [
         number(&copy["behind"]),
         format!("{more}{}", size(copy["behind_bytes"].as_u64().unwrap_or_default())),
@@ -216,7 +226,7 @@ fn tell(status: &Value) -> String {
     }
     for group in each(&status["groups"]) {
         let need = if group["mode"] == "sync" { format!(", {} copies", group["need"]) } else { String::new() };
-        let era = group["era"].as_u64().map(|era| format!(", era {era}, at @{}", number(&group["end"])));
+        let era = group["era"].as_u64().map(|_| format!(", era {}, at @{}", era(&group["era"]), number(&group["end"])));
         let _ = writeln!(
             out,
             "{BOLD}{}{BOLD:#}: {}{need}; written by {}{}",
@@ -242,7 +252,7 @@ fn orphans(answer: &Value) -> String {
         };
         vec![
             word(&one["group"]).to_owned(),
-            number(&one["era"]),
+            era(&one["era"]),
             records,
             number(&one["files"]),
             size(one["bytes"].as_u64().unwrap_or_default()),
@@ -400,7 +410,7 @@ mod tests {
     fn groups_are_told_in_a_table() {
         let status = json!({
             "node": 0,
-            "groups": [{ "group": "books", "mode": "sync", "need": 2, "writer": 0, "era": 9, "end": 40, "copies": [
+            "groups": [{ "group": "books", "mode": "sync", "need": 2, "writer": 0, "era": 9_437_187, "end": 40, "copies": [
                 { "node": 0, "answers": true, "doing": "writes", "end": 40, "applied": 40, "orphans": 0 },
                 { "node": 1, "answers": true, "doing": "follows", "of": 0, "end": 38, "applied": 36, "behind": 4, "behind_bytes": 12_345,
                   "behind_us": 1_500_000, "orphans": 1 },
@@ -411,7 +421,17 @@ mod tests {
             "missing": [{ "node": 3, "why": "it is down" }],
         });
         let plain = anstream::adapter::strip_str(&tell(&status)).to_string();
-        insta::assert_snapshot!(plain, @"");
+        insta::assert_snapshot!(plain, @"
+        files books at node 1: updates: look
+        books: sync, 2 copies; written by node 0, era 9.3, at @40
+
+        FILES  NODE  STATE                         LOGGED  APPLIED  BEHIND      BYTES       TIME  ORPHANS
+        books     0  writes                            40       40       –          –          –        0
+        books     1  follows node 0                    38       36       4    12.3 kB      1.5 s        1
+        books     2  compares with node 0, 42.3 %       9        0      40    ≥ 900 B    ≥ 12 ms        –
+        books     3  does not answer                    –        –      40  not known  not known        –
+        not asked: node 3, it is down
+        ");
         assert_eq!(bar(423), "[################........................] 42.3 %");
     }
 
@@ -419,9 +439,12 @@ mod tests {
     fn saved_updates_are_listed() {
         let none = json!({ "node": 2, "orphans": [] });
         assert_eq!(orphans(&none), "nothing was saved on node 2");
-        let some = json!({ "node": 2, "orphans": [{ "group": "books", "era": 9, "from": 41, "upto": 44, "files": 2, "bytes": 5_000_000,
+        let some = json!({ "node": 2, "orphans": [{ "group": "books", "era": 9_437_187, "from": 41, "upto": 44, "files": 2, "bytes": 5_000_000,
             "path": "/srv/.db.apus/orphaned-updates/9-41" }] });
         let plain = anstream::adapter::strip_str(&orphans(&some)).to_string();
-        insta::assert_snapshot!(plain, @"");
+        insta::assert_snapshot!(plain, @"
+        FILES  ERA  RECORDS     WHOLE FILES    BYTES  FOLDER
+        books  9.3  @41 to @44            2  5.00 MB  /srv/.db.apus/orphaned-updates/9-41
+        ");
     }
 }

@@ -56,6 +56,13 @@ pub struct Drainer {
     pub(super) whole_at: Option<u64>,
     pub(super) hashes: BTreeMap<u64, Vec<u64>>,
     pub(super) ahead: Ahead,
+    /// The next record that is handed over, and the number of the last one that was.
+    pub(super) cursor: u64,
+    pub(super) handed: u64,
+    /// What was handed over and must stay until the consumer has kept it: where each record ends, and its number.
+    pub(super) unkept: VecDeque<(u64, u64)>,
+    /// Read anew, and not yet kept.
+    pub(super) settling: Option<u64>,
     swept: Instant,
     notes: Vec<String>,
 }
@@ -112,7 +119,7 @@ impl Drainer {
             // The one before was killed while it read everything anew.
             capture.lose(Reasons::NEW | Reasons::ALL);
         }
-        let tail = shared.tail.load(Acquire);
+        let (tail, handed) = (shared.tail.load(Acquire), shared.shipped.load(Acquire));
         Ok(Self {
             capture,
             root,
@@ -123,6 +130,10 @@ impl Drainer {
             whole_at: None,
             hashes: BTreeMap::new(),
             ahead: Ahead::default(),
+            cursor: tail,
+            handed,
+            unkept: VecDeque::new(),
+            settling: None,
             swept: Instant::now(),
             notes: Vec::new(),
         })
@@ -212,9 +223,10 @@ impl Drainer {
             return self.resync(consumer);
         }
         let mut drained = Drained::Idle;
+        self.give_up(consumer);
         let head = self.capture.shared.head.load(Acquire);
         loop {
-            let tail = self.capture.shared.tail.load(Relaxed);
+            let tail = self.cursor;
             if tail == head {
                 self.show(consumer)?;
                 self.release();
@@ -245,7 +257,7 @@ impl Drainer {
                     }
                 }
             }
-            self.advance(&read);
+            self.advance(&read, consumer);
             self.show(consumer)?;
             drained = Drained::Some;
         }
@@ -286,13 +298,12 @@ impl Drainer {
         })
     }
 
-    /// The record is done with: its bytes may be destroyed, its room used.
-    fn advance(&mut self, read: &Read) {
-        let shared = self.capture.shared;
-        // In this order: killed in between, programs copy more than they need to, and nothing is read that may be gone.
-        shared.tail.store(read.at + read.total, Release);
-        shared.shipped.store(read.seq, SeqCst);
-        self.capture.roomier();
+    /// The record was handed over.
+    fn advance(&mut self, read: &Read, consumer: &mut dyn Consumer) {
+        (self.cursor, self.handed) = (read.at + read.total, read.seq);
+        self.unkept.push_back((self.cursor, self.handed));
+        consumer.passed(read.seq);
+        self.give_up(consumer);
         self.scanned = self.scanned.max(read.at + read.total);
         if read.kind == Kind::Before
             && let Some(list) = self.before.get_mut(&read.id)
@@ -301,6 +312,25 @@ impl Drainer {
             if list.is_empty() {
                 self.before.remove(&read.id);
             }
+        }
+    }
+
+    /// What the consumer has kept is done with: its bytes may be destroyed, its room used.
+    fn give_up(&mut self, consumer: &dyn Consumer) {
+        let (shared, kept) = (self.capture.shared, consumer.kept());
+        let mut last = None;
+        while let Some(&(end, seq)) = self.unkept.front().filter(|(_, seq)| *seq <= kept) {
+            last = Some((end, seq));
+            self.unkept.pop_front();
+        }
+        if let Some((end, seq)) = last {
+            // In this order: killed in between, programs copy more than they need to, and nothing is read that may be gone.
+            shared.tail.store(end, Release);
+            shared.shipped.store(seq, SeqCst);
+            self.capture.roomier();
+        }
+        if self.settling.take_if(|seq| *seq <= kept).is_some() {
+            shared.resyncing.store(0, SeqCst);
         }
     }
 
@@ -341,19 +371,14 @@ impl Drainer {
     pub(super) fn show(&mut self, consumer: &mut dyn Consumer) -> io::Result<()> {
         let shared = self.capture.shared;
         if let Some(at) = self.whole_at
-            && (shared.shipped.load(Relaxed).saturating_add(1) >= at
-                || shared.tail.load(Relaxed) >= shared.head.load(Acquire))
+            && (self.handed.saturating_add(1) >= at || self.cursor >= shared.head.load(Acquire))
             && self.capture.reasons().in_order()
         {
             shared.hidden.store(0, SeqCst);
-            consumer.take(&Operation {
-                seq: shared.shipped.load(Relaxed),
-                file: FileId(0),
-                publish: true,
-                change: Change::Resynced,
-            })?;
-            shared.resyncing.store(0, SeqCst);
+            consumer.take(&Operation { seq: self.handed, file: FileId(0), publish: true, change: Change::Resynced })?;
             self.whole_at = None;
+            self.settling = Some(self.handed);
+            self.give_up(consumer);
         }
         Ok(())
     }
@@ -363,6 +388,9 @@ impl Drainer {
         if !read.fits() {
             self.drift(read, "lies beyond any file");
             return Ok(false);
+        }
+        if matches!(read.kind, Kind::Bind | Kind::Create | Kind::Enter) && read.file != NONE {
+            consumer.bound(FileId(read.id), &self.capture.file(read.file).handle());
         }
         let (path, second) = (read.first.as_slice(), read.second.as_slice());
         let mode = read.offset as u32;

@@ -112,9 +112,9 @@ pub(crate) fn repl(args: &ReplArgs, format: Format) -> Result<u8, Trouble> {
         ReplCommand::Status { group } => {
             let status = apus_node::ask(control, &json!({ "do": "files", "group": group }))?;
             if format == Format::Json {
-                print::json(&status)
+                print::json(&status);
             } else {
-                say!("{}", tell(&status))
+                say!("{}", tell(&status));
             }
             let amiss = each(&status["alarms"]).next().is_some();
             Ok(u8::from(amiss))
@@ -123,9 +123,9 @@ pub(crate) fn repl(args: &ReplArgs, format: Format) -> Result<u8, Trouble> {
         ReplCommand::Orphans { group } => {
             let answer = apus_node::ask(control, &json!({ "do": "orphans", "group": group }))?;
             if format == Format::Json {
-                print::json(&answer)
+                print::json(&answer);
             } else {
-                say!("{}", orphans(&answer))
+                say!("{}", orphans(&answer));
             }
             Ok(0)
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::{apus, apus_with, corpus, root, snapshot, temp};
 use serde_json::Value;
 
-const HELP: [&[&str]; 38] = [
+const HELP: [&[&str]; 44] = [
     &[],
     &["run"],
     &["replay"],
@@ -46,6 +46,12 @@ const HELP: [&[&str]; 38] = [
     &["config", "apply"],
     &["maintenance"],
     &["node", "fence"],
+    &["repl"],
+    &["repl", "status"],
+    &["repl", "verify"],
+    &["repl", "orphans"],
+    &["repl", "promote"],
+    &["repl", "resync"],
 ];
 
 #[test]
@@ -317,7 +323,16 @@ fn a_configuration_is_checked_before_it_is_used() {
         run.stderr
     );
     assert_eq!(apus(&["config", "check", &folder.join("none").display().to_string()]).code, 64);
-    for what in [&["maintenance", "on", "1"][..], &["config", "apply", &good], &["node", "fence", "1", "--dry-run"]] {
+    for what in [
+        &["maintenance", "on", "1"][..],
+        &["config", "apply", &good],
+        &["node", "fence", "1", "--dry-run"],
+        &["repl", "status"],
+        &["repl", "verify", "books"],
+        &["repl", "orphans"],
+        &["repl", "promote", "books", "--to", "1"],
+        &["repl", "resync", "books", "--node", "1"],
+    ] {
         let nobody = folder.join("control").display().to_string();
         let out = apus(&[what, &["--control", &nobody]].concat());
         assert!(matches!(out.code, 64 | 70) && out.stderr.contains("does a node run here"), "{what:?}: {}", out.stderr);

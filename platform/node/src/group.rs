@@ -329,7 +329,7 @@ fn patterns(value: &Value<'_>, key: &str) -> Result<Vec<String>, Wrong> {
     Ok(all)
 }
 
-/// Endings of files that SQLite writes a log or a journal beside.
+/// Endings of databases that have a log or a journal beside them, as those of `SQLite`.
 const DATABASES: [&str; 4] = [".db", ".db3", ".sqlite", ".sqlite3"];
 
 /// A database without its log is no database: both are in one group, or the copy is damaged.

@@ -187,4 +187,43 @@ mod tests {
         assert_eq!(told.len(), want.len(), "{told:#?}");
         assert!(told.iter().zip(want).all(|(told, want)| told.starts_with(want)), "{told:#?}");
     }
+
+    #[test]
+    fn what_a_group_of_files_lacks_here_is_told() {
+        let folder = std::env::temp_dir().join(format!("apus-here-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("root")).expect("a folder");
+        std::fs::write(folder.join("file"), "").expect("a file");
+        let _ = std::os::unix::fs::symlink(folder.join("root"), folder.join("link"));
+        let folder = folder.canonicalize().expect("it is there");
+        let place = folder.display();
+        let said = |root: &str, library: &str| -> Vec<String> {
+            let text = format!(
+                "cluster = 7\nnode = 0\n[[nodes]]\nid = 0\naddress = \"127.0.0.1\"\n[[services]]\nname = \"db\"\n\
+                 command = [\"/bin/sleep\", \"9\"]\n[[groups]]\nname = \"books\"\nservice = \"db\"\nroot = \"{root}\"\n\
+                 patterns = [\"*\"]\nlibrary = \"{library}\"\n"
+            );
+            check_here(&[("x".into(), text)]).iter().map(ToString::to_string).collect()
+        };
+        let (root, file) = (format!("{place}/root"), format!("{place}/file"));
+        assert_eq!(said(&root, &file), [""; 0]);
+        for (root, library, want) in [
+            (
+                root.clone(),
+                "/no/such.so".to_owned(),
+                "x:9: `books`: /no/such.so is not there, without which".to_owned(),
+            ),
+            (format!("{place}/none"), file.clone(), format!("x:9: `books`: `root` is {place}/none: No such file")),
+            (file.clone(), file.clone(), format!("x:9: `books`: `root` is {file}, which is no folder")),
+            (
+                format!("{place}/link"),
+                file.clone(),
+                format!("x:9: `books`: `root` is {place}/link, which leads to {root}"),
+            ),
+            ("/proc".into(), file.clone(), "x:9: `books`: `root` is /proc, which is a mount point".into()),
+        ] {
+            let told = said(&root, &library);
+            assert!(told.len() == 1 && told[0].starts_with(&want), "{want}\n{told:#?}");
+        }
+        std::fs::remove_dir_all(folder).expect("ours");
+    }
 }

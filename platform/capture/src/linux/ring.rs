@@ -31,8 +31,6 @@ pub struct Group {
     pub mode: u32,
     /// The group of users that the ring's file belongs to, if not the maker's own.
     pub owner_group: Option<u32>,
-    /// Who drains it has the files as they are: the first listing is one of names, without content.
-    pub known: bool,
 }
 
 impl Group {
@@ -46,7 +44,6 @@ impl Group {
             lock_ms: 1000,
             mode: 0o600,
             owner_group: None,
-            known: false,
         }
     }
 
@@ -116,10 +113,9 @@ impl Group {
             bucket.store(NONE, Ordering::Relaxed);
         }
         shared.next.store(1, Ordering::Relaxed);
-        let reasons = if self.known { Reasons::NEW } else { Reasons::NEW | Reasons::ALL };
-        shared.reasons.store(reasons, Ordering::Relaxed);
+        shared.reasons.store(Reasons::NEW | Reasons::ALL, Ordering::Relaxed);
         shared.lost.store(1, Ordering::Relaxed);
-        shared.ever.store(reasons, Ordering::Relaxed);
+        shared.ever.store(Reasons::NEW | Reasons::ALL, Ordering::Relaxed);
         shared.magic.store(MAGIC, Ordering::Release);
         std::fs::rename(&new, path)?;
         Capture::at(path)

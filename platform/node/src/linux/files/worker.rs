@@ -167,11 +167,12 @@ impl<'s> Worker<'s> {
             return self.happened();
         }
         let Some((op, mut answer)) = self.store.perform(work) else { return self.happened() };
-        if answer == Answer::Done && self.capturing.is_none() {
-            if let Err(why) = self.capture_anew() {
-                self.say(&format!("its programs cannot be captured: {why}"));
-                answer = Answer::Failed;
-            }
+        if answer == Answer::Done
+            && self.capturing.is_none()
+            && let Err(why) = self.capture_anew()
+        {
+            self.say(&format!("its programs cannot be captured: {why}"));
+            answer = Answer::Failed;
         }
         self.happened();
         self.tell(Happening::Done { op, answer });
@@ -221,7 +222,6 @@ impl<'s> Worker<'s> {
             ring_bytes: group.ring_bytes,
             mode: if self.settings.owner.is_some() { 0o660 } else { 0o600 },
             owner_group: self.settings.owner,
-            known: true,
             ..apus_capture::Group::new(&group.root, &patterns)
         };
         capture.create(ring).map_err(|error| format!("{}: {error}", ring.display()))?;

@@ -18,32 +18,35 @@ use crate::{Trouble, plan};
 const LOOK: Duration = Duration::from_millis(250);
 
 const STATUS: &str = "\
-Exit codes: 0 all copies follow and nothing is amiss; 1 something is, told with the mend; 64 there is no such group; 70 no node
-answers here.";
+Exit codes: 0 all copies follow and nothing is amiss; 1 something is, told with the mend; 64 there
+is no such group; 70 no node answers here.";
 
 const VERIFY: &str = "\
-Ask the node that writes: `apus repl status` tells which. Each copy that follows is looked through to its end, while programs go on; one
-that differs is compared with the writer's, and so mended. A file is told by its number.
+Ask the node that writes: `apus repl status` tells which. Each copy that follows is looked through
+to its end, while programs go on; one that differs is compared with the writer's, and so mended. A
+file is told by its number.
 
-Exit codes: 0 all copies are alike; 1 one differs, told with file and block; 2 not done in time; 64 refused, or no such group; 70 no node
-answers here.";
+Exit codes: 0 all copies are alike; 1 one differs, told with file and block; 2 not done in time;
+64 refused, or no such group; 70 no node answers here.";
 
 const ORPHANS: &str = "\
-What a node wrote and no other one had, when it came back: records, and whole files as they were, each in a folder with a readable
-`manifest.txt`. Nobody but you removes them.
+What a node wrote and no other one had, when it came back: records, and whole files as they were,
+each in a folder with a readable `manifest.txt`. Nobody but you removes them.
 
 Exit codes: 0 told, also if there are none; 64 there is no such group; 70 no node answers here.";
 
 const PROMOTE: &str = "\
-The program is stopped where it runs, the other copies get what it wrote, and it starts on the node. The same as `apus move` for the
-group's service.
+The program is stopped where it runs, the other copies get what it wrote, and it starts on the
+node. The same as `apus move` for the group's service.
 
 Exit codes: 0 ordered, and in the log; 64 refused, with the reason; 70 no node answers here.";
 
 const RESYNC: &str = "\
-Ask the node that writes. The copy's files are compared with the writer's from the start, while programs go on; what differs is sent.
+Ask the node that writes. The copy's files are compared with the writer's from the start, while
+programs go on; what differs is sent.
 
-Exit codes: 0 begun, or with --wait done; 2 not done in time; 64 refused, or no such group; 70 no node answers here.";
+Exit codes: 0 begun, or with --wait done; 2 not done in time; 64 refused, or no such group; 70 no
+node answers here.";
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplArgs {

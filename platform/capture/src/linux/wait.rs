@@ -72,19 +72,19 @@ impl Capture {
             if mark.record.is_some_and(|record| self.shared.released.load(SeqCst) >= record) || !self.awaits() {
                 return true;
             }
+            let in_order = self.reasons().in_order();
+            if in_order && mark.record.is_none() && self.is_gone(bound) {
+                // Nobody has it put on any disk: it has no name any more.
+                return true;
+            }
             if sys::boot() >= self.shared.lease.load(Acquire) {
                 return false;
             }
-            let in_order = self.reasons().in_order();
             if in_order && Busy::enter().is_none() {
                 // A handler of a signal: what it interrupted holds a lock, and would do so for as long as this waits.
                 return false;
             }
             if in_order && (mark.record.is_none() || self.shared.lost.load(SeqCst) != mark.lost) {
-                if self.is_gone(bound) {
-                    // Nobody has it put on any disk: it has no name any more.
-                    return true;
-                }
                 mark = self.mark(bound);
                 self.rouse();
                 if mark.record.is_some() {

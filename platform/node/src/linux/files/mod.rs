@@ -87,7 +87,7 @@ impl Files {
     /// Files are closed once their program is gone, whoever ended it.
     pub(super) fn turn(&self, programs: &Programs) {
         for one in self.all.values().filter(|one| one.closing.borrow().is_some()) {
-            if programs.known(one.copy()).is_none_or(|known| known.runs.is_none())
+            if programs.is_gone(one.copy())
                 && let Some(close) = one.closing.borrow_mut().take()
             {
                 one.queue.post(close);

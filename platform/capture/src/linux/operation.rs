@@ -212,9 +212,11 @@ pub trait Consumer {
         u64::MAX
     }
 
-    /// Whether the content of the group is known at the time of the first listing of a new ring: none is given then.
-    fn knows(&self) -> bool {
-        false
+    /// All is listed next. `first`: the ring was just made, and nothing was recorded or lost yet. Whether the consumer wants content with
+    /// it; if not, none is given, also of what is known to have changed.
+    fn anew(&mut self, first: bool) -> bool {
+        let _ = first;
+        true
     }
 
     /// Whether the content of a file that is listed must be given, although nothing is known to have changed it.

@@ -67,7 +67,7 @@ impl Drainer {
 
     fn renew(&mut self, quiet: &Quiet, consumer: &mut dyn Consumer) -> io::Result<()> {
         self.whole_at = None;
-        let all = quiet.all && !(quiet.first && consumer.knows());
+        let wanted = consumer.anew(quiet.first);
         for entry in quiet.entries.iter().filter(|entry| entry.kind == Kind::File) {
             if let Some(dirty) = quiet.dirty.get(&entry.file.0) {
                 consumer.bound(entry.file, &self.capture.file(dirty.index).handle());
@@ -75,9 +75,9 @@ impl Drainer {
         }
         self.send(quiet.seq, 0, Change::Listing { entries: &quiet.entries }, false, consumer)?;
         let mut done = std::collections::BTreeSet::new();
-        for entry in quiet.entries.iter().filter(|entry| entry.kind == Kind::File) {
+        for entry in quiet.entries.iter().filter(|entry| wanted && entry.kind == Kind::File) {
             let Some(dirty) = quiet.dirty.get(&entry.file.0) else { continue };
-            let whole = all || dirty.whole || consumer.wants(entry);
+            let whole = quiet.all || dirty.whole || consumer.wants(entry);
             if (whole || !dirty.spans.is_empty()) && done.insert(entry.file) {
                 let spans = if whole { vec![(0, u64::MAX)] } else { dirty.spans.clone() };
                 self.content(quiet.seq, entry.file.0, dirty.index, &spans, consumer)?;

@@ -89,12 +89,16 @@ pub(crate) fn rows(kind: &str, root: &str, folder: &str) -> Result<(), String> {
             continue;
         }
         if flood.exists() {
+            fs::rename(&flood, folder.join("flooding")).map_err(told)?;
+            while !folder.join("go").exists() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             // More than can be on the way to others, and nobody waits for it.
             let mut bulk = fs::File::options().create(true).append(true).open(root.join("bulk")).map_err(told)?;
             for at in 0..1_024_u32 {
                 bulk.write_all(&at.to_le_bytes().repeat(1_024)).map_err(told)?;
             }
-            fs::rename(&flood, folder.join("flooded")).map_err(told)?;
+            fs::write(folder.join("flooded"), "").map_err(told)?;
         }
         rows.add(next).map_err(told)?;
         acks.write_all(format!("{next}\n").as_bytes()).map_err(told)?;
@@ -332,10 +336,13 @@ pub(crate) fn powered_off() {
 
     // What it writes from here on nobody else gets.
     let others: Vec<u32> = (0..NODES).filter(|node| *node != first).map(|node| cluster.pid(node)).collect();
+    let at = |name: &str| cluster.folder().join(name);
+    fs::write(at("flood"), "").expect("a file");
+    cluster.wait("the program", || at("flooding").exists());
     crate::tests::signal("STOP", &others);
-    fs::write(cluster.folder().join("flood"), "").expect("a file");
-    let until = Instant::now() + Duration::from_secs(5);
-    while !cluster.folder().join("flooded").exists() && Instant::now() < until {
+    fs::write(at("go"), "").expect("a file");
+    let until = Instant::now() + Duration::from_millis(600);
+    while !at("flooded").exists() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(1));
     }
     std::thread::sleep(Duration::from_millis(50));

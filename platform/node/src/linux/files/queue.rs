@@ -107,8 +107,12 @@ impl Queue {
     /// Programs record there from now on, or nowhere.
     pub(super) fn set_ring(&self, ring: Option<Arc<Capture>>) {
         let mut inside = self.inside();
-        if let Some(ring) = &ring {
-            ring.lease(self.lease.load(Ordering::SeqCst));
+        let lease = self.lease.load(Ordering::SeqCst);
+        if let Some(ring) = &ring
+            && lease > 0
+        {
+            // A daemon that has just begun knows of none: that of the one before holds for the program that it left.
+            ring.lease(lease);
         }
         inside.ring = ring;
     }

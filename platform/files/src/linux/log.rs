@@ -535,3 +535,7 @@ fn allocate(file: &File, length: u64) -> io::Result<()> {
         other => Ok(other?),
     }
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -244,9 +244,10 @@ impl Tree {
         Ok(rustix::fs::renameat(dir, name, &self.limbo, &to[..])?)
     }
 
-    /// Whether a new file has a place to be put.
-    fn placeable(&mut self, index: &mut Index, at: &Entry) -> io::Result<bool> {
-        if self.reach(index, at.dir)?.is_some() {
+    /// Whether a new file has a place to be put. While changes are made loosely its directory may have gone with a later one: it is made
+    /// in the limbo then, from where a later one may have taken it.
+    fn placeable(&mut self, index: &mut Index, at: &Entry, care: Care) -> io::Result<bool> {
+        if care == Care::Loose || self.reach(index, at.dir)?.is_some() {
             return Ok(true);
         }
         self.tell(format!("directory {} is gone: {} is not made", at.dir, String::from_utf8_lossy(&at.name)));
@@ -263,7 +264,7 @@ impl Tree {
             }
             return Ok(());
         }
-        if !self.placeable(index, at)? {
+        if !self.placeable(index, at, care)? {
             return Ok(());
         }
         let name = self.fresh()?;
@@ -285,7 +286,7 @@ impl Tree {
             }
             return Ok(());
         }
-        if !self.placeable(index, at)? {
+        if !self.placeable(index, at, care)? {
             return Ok(());
         }
         let name = self.fresh()?;
@@ -300,7 +301,7 @@ impl Tree {
     }
 
     fn symlink(&mut self, index: &mut Index, file: FileId, at: &Entry, target: &[u8], care: Care) -> Done {
-        if self.has(index, at, file)? || !self.placeable(index, at)? {
+        if self.has(index, at, file)? || !self.placeable(index, at, care)? {
             return Ok(());
         }
         let name = self.fresh()?;
@@ -316,7 +317,7 @@ impl Tree {
 
     /// Makes a name be a file's.
     fn put(&mut self, index: &mut Index, file: FileId, at: &Entry, care: Care) -> Done {
-        if self.has(index, at, file)? || !self.placeable(index, at)? {
+        if self.has(index, at, file)? || !self.placeable(index, at, care)? {
             return Ok(());
         }
         let name = self.fresh()?;
@@ -390,7 +391,7 @@ impl Tree {
             }
             return Ok(());
         }
-        if !self.placeable(index, to)? {
+        if !self.placeable(index, to, care)? {
             return Ok(());
         }
         let Some(old) = self.reach(index, from.dir)? else { return Ok(()) };

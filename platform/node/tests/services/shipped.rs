@@ -63,7 +63,7 @@ fn books(top: &str, kind: &str, lease: &str) -> (String, String) {
     (format!("lease = \"{lease}\""), services)
 }
 
-/// The program: rows by SQLite, or lines of a file, each acknowledged once it is durable.
+/// The program: rows by `SQLite`, or lines of a file, each acknowledged once it is durable.
 pub(crate) fn rows(kind: &str, root: &str, folder: &str) -> Result<(), String> {
     let (root, folder) = (Path::new(root), Path::new(folder));
     let told = |error: std::io::Error| error.to_string();

@@ -188,6 +188,14 @@ impl Engine {
             Command::Move { .. } | Command::Drain(_) | Command::Undrain(_) | Command::Set { .. } => {
                 parts.views.submit(&mut ctx, &parts.consensus, command)?;
             }
+            Command::Scrub(group) => {
+                ctx.part = Part::Shipping;
+                parts.shipping.scrub(&ctx, group)?;
+            }
+            Command::Compare { group, node } => {
+                ctx.part = Part::Shipping;
+                parts.shipping.compare(&mut ctx, group, node)?;
+            }
         }
         self.route_signals();
         self.finish_step();

@@ -301,6 +301,15 @@ pub enum Command {
     },
     /// Remove a member.
     RemoveNode(NodeId),
+    /// Look through the files of a group's copies; given to who writes.
+    Scrub(GroupId),
+    /// Compare a copy's files from the start; given to who writes.
+    Compare {
+        /// Of which group.
+        group: GroupId,
+        /// Whose.
+        node: NodeId,
+    },
 }
 
 /// Why a submission was refused. In every case the engine is unchanged.
@@ -321,6 +330,8 @@ pub enum SubmitError {
     ChangeInProgress,
     /// No such node or resource.
     Unknown,
+    /// No program writes the group's files on this node; ask the one where its service runs.
+    NotWriter,
     /// The node may not own the resource.
     NotEligible(NodeId),
     /// A note is at most 32 KiB, a setting 1 KiB.

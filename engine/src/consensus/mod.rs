@@ -302,9 +302,12 @@ impl Consensus {
             }
             Command::AddNode { node, voter } => self.add_node(ctx, node, voter),
             Command::RemoveNode(node) => self.remove_node(ctx, node),
-            Command::Move { .. } | Command::Drain(_) | Command::Undrain(_) | Command::Set { .. } => {
-                Err(SubmitError::Unknown)
-            }
+            Command::Move { .. }
+            | Command::Drain(_)
+            | Command::Undrain(_)
+            | Command::Set { .. }
+            | Command::Scrub(_)
+            | Command::Compare { .. } => Err(SubmitError::Unknown),
         }
     }
 

@@ -26,7 +26,7 @@ const INFLIGHT: usize = 256 * 1024;
 /// One copy that follows this node.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(super) struct Feed {
-    stream: u32,
+    pub(super) stream: u32,
     era: Epoch,
     /// Its files are being compared; what it holds is no copy yet.
     pub(super) staged: bool,
@@ -41,9 +41,25 @@ pub(super) struct Feed {
     progress: Time,
     reading: Option<OpId>,
     comparing: Option<(OpId, Option<Lsn>)>,
-    trouble: Option<Trouble>,
+    pub(super) trouble: Option<Trouble>,
     scrub: Option<Place>,
     scrub_at: Time,
+    /// It is looked through once although that is not done now and then, or before its time.
+    asked: bool,
+    /// How often all of it was looked through.
+    pub(super) scrubs: u64,
+}
+
+impl Feed {
+    /// Whether its files are being looked through.
+    pub(super) const fn is_scrubbing(&self) -> bool {
+        self.scrub.is_some() || self.asked
+    }
+
+    /// Looks through its files from now on.
+    pub(super) const fn look_through(&mut self, now: Time) {
+        (self.asked, self.scrub_at) = (true, now);
+    }
 }
 
 /// A comparison whose captured changes have not all come yet.
@@ -108,6 +124,8 @@ impl Group {
                 trouble: before,
                 scrub: None,
                 scrub_at: ctx.now + self.config.scrub,
+                asked: false,
+                scrubs: 0,
             };
             self.feeds.insert(from, feed);
         }
@@ -349,12 +367,10 @@ impl Group {
 
     fn scrub_again(&mut self, ctx: &mut Ctx<'_>) {
         let Role::Primary { era, opening: None, .. } = self.role else { return };
-        if self.config.scrub.0 == 0 {
-            return;
-        }
-        let group = self.config.id;
+        let (group, never) = (self.config.id, self.config.scrub.0 == 0);
         for (node, feed) in &mut self.feeds {
-            if feed.staged || feed.applied == Lsn(0) || feed.comparing.is_some() || ctx.now < feed.scrub_at {
+            let idle = feed.staged || feed.applied == Lsn(0) || feed.comparing.is_some();
+            if idle || ctx.now < feed.scrub_at || never && !feed.asked {
                 continue;
             }
             feed.scrub_at = ctx.now + AGAIN;
@@ -381,6 +397,8 @@ impl Group {
         let done = mends.to == Place::End;
         feed.scrub = (!done).then_some(mends.to);
         feed.scrub_at = if done { ctx.now + wait } else { ctx.now };
+        feed.scrubs += u64::from(done);
+        feed.asked &= !done;
         if let Some((file, block)) = wrong.filter(|_| !ctx.has(Mutant::ScrubIgnored)) {
             let (era, stream) = (feed.era, feed.stream);
             feed.scrub_at = ctx.now + wait;

@@ -13,6 +13,7 @@ use super::order::{Answer, Work};
 use super::page::Place;
 use super::pop_if;
 use super::record::Record;
+use super::stand::Doing;
 use crate::context::Ctx;
 use crate::ids::{Epoch, EvidenceId, Lsn, NodeId, OpId};
 use crate::mutant::Mutant;
@@ -95,6 +96,15 @@ impl Follower {
     /// Whether it takes records, so that it can say how far it has come: before files are compared it has not begun.
     pub(super) const fn may_ack(&self) -> bool {
         self.staged.is_some() || matches!(self.stage, Stage::Log | Stage::SavingLate(_))
+    }
+
+    /// For people.
+    pub(super) fn doing(&self) -> Doing {
+        match (&self.stage, self.then) {
+            (Stage::Log | Stage::SavingLate(_), Some(_)) => Doing::Fetching(self.goal),
+            (Stage::Log | Stage::SavingLate(_), None) => Doing::Following(self.source),
+            _ => Doing::Comparing(self.source, self.place.clone()),
+        }
     }
 }
 

@@ -703,6 +703,10 @@ impl Group {
         others.iter().map(held).min().unwrap_or(self.log.end)
     }
 
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn run_logged(&mut self, run: &Run) {
         self.log = run.after.clone();
         self.durable = self.log.end;

@@ -16,6 +16,7 @@ mod message;
 mod order;
 mod page;
 pub mod record;
+mod stand;
 mod writer;
 
 pub use crc::{crc32c, crc32c_of};
@@ -26,6 +27,7 @@ pub use message::{Ack, Ask, Begin, Follow, Have, Holds, Lead, Mending, Message, 
 pub use order::{Answer, Captured, Found, Happening, Order, Work};
 pub use page::{BLOCK, Digest, Item, Mend, Mends, Page, Place, Sort};
 pub use record::{Attributes, Change, Entry, Head, Record, RecordError};
+pub use stand::{Copy, Doing, Stand};
 
 use alloc::collections::{BTreeMap, VecDeque};
 
@@ -33,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::context::{Ctx, Signal, earliest};
-use crate::ids::{GroupId, NodeId};
+use crate::ids::{GroupId, Lsn, NodeId};
 use crate::time::Time;
 
 /// Takes the first one, if it is such a one.

@@ -46,23 +46,32 @@ impl Writer {
         self.era.is_none() && self.unlogged.is_empty() && self.appending.is_none()
     }
 
-    /// Records after `after`, one behind the other, as far as they are in memory and within `most` bytes.
+    /// Records after `after`, one behind the other, as far as they are in memory and within `most` bytes. Those that are not in the log
+    /// yet can be had nowhere else.
     pub(super) fn cached(&self, after: Lsn, most: usize) -> Option<(Lsn, Vec<u8>)> {
-        let first = self.cache.front()?.0;
-        let skip = usize::try_from(after.next().0.checked_sub(first.0)?).ok()?;
-        let mut out: Option<(Lsn, Vec<u8>)> = None;
-        for (lsn, bytes) in self.cache.iter().skip(skip) {
-            match &mut out {
-                None => out = Some((*lsn, bytes.clone())),
-                Some((_, all)) if all.len() + bytes.len() > most => break,
-                Some((last, all)) => {
-                    *last = *lsn;
-                    all.extend_from_slice(bytes);
-                }
+        let skip = |first: Lsn| usize::try_from(after.next().0.checked_sub(first.0)?).ok();
+        if let Some(skip) = self.cache.front().and_then(|(first, _)| skip(*first)) {
+            return run(self.cache.iter().skip(skip).map(|(lsn, bytes)| (*lsn, bytes)), most);
+        }
+        let skip = skip(self.unlogged.front()?.0)?;
+        run(self.unlogged.iter().skip(skip).map(|(lsn, bytes, _)| (*lsn, bytes)), most)
+    }
+}
+
+/// As many records as `most` bytes hold, one at least, and the last of them.
+fn run<'r>(records: impl Iterator<Item = (Lsn, &'r Vec<u8>)>, most: usize) -> Option<(Lsn, Vec<u8>)> {
+    let mut out: Option<(Lsn, Vec<u8>)> = None;
+    for (lsn, bytes) in records {
+        match &mut out {
+            None => out = Some((lsn, bytes.clone())),
+            Some((_, all)) if all.len() + bytes.len() > most => break,
+            Some((last, all)) => {
+                *last = lsn;
+                all.extend_from_slice(bytes);
             }
         }
-        out
     }
+    out
 }
 
 impl Group {
@@ -222,5 +231,27 @@ impl Group {
         if let Some(captured) = last {
             self.order(ctx, Work::Release { captured });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_logged_yet_is_sent_from_memory_however_much_it_is() {
+        let record = |lsn: u64| (Lsn(lsn), alloc::vec![lsn as u8; 10]);
+        let writer = Writer {
+            unlogged: (4..=9).map(|lsn| (record(lsn).0, record(lsn).1, lsn)).collect(),
+            cache: (7..=9).map(record).collect(),
+            ..Writer::default()
+        };
+        let sent = |after: u64| writer.cached(Lsn(after), 25).map(|(last, bytes)| (last.0, bytes[0], bytes.len()));
+        assert_eq!(sent(7), Some((9, 8, 20)));
+        assert_eq!(sent(9), None, "there is no more");
+        assert_eq!(sent(4), Some((6, 5, 20)), "gone from the cache");
+        assert_eq!(sent(3), Some((5, 4, 20)));
+        assert_eq!(sent(2), None, "that is in the log");
+        assert_eq!(Writer::default().cached(Lsn(3), 25), None);
     }
 }

@@ -206,7 +206,11 @@ impl Views {
                     Ok(())
                 }
             },
-            Command::Note(_) | Command::AddNode { .. } | Command::RemoveNode(_) => Err(SubmitError::Unknown),
+            Command::Note(_)
+            | Command::AddNode { .. }
+            | Command::RemoveNode(_)
+            | Command::Scrub(_)
+            | Command::Compare { .. } => Err(SubmitError::Unknown),
         }
     }
 

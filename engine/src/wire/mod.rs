@@ -38,8 +38,8 @@ pub const VERSION: u8 = 5;
 pub const USUAL: u8 = 4;
 /// The version that brought rest.
 pub(crate) const REST: u8 = 4;
-/// The version that brought groups of files.
-pub(crate) const FILES: u8 = 5;
+/// The version that brought groups of files; a node with some writes it.
+pub const FILES: u8 = 5;
 const MAGIC: [u8; 2] = *b"AP";
 const HEADER: usize = 15;
 const CHECK: usize = 4;

@@ -135,6 +135,8 @@ pub(crate) enum Command {
     Lab(crate::lab::LabCommand),
     /// Supervised programs, as the node that runs here sees them
     Service(ServiceArgs),
+    /// Files that several nodes have
+    Repl(crate::repl::ReplArgs),
     /// Say that a thread of a supervised program lives, from within that program
     #[command(after_help = HBEAT)]
     Hbeat {

@@ -24,6 +24,7 @@ mod plots;
 mod print;
 mod progress;
 mod remote;
+mod repl;
 mod report;
 mod run;
 mod service;
@@ -161,6 +162,7 @@ fn act(cli: Cli) -> u8 {
         Command::Man { dir } => man::pages(&dir, format),
         Command::Vip(args) => node::vip(&args, format),
         Command::Lab(what) => lab::lab(&what, format),
+        Command::Repl(args) => repl::repl(&args, format),
         Command::Service(args) => service::service(&args, format),
         Command::Hbeat { thread, timeout } => service::hbeat(thread, timeout),
         Command::Keep { folder } => service::keep(&folder),

@@ -491,7 +491,24 @@ fn service_pane(frame: &mut Frame<'_>, status: &Value, area: Rect) {
 
 fn rate_pane(frame: &mut Frame<'_>, state: &State, area: Rect) {
     let rates = state.rates.iter().map(|(name, rate)| format!("{name} {rate:.1}/s")).collect::<Vec<_>>().join("   ");
-    let text = Paragraph::new(rates).wrap(Wrap { trim: true });
+    let mut lines = vec![Line::from(rates)];
+    for group in each(&state.status["files"]) {
+        let lags = each(&group["copies"]).filter(|copy| copy["node"] != group["writer"]).map(|copy| {
+            let [behind, bytes, time] = crate::repl::lag(group, copy);
+            if behind == "–" {
+                format!("{} –", copy["node"])
+            } else {
+                format!("{} {behind}, {bytes}, {time}", copy["node"])
+            }
+        });
+        let lags = lags.collect::<Vec<_>>().join("; ");
+        lines.push(Line::from(format!(
+            "files {} of {}, behind: {lags}",
+            word(&group["group"]),
+            node(&group["writer"])
+        )));
+    }
+    let text = Paragraph::new(lines).wrap(Wrap { trim: true });
     frame.render_widget(text.block(Block::bordered().title(format!(" rates of node {} ", state.status["node"]))), area);
 }
 
@@ -533,6 +550,8 @@ mod tests {
                 {"name": "web.0", "holder": null, "epoch": 7, "left_ms": null, "lease_ms": 60_000}
             ],
             "services": [{"name": "web", "slot": 0, "node": null, "state": "nobody's", "copies": [{"node": 1, "state": "standby"}]}],
+            "files": [{"group": "books", "writer": 0, "copies": [
+                {"node": 0}, {"node": 1, "behind": 4, "behind_bytes": 12_345, "behind_us": 7_000}, {"node": 2, "behind": null}]}],
             "alarms": [{"level": "error", "about": "node 2", "what": "node 2 is down", "mend": "start it"}],
             "counters": {"transport": {"probes-sent": 100, "packets-sent": 20}, "journal": {"put": 5}},
         })

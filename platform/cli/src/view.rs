@@ -61,7 +61,7 @@ pub(crate) fn node(value: &Value) -> String {
 }
 
 /// Columns under heads, each as wide as its longest word; `right` are aligned to the right.
-fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let chars = |text: &str| text.chars().count();
     let width = |at: usize| rows.iter().map(|row| chars(&row[at])).chain([chars(head[at])]).max().unwrap_or(0);
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
@@ -137,6 +137,9 @@ pub(crate) fn tell(status: &Value) -> String {
     }
     if each(&status["services"]).next().is_some() {
         let _ = writeln!(out, "\n{}", services(status));
+    }
+    if each(&status["files"]).next().is_some() {
+        let _ = writeln!(out, "\n{}", crate::repl::copies(&status["files"]));
     }
     for missing in each(&status["missing"]) {
         let _ = writeln!(out, "{DIM}not asked: node {}, {}{DIM:#}", missing["node"], word(&missing["why"]));

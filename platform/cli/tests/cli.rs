@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::{apus, apus_with, corpus, root, snapshot, temp};
 use serde_json::Value;
 
-const HELP: [&[&str]; 39] = [
+const HELP: [&[&str]; 45] = [
     &[],
     &["run"],
     &["replay"],
@@ -47,6 +47,12 @@ const HELP: [&[&str]; 39] = [
     &["config", "apply"],
     &["maintenance"],
     &["node", "fence"],
+    &["repl"],
+    &["repl", "status"],
+    &["repl", "verify"],
+    &["repl", "orphans"],
+    &["repl", "promote"],
+    &["repl", "resync"],
 ];
 
 #[test]
@@ -318,7 +324,16 @@ fn a_configuration_is_checked_before_it_is_used() {
         run.stderr
     );
     assert_eq!(apus(&["config", "check", &folder.join("none").display().to_string()]).code, 64);
-    for what in [&["maintenance", "on", "1"][..], &["config", "apply", &good], &["node", "fence", "1", "--dry-run"]] {
+    for what in [
+        &["maintenance", "on", "1"][..],
+        &["config", "apply", &good],
+        &["node", "fence", "1", "--dry-run"],
+        &["repl", "status"],
+        &["repl", "verify", "books"],
+        &["repl", "orphans"],
+        &["repl", "promote", "books", "--to", "1"],
+        &["repl", "resync", "books", "--node", "1"],
+    ] {
         let nobody = folder.join("control").display().to_string();
         let out = apus(&[what, &["--control", &nobody]].concat());
         assert!(matches!(out.code, 64 | 70) && out.stderr.contains("does a node run here"), "{what:?}: {}", out.stderr);

@@ -1,7 +1,8 @@
 //! What nodes tell, in a few words: for traces, journals and people.
 
 use apus_engine::{
-    Copy, EngineFact, Event, ExitCause, Fact, NodeId, ResourceId, consensus, diagnosis, shipping, supervision, views,
+    Copy, EngineFact, Event, ExitCause, Fact, GroupId, NodeId, ResourceId, consensus, diagnosis, shipping, supervision,
+    views,
 };
 
 /// How things are called in sentences.
@@ -17,6 +18,10 @@ pub trait Names {
     /// A copy of a service.
     fn copy(&self, copy: Copy) -> String {
         format!("copy {} of {}", copy.slot, copy.service)
+    }
+    /// A group of files.
+    fn group(&self, group: GroupId) -> String {
+        group.to_string()
     }
 }
 
@@ -117,43 +122,58 @@ fn views(fact: &views::Fact, names: &impl Names) -> String {
 fn shipping(fact: &shipping::Fact, names: &impl Names) -> String {
     use shipping::{Fact, Trouble};
     let name = |node: &NodeId| names.node(*node);
+    let files = |group: &GroupId| names.group(*group);
     match fact {
-        Fact::Promised { group, era } => format!("promises to refuse who writes files {group} before {era}"),
-        Fact::Refused { group, era, promised } => format!("refuses {era} of files {group}: {promised} is promised"),
+        Fact::Promised { group, era } => format!("promises to refuse who writes files {} before {era}", files(group)),
+        Fact::Refused { group, era, promised } => {
+            format!("refuses {era} of files {}: {promised} is promised", files(group))
+        }
         Fact::Fetching { group, from, upto, .. } => {
-            format!("takes files {group} over from {} up to {upto}", name(from))
+            format!("takes files {} over from {} up to {upto}", files(group), name(from))
         }
         Fact::TooFew { group, have, need, .. } => {
-            format!("waits with files {group}: {have} copies answer, {need} have to")
+            format!("waits with files {}: {have} copies answer, {need} have to", files(group))
         }
-        Fact::Opened { group, era, at, fresh: false } => format!("opens files {group} at {at} in {era}"),
-        Fact::Opened { group, era, at, .. } => format!("opens files {group} as it finds them, at {at} in {era}"),
-        Fact::Closed { group, at } => format!("closes files {group} at {at}"),
+        Fact::Opened { group, era, at, fresh: false } => format!("opens files {} at {at} in {era}", files(group)),
+        Fact::Opened { group, era, at, .. } => {
+            format!("opens files {} as it finds them, at {at} in {era}", files(group))
+        }
+        Fact::Closed { group, at } => format!("closes files {} at {at}", files(group)),
         Fact::Following { group, source, compares: false, .. } => {
-            format!("follows {} with files {group}", name(source))
+            format!("follows {} with files {}", name(source), files(group))
         }
-        Fact::Following { group, source, .. } => format!("compares its files {group} with those of {}", name(source)),
-        Fact::Synced { group, at, .. } => format!("has files {group} compared, as of {at}"),
+        Fact::Following { group, source, .. } => {
+            format!("compares its files {} with those of {}", files(group), name(source))
+        }
+        Fact::Synced { group, at, .. } => format!("has files {} compared, as of {at}", files(group)),
         Fact::Orphaned { group, from, upto } => {
-            format!("saves what only it has of files {group}, from {from} to {upto}")
+            format!("saves what only it has of files {}, from {from} to {upto}", files(group))
         }
         Fact::Lagging { group, node, behind } => {
-            format!("finds {} {behind} records behind with files {group}", name(node))
+            format!("finds {} {behind} records behind with files {}", name(node), files(group))
         }
-        Fact::CaughtUp { group, node } => format!("finds {} caught up with files {group}", name(node)),
+        Fact::CaughtUp { group, node } => format!("finds {} caught up with files {}", name(node), files(group)),
         Fact::Troubled { group, node, why: Trouble::Full } => {
-            format!("hears that {} has no room for files {group}", name(node))
+            format!("hears that {} has no room for files {}", name(node), files(group))
         }
-        Fact::Troubled { group, node, .. } => format!("hears that the disk of {} fails files {group}", name(node)),
-        Fact::Recovered { group, node } => format!("hears that {} takes files {group} again", name(node)),
+        Fact::Troubled { group, node, .. } => {
+            format!("hears that the disk of {} fails files {}", name(node), files(group))
+        }
+        Fact::Recovered { group, node } => format!("hears that {} takes files {} again", name(node), files(group)),
         Fact::Dropped { group, node, upto } => {
-            format!("has no room to keep records of files {group} for {}: those up to {upto} are gone", name(node))
+            format!(
+                "has no room to keep records of files {} for {}: those up to {upto} are gone",
+                files(group),
+                name(node)
+            )
         }
-        Fact::Missed { group, after } => format!("has missed changes of files {group} after {after}"),
+        Fact::Missed { group, after } => format!("has missed changes of files {} after {after}", files(group)),
         Fact::Differs { group, node, file, block: Some(block) } => {
-            format!("finds block {block} of file {file} of {group} at {} to differ", name(node))
+            format!("finds block {block} of file {file} of {} at {} to differ", files(group), name(node))
         }
-        Fact::Differs { group, node, file, .. } => format!("finds file {file} of {group} at {} to differ", name(node)),
+        Fact::Differs { group, node, file, .. } => {
+            format!("finds file {file} of {} at {} to differ", files(group), name(node))
+        }
     }
 }
 

@@ -54,12 +54,19 @@ fn contradictions(one: &Config, other: &Config) -> Vec<&'static str> {
         all.sort_by_key(|(engine, ..)| engine.id);
         all
     };
+    let groups = |config: &Config| -> Vec<_> {
+        let of = |group: &crate::Group| (group.engine.clone(), group.name.clone(), group.patterns.clone());
+        let mut all: Vec<_> = config.groups.iter().map(of).collect();
+        all.sort_by_key(|(engine, ..)| engine.id);
+        all
+    };
     let same = [
         ("port", one.port == other.port),
         ("nodes", nodes(one) == nodes(other)),
         ("vip", vip(one) == vip(other)),
         ("lease", one.lease == other.lease),
         ("services", services(one) == services(other)),
+        ("groups", groups(one) == groups(other)),
         ("transport", one.transport == other.transport),
         ("knobs", one.knobs == other.knobs),
     ];

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::fence::{self, Fence, Watchdog};
+use crate::group::{self, Group};
 use crate::hex::mac_text;
 use crate::http::{self, Http};
 use crate::knobs::{Knobs, Part};
@@ -39,6 +40,8 @@ pub struct Config {
     pub lease: Option<Micros>,
     /// What is supervised.
     pub services: Vec<Service>,
+    /// Files that several nodes have.
+    pub groups: Vec<Group>,
     /// The reboot hook: a command.
     pub reboot: Option<Vec<String>>,
     /// How another machine is stopped for certain, if it can be.
@@ -236,6 +239,7 @@ const KEYS: &[&str] = &[
     "vip",
     "lease",
     "services",
+    "groups",
     "reboot",
     "fence",
     "watchdog",
@@ -277,7 +281,11 @@ fn config(file: &Section<'_>) -> Option<Config> {
     let ids: Option<Vec<NodeId>> = sound.then(|| nodes.iter().map(|node| node.id).collect());
     let reboots = file.get("reboot").is_some();
     let services = file.opt("services", |value, _| service::services(file, value, ids.as_deref(), reboots));
-    let services = services.unwrap_or_default();
+    let mut services = services.unwrap_or_default();
+    let disks: Option<Vec<NodeId>> =
+        sound.then(|| nodes.iter().filter(|node| node.part != Part::Arbiter).map(|node| node.id).collect());
+    let groups = file.opt("groups", |value, _| group::groups(file, value, disks.as_deref(), &mut services));
+    let groups = groups.unwrap_or_default();
     if file.get("vip").is_none()
         && file.get("services").is_none_or(|all| all.get_ref().as_array().is_some_and(|all| all.is_empty()))
     {
@@ -291,6 +299,14 @@ fn config(file: &Section<'_>) -> Option<Config> {
     {
         let what = format!("`folder` is too long for the sockets of `{}`: shorten either", service.spec.name);
         file.wrongs().put((file.place("folder"), what));
+    }
+    if let Some((at, _)) =
+        groups.iter().enumerate().find(|(_, group)| group.root.starts_with(&folder) || folder.starts_with(&group.root))
+    {
+        let place =
+            file.get("groups").and_then(|all| all.get_ref().as_array()?.get(at)?.get_ref().as_table()?.get("root"));
+        let what = "`root` and the node's `folder` overlap: put the files elsewhere, or name another `folder`";
+        file.wrongs().put((place.map_or(0..0, Spanned::span), what.into()));
     }
     let keys = path("keys");
     // Who names keys wants to be known by them.
@@ -309,7 +325,8 @@ fn config(file: &Section<'_>) -> Option<Config> {
     }
     let cluster = file.must("cluster", "1", |value, key| number(value, key, "a number up to 4294967295"));
     let lease = file.opt("lease", lease);
-    let record = file.opt("record", record).unwrap_or(32 << 20);
+    // What files change would fill it, and cost each change a second write.
+    let record = file.opt("record", record).unwrap_or(if groups.is_empty() { 32 << 20 } else { 0 });
     let knobs = file.opt("knobs", |value, _| Knobs::read(file, value)).unwrap_or_default();
     let remote = file.opt("remote", |value, _| remote::remote(file, value, ids.as_deref()));
     let fence = file.opt("fence", |value, _| fence::fence(file, value, ids.as_deref())).flatten();
@@ -327,6 +344,7 @@ fn config(file: &Section<'_>) -> Option<Config> {
         vip,
         lease,
         services,
+        groups,
         reboot,
         fence,
         watchdog,
@@ -361,7 +379,7 @@ fn transport(value: &Value<'_>, key: &str) -> Result<Wire, Wrong> {
 }
 
 /// What a new node takes over as it stands.
-const ALIKE: [&str; 7] = ["fence", "knobs", "lease", "reboot", "record", "services", "vip"];
+const ALIKE: [&str; 8] = ["fence", "groups", "knobs", "lease", "reboot", "record", "services", "vip"];
 
 /// A text as a file has it.
 pub(crate) fn quoted(text: &str) -> String {

@@ -36,6 +36,7 @@ pub(crate) fn settings(old: &Config, new: &Config) -> Vec<Different> {
         lease,
         // These are told one by one.
         services: _,
+        groups,
         reboot,
         fence,
         watchdog,
@@ -79,6 +80,7 @@ pub(crate) fn settings(old: &Config, new: &Config) -> Vec<Different> {
         ("told", *told == new.told, "it is written there from then on"),
         ("http", *http == new.http, "the page and the metrics are there from then on"),
         ("remote", *remote == new.remote, "what operators at other nodes may have done here is then this"),
+        ("groups", *groups == new.groups, ALL),
         ("reboot", *reboot == new.reboot, "the hook is then another one"),
         ("fence", *fence == new.fence, "the plug-in is then another one"),
         ("watchdog", *watchdog == new.watchdog, "the device is then another one"),

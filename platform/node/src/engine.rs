@@ -22,6 +22,10 @@ pub(crate) fn config(config: &Config) -> Result<apus_engine::Config, ConfigError
     };
     let mut engine = apus_engine::Config::new(config.me, bootstrap);
     engine.cluster = ClusterId(config.cluster);
+    if !config.groups.is_empty() {
+        // Peers of an earlier version are told nothing of files.
+        engine.wire_version = apus_engine::wire::FILES;
+    }
     config.knobs.apply(&mut engine);
     engine.views.lease = config.lease.unwrap_or(engine.views.lease);
     if config.vip.is_some() {
@@ -34,5 +38,6 @@ pub(crate) fn config(config: &Config) -> Result<apus_engine::Config, ConfigError
     }
     engine.resources.extend(config.services.iter().flat_map(Service::resources));
     engine.services.extend(config.services.iter().map(|service| service.engine.clone()));
+    engine.groups.extend(config.groups.iter().map(|group| group.engine.clone()));
     engine.check().map(|()| engine)
 }

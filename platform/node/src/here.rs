@@ -1,13 +1,14 @@
 //! Whether this machine has what a file names: programs, users, folders, the port and its addresses.
 
 use std::net::UdpSocket;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 
 use apus_os::program::{Check, Readiness, Spec};
 
 use crate::check::line;
 use crate::hex::mac_text;
-use crate::{Config, ConfigError};
+use crate::{Config, ConfigError, Group};
 
 /// What of right files this machine does not have.
 #[must_use]
@@ -51,6 +52,11 @@ pub fn check_here(files: &[(String, String)]) -> Vec<ConfigError> {
                 format!("{}: it is not there; is a driver loaded, such as softdog?", watchdog.device.display()),
             );
         }
+        let mine = |group: &&Group| group.engine.copies.contains(&config.me);
+        for one in config.groups.iter().filter(mine) {
+            let wrong = [crate::linux::files::library(one).err(), group(one).err()];
+            wrong.into_iter().flatten().for_each(|what| put("groups", what));
+        }
         for service in &config.services {
             for what in of_service(&service.spec) {
                 put("services", format!("`{}`: {what}", service.engine.name));
@@ -58,6 +64,53 @@ pub fn check_here(files: &[(String, String)]) -> Vec<ConfigError> {
         }
     }
     wrong
+}
+
+/// Whether this machine has the folder of a group, and can keep a copy there.
+pub(crate) fn group(group: &Group) -> Result<(), String> {
+    let (name, root) = (&group.name, group.root.display());
+    let wrong = |what: String| Err(format!("`{name}`: {what}"));
+    let real = match group.root.canonicalize() {
+        Ok(real) if real.is_dir() => real,
+        Ok(_) => return wrong(format!("`root` is {root}, which is no folder; name one")),
+        Err(error) => return wrong(format!("`root` is {root}: {error}; make the folder, empty or with the files")),
+    };
+    if real != group.root {
+        return wrong(format!("`root` is {root}, which leads to {}: write that", real.display()));
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let (mut at, mut read_only) = (Path::new("/").to_path_buf(), false);
+    for (place, options) in mounts.lines().filter_map(mount) {
+        if place.starts_with(&real) {
+            let what = if place == real { "is a mount point" } else { "has something mounted in it" };
+            return wrong(format!("`root` is {root}, which {what}: use a folder below it, with nothing mounted in it"));
+        }
+        if real.starts_with(&place) && place.starts_with(&at) {
+            (at, read_only) = (place, options.split(',').any(|option| option == "ro"));
+        }
+    }
+    if read_only {
+        let mend = "mount it for writing, or put the files elsewhere";
+        return wrong(format!("`root` is {root}, on the read-only file system at {}: {mend}", at.display()));
+    }
+    Ok(())
+}
+
+/// Where something is mounted, and how, of a line of the kernel's list.
+fn mount(line: &str) -> Option<(PathBuf, &str)> {
+    let mut fields = line.split(' ');
+    let (place, options) = (fields.nth(4)?, fields.next()?);
+    // Blanks and the like are written in octal digits.
+    let mut plain = Vec::new();
+    let mut rest = place.as_bytes();
+    while let [first, more @ ..] = rest {
+        let octal = (*first == b'\\')
+            .then(|| more.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()))
+            .flatten();
+        plain.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &more[3..] } else { more };
+    }
+    Some((PathBuf::from(std::ffi::OsString::from_vec(plain)), options))
 }
 
 fn of_service(spec: &Spec) -> Vec<String> {
@@ -133,5 +186,44 @@ mod tests {
         ];
         assert_eq!(told.len(), want.len(), "{told:#?}");
         assert!(told.iter().zip(want).all(|(told, want)| told.starts_with(want)), "{told:#?}");
+    }
+
+    #[test]
+    fn what_a_group_of_files_lacks_here_is_told() {
+        let folder = std::env::temp_dir().join(format!("apus-here-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("root")).expect("a folder");
+        std::fs::write(folder.join("file"), "").expect("a file");
+        let _ = std::os::unix::fs::symlink(folder.join("root"), folder.join("link"));
+        let folder = folder.canonicalize().expect("it is there");
+        let place = folder.display();
+        let said = |root: &str, library: &str| -> Vec<String> {
+            let text = format!(
+                "cluster = 7\nnode = 0\n[[nodes]]\nid = 0\naddress = \"127.0.0.1\"\n[[services]]\nname = \"db\"\n\
+                 command = [\"/bin/sleep\", \"9\"]\n[[groups]]\nname = \"books\"\nservice = \"db\"\nroot = \"{root}\"\n\
+                 patterns = [\"*\"]\nlibrary = \"{library}\"\n"
+            );
+            check_here(&[("x".into(), text)]).iter().map(ToString::to_string).collect()
+        };
+        let (root, file) = (format!("{place}/root"), format!("{place}/file"));
+        assert_eq!(said(&root, &file), [""; 0]);
+        for (root, library, want) in [
+            (
+                root.clone(),
+                "/no/such.so".to_owned(),
+                "x:9: `books`: /no/such.so is not there, without which".to_owned(),
+            ),
+            (format!("{place}/none"), file.clone(), format!("x:9: `books`: `root` is {place}/none: No such file")),
+            (file.clone(), file.clone(), format!("x:9: `books`: `root` is {file}, which is no folder")),
+            (
+                format!("{place}/link"),
+                file.clone(),
+                format!("x:9: `books`: `root` is {place}/link, which leads to {root}"),
+            ),
+            ("/proc".into(), file.clone(), "x:9: `books`: `root` is /proc, which is a mount point".into()),
+        ] {
+            let told = said(&root, &library);
+            assert!(told.len() == 1 && told[0].starts_with(&want), "{want}\n{told:#?}");
+        }
+        std::fs::remove_dir_all(folder).expect("ours");
     }
 }

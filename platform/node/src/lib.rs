@@ -19,6 +19,7 @@ mod engine;
 mod fence;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
 mod forecast;
+mod group;
 #[cfg(target_os = "linux")]
 mod here;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs nodes"))]
@@ -44,6 +45,7 @@ pub use config::{Config, ConfigError, Member, Vip, Wire};
 pub use control::{ask, ask_long, trace, wait_drained};
 pub use copy::{hbeat, keep};
 pub use fence::{Action, Fence, Watchdog};
+pub use group::{Group, Guarded};
 #[cfg(target_os = "linux")]
 pub use here::check_here;
 pub use http::{Http, Tls};

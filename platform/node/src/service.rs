@@ -90,7 +90,7 @@ pub(crate) fn bytes(value: &Value<'_>, key: &str) -> Result<u64, Wrong> {
     bytes.ok_or_else(|| (value.span(), format!("`{key}` is `{word}`, and must be bytes such as `512M` or `2G`")))
 }
 
-fn entries<'t>(
+pub(crate) fn entries<'t>(
     value: &'t Value<'t>,
     key: &str,
     want: &str,
@@ -100,7 +100,7 @@ fn entries<'t>(
 }
 
 /// A key's list without what is wrong in it.
-fn list<'t, T>(
+pub(crate) fn list<'t, T>(
     section: &Section<'t>,
     key: &str,
     want: &str,
@@ -189,7 +189,7 @@ fn circles(all: &[Service], sections: &[Section<'_>]) {
 }
 
 /// A name that can be one of a folder and of a control group.
-fn name<'t>(value: &'t Value<'t>, key: &str) -> Result<&'t str, Wrong> {
+pub(crate) fn name<'t>(value: &'t Value<'t>, key: &str) -> Result<&'t str, Wrong> {
     let name = text(value, key)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {

@@ -1,6 +1,6 @@
 //! The side of the reader: records to operations, in order. It may be killed anywhere: what it needs to go on lies in the ring.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -62,6 +62,13 @@ pub struct Drainer {
     pub(super) ahead: Ahead,
     /// A file may have lost its last name since files were let go of.
     names_went: bool,
+    /// The next record that is handed over, and the number of the last one that was.
+    pub(super) cursor: u64,
+    pub(super) handed: u64,
+    /// What was handed over and must stay until the consumer has kept it: where each record ends, and its number.
+    pub(super) unkept: VecDeque<(u64, u64)>,
+    /// Read anew, and not yet kept.
+    pub(super) settling: Option<u64>,
     swept: Instant,
     notes: Vec<String>,
 }
@@ -118,7 +125,7 @@ impl Drainer {
             // The one before was killed while it read everything anew.
             capture.lose(Reasons::NEW | Reasons::ALL);
         }
-        let tail = shared.tail.load(Acquire);
+        let (tail, handed) = (shared.tail.load(Acquire), shared.shipped.load(Acquire));
         Ok(Self {
             capture,
             root,
@@ -130,6 +137,10 @@ impl Drainer {
             hashes: BTreeMap::new(),
             ahead: Ahead::default(),
             names_went: false,
+            cursor: tail,
+            handed,
+            unkept: VecDeque::new(),
+            settling: None,
             swept: Instant::now(),
             notes: Vec::new(),
         })
@@ -167,24 +178,46 @@ impl Drainer {
                     naps = 0;
                     std::thread::sleep(if shared.waiters.load(Relaxed) != 0 { SHORT_NAP } else { NAP });
                 }
-                Drained::Idle if naps < NAPS => {
-                    naps += 1;
-                    std::thread::sleep(NAP);
-                }
                 Drained::Idle => {
-                    shared.asleep.store(1, SeqCst);
-                    if shared.head.load(SeqCst) == shared.tail.load(SeqCst) && self.capture.reasons().in_order() {
-                        sys::futex_wait(&shared.asleep, 1, 200);
-                    }
-                    shared.asleep.store(0, SeqCst);
+                    naps += 1;
+                    self.rest(naps > NAPS, || false);
                 }
             }
-            if self.swept.elapsed() >= SWEEP || self.crowded() {
-                self.swept = Instant::now();
-                self.release();
-                self.sweep();
-                self.reread(consumer)?;
-            }
+            self.tend(consumer)?;
+        }
+        Ok(())
+    }
+
+    /// Sleeps where nothing is to be done: a moment, or, if `deep`, until a program records something, 200 ms at most.
+    /// [`Capture::rouse`] ends it; what is `wanted` by then is asked before.
+    pub fn rest(&self, deep: bool, wanted: impl Fn() -> bool) {
+        let shared = self.capture.shared;
+        let hurry = shared.hurry.load(SeqCst);
+        if wanted() {
+            return;
+        }
+        if !deep {
+            sys::futex_wait(&shared.hurry, hurry, NAP.as_millis() as u32);
+            return;
+        }
+        shared.asleep.store(1, SeqCst);
+        let quiet = shared.head.load(SeqCst) == shared.tail.load(SeqCst) && shared.hurry.load(SeqCst) == hurry;
+        if quiet && self.capture.reasons().in_order() && !wanted() {
+            sys::futex_wait(&shared.asleep, 1, 200);
+        }
+        shared.asleep.store(0, SeqCst);
+    }
+
+    /// Now and then gives places in the table back, and reads files that are changed through mappings.
+    ///
+    /// # Errors
+    /// Those of the consumer.
+    pub fn tend(&mut self, consumer: &mut dyn Consumer) -> io::Result<()> {
+        if self.swept.elapsed() >= SWEEP || self.crowded() {
+            self.swept = Instant::now();
+            self.release();
+            self.sweep();
+            self.reread(consumer)?;
         }
         Ok(())
     }
@@ -202,10 +235,11 @@ impl Drainer {
             return self.resync(consumer);
         }
         let mut drained = Drained::Idle;
+        self.give_up(consumer);
         let head = self.capture.shared.head.load(Acquire);
         self.capture.shared.clock.store(sys::now(), Relaxed);
         loop {
-            let tail = self.capture.shared.tail.load(Relaxed);
+            let tail = self.cursor;
             if tail == head {
                 self.show(consumer)?;
                 if std::mem::take(&mut self.names_went) {
@@ -238,7 +272,7 @@ impl Drainer {
                     }
                 }
             }
-            self.advance(&read);
+            self.advance(&read, consumer);
             self.show(consumer)?;
             drained = Drained::Some;
         }
@@ -279,16 +313,34 @@ impl Drainer {
         })
     }
 
-    /// The record is done with: its bytes may be destroyed, its room used.
-    fn advance(&mut self, read: &Read) {
-        let shared = self.capture.shared;
-        // In this order: killed in between, programs copy more than they need to, and nothing is read that may be gone.
-        shared.tail.store(read.at + read.total, Release);
-        shared.shipped.store(read.seq, SeqCst);
-        self.capture.roomier();
+    /// The record was handed over.
+    fn advance(&mut self, read: &Read, consumer: &mut dyn Consumer) {
+        (self.cursor, self.handed) = (read.at + read.total, read.seq);
+        self.unkept.push_back((self.cursor, self.handed));
+        consumer.passed(read.seq);
+        self.give_up(consumer);
         self.scanned = self.scanned.max(read.at + read.total);
         if read.kind == Kind::Before {
             self.before.remove(read.id, read.offset, read.at);
+        }
+    }
+
+    /// What the consumer has kept is done with: its bytes may be destroyed, its room used.
+    fn give_up(&mut self, consumer: &dyn Consumer) {
+        let (shared, kept) = (self.capture.shared, consumer.kept());
+        let mut last = None;
+        while let Some(&(end, seq)) = self.unkept.front().filter(|(_, seq)| *seq <= kept) {
+            last = Some((end, seq));
+            self.unkept.pop_front();
+        }
+        if let Some((end, seq)) = last {
+            // In this order: killed in between, programs copy more than they need to, and nothing is read that may be gone.
+            shared.tail.store(end, Release);
+            shared.shipped.store(seq, SeqCst);
+            self.capture.roomier();
+        }
+        if self.settling.take_if(|seq| *seq <= kept).is_some() {
+            shared.resyncing.store(0, SeqCst);
         }
     }
 
@@ -308,19 +360,14 @@ impl Drainer {
     pub(super) fn show(&mut self, consumer: &mut dyn Consumer) -> io::Result<()> {
         let shared = self.capture.shared;
         if let Some(at) = self.whole_at
-            && (shared.shipped.load(Relaxed).saturating_add(1) >= at
-                || shared.tail.load(Relaxed) >= shared.head.load(Acquire))
+            && (self.handed.saturating_add(1) >= at || self.cursor >= shared.head.load(Acquire))
             && self.capture.reasons().in_order()
         {
             shared.hidden.store(0, SeqCst);
-            consumer.take(&Operation {
-                seq: shared.shipped.load(Relaxed),
-                file: FileId(0),
-                publish: true,
-                change: Change::Resynced,
-            })?;
-            shared.resyncing.store(0, SeqCst);
+            consumer.take(&Operation { seq: self.handed, file: FileId(0), publish: true, change: Change::Resynced })?;
             self.whole_at = None;
+            self.settling = Some(self.handed);
+            self.give_up(consumer);
         }
         Ok(())
     }
@@ -330,6 +377,9 @@ impl Drainer {
         if !read.fits() {
             self.drift(read, "lies beyond any file");
             return Ok(false);
+        }
+        if matches!(read.kind, Kind::Bind | Kind::Create | Kind::Enter) && read.file != NONE {
+            consumer.bound(FileId(read.id), &self.capture.file(read.file).handle());
         }
         let (path, second) = (read.first.as_slice(), read.second.as_slice());
         let mode = read.offset as u32;

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use super::capture::Capture;
 use super::layout::{BUCKETS, FILES, File, NONE, RECENT, Range, Reasons, SPANS, Shared};
 use super::lock::Held;
+use super::operation::FileId;
 use super::sys::{Handle, Stat};
 
 /// Bytes that are remembered as one range while writes follow each other.
@@ -283,6 +284,15 @@ impl Capture {
         file.generation.fetch_add(1, Relaxed);
         file.used.store(0, Release);
         self.shared.used.fetch_sub(1, Relaxed);
+    }
+
+    /// The files that are known, their handles, and whether their last name is gone.
+    pub fn known(&self) -> Vec<(FileId, Handle, bool)> {
+        let one = |index| {
+            let file = self.file(index);
+            (FileId(file.id.load(Relaxed)), file.handle(), file.dead.load(Relaxed) != 0)
+        };
+        self.taken().map(one).collect()
     }
 
     /// Places that are taken.

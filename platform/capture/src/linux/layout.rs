@@ -304,6 +304,8 @@ pub(super) struct Shared {
     pub(super) untracked: AtomicU32,
     /// Changes when a file comes in under a new name: what was known not to be in the group may be now.
     pub(super) entered: AtomicU32,
+    /// 1: who has a file put on the disk waits until that is released.
+    pub(super) awaits: AtomicU32,
     pub(super) copied: AtomicU64,
     pub(super) lost: AtomicU64,
     pub(super) reread: AtomicU64,
@@ -337,6 +339,14 @@ pub(super) struct Shared {
     pub(super) hidden: AtomicU64,
     /// 1 while the files are read anew.
     pub(super) resyncing: AtomicU32,
+    /// Changes when somebody waits for the drainer, which then sleeps no longer.
+    pub(super) hurry: AtomicU32,
+    /// Changes with `released` and `lease`.
+    pub(super) releases: AtomicU32,
+    /// Who waits for a record up to this one may go on.
+    pub(super) released: AtomicU64,
+    /// When the programs' right to change the files ends: boot clock, nanoseconds.
+    pub(super) lease: AtomicU64,
     pub(super) config: [AtomicU8; CONFIG],
     pub(super) buckets: [AtomicU32; BUCKETS],
     pub(super) files: [File; FILES],

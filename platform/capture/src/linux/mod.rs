@@ -21,6 +21,7 @@ mod replay;
 mod resync;
 mod ring;
 pub mod sys;
+mod wait;
 
 pub use capture::{Bug, Capture, Source, Stale};
 pub use drainer::{Drained, Drainer};
@@ -32,3 +33,4 @@ pub use operation::{Change, Consumer, FileId, Kind, Listed, Operation};
 pub use path::{Name, Place, text};
 pub use replay::Replay;
 pub use ring::Group;
+pub use wait::Mark;

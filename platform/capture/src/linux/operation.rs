@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::sys::Handle;
+
 /// A file, whatever its names are: the number of the record by which the group came to know it. 0: a directory or a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u64);
@@ -192,6 +194,30 @@ pub trait Consumer {
     /// The drainer stops and gives the operation again when it is called the next time. `ENOENT`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`,
     /// `EEXIST` and `ELOOP` say that the copy is not what the operation was made on: the group is listed anew.
     fn take(&mut self, operation: &Operation<'_>) -> io::Result<()>;
+
+    /// A file gets this number; `handle` opens it whatever its names are. Told before the operation or listing that names it.
+    fn bound(&mut self, file: FileId, handle: &Handle) {
+        let _ = (file, handle);
+    }
+
+    /// The record with this number was handed over in full; there may have been nothing to do for it.
+    fn passed(&mut self, seq: u64) {
+        let _ = seq;
+    }
+
+    /// What came of records up to this one need not be handed over again, whatever happens: the ring gives them up. What is above stays
+    /// there, and comes again if the drainer is killed. The same for what is read anew: until the number of its [`Change::Resynced`] is
+    /// reached, it is read anew once more.
+    fn kept(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// All is listed next. `first`: the ring was just made, and nothing was recorded or lost yet. Whether the consumer wants content with
+    /// it; if not, none is given, also of what is known to have changed.
+    fn anew(&mut self, first: bool) -> bool {
+        let _ = first;
+        true
+    }
 
     /// Whether the content of a file that is listed must be given, although nothing is known to have changed it.
     fn wants(&mut self, listed: &Listed) -> bool {

@@ -35,6 +35,8 @@ struct Dirty {
 struct Quiet {
     seq: u64,
     all: bool,
+    /// The ring was just made: nothing was recorded or lost yet.
+    first: bool,
     entries: Vec<Listed>,
     /// By file.
     dirty: BTreeMap<u64, Dirty>,
@@ -65,9 +67,15 @@ impl Drainer {
 
     fn renew(&mut self, quiet: &Quiet, consumer: &mut dyn Consumer) -> io::Result<()> {
         self.whole_at = None;
+        let wanted = consumer.anew(quiet.first);
+        for entry in quiet.entries.iter().filter(|entry| entry.kind == Kind::File) {
+            if let Some(dirty) = quiet.dirty.get(&entry.file.0) {
+                consumer.bound(entry.file, &self.capture.file(dirty.index).handle());
+            }
+        }
         self.send(quiet.seq, 0, Change::Listing { entries: &quiet.entries }, false, consumer)?;
         let mut done = std::collections::BTreeSet::new();
-        for entry in quiet.entries.iter().filter(|entry| entry.kind == Kind::File) {
+        for entry in quiet.entries.iter().filter(|entry| wanted && entry.kind == Kind::File) {
             let Some(dirty) = quiet.dirty.get(&entry.file.0) else { continue };
             let whole = quiet.all || dirty.whole || consumer.wants(entry);
             if (whole || !dirty.spans.is_empty()) && done.insert(entry.file) {
@@ -96,6 +104,10 @@ impl Drainer {
         }
         // From here on a reason is a new one: whoever has no lock may have come too late for the listing.
         let reasons = shared.reasons.swap(0, SeqCst);
+        let first = shared.ever.load(SeqCst) == Reasons::NEW | Reasons::ALL
+            && shared.shipped.load(Relaxed) == 0
+            && shared.head.load(Acquire) == 0
+            && shared.used.load(Relaxed) == 0;
         let mut all = reasons & Reasons::ALL != 0;
         // What was recorded and not handed over is read anew with the rest: its bytes may be gone.
         let (mut at, head) = (shared.tail.load(Relaxed), shared.head.load(Acquire));
@@ -124,7 +136,7 @@ impl Drainer {
             shared.ever.fetch_or(Reasons::DRIFT | Reasons::ALL, SeqCst);
             all = true;
         }
-        let mut quiet = Quiet { seq: 0, all, entries: Vec::new(), dirty: BTreeMap::new() };
+        let mut quiet = Quiet { seq: 0, all, first, entries: Vec::new(), dirty: BTreeMap::new() };
         let root = Path::new(std::ffi::OsStr::from_bytes(capture.root())).to_path_buf();
         if let Err(error) = self.list(&root, &mut Vec::new(), &mut quiet) {
             shared.reasons.fetch_or(reasons, SeqCst);
@@ -145,6 +157,8 @@ impl Drainer {
         shared.tail.store(head, Release);
         capture.roomier();
         drop(held);
+        (self.cursor, self.handed, self.settling) = (head, quiet.seq, None);
+        self.unkept.clear();
         self.scanned = head;
         self.before.clear();
         Ok(Some(quiet))
@@ -246,7 +260,7 @@ impl Drainer {
         }
         let untracked: Vec<u32> =
             self.capture.taken().filter(|&index| self.capture.file(index).untracked.load(Relaxed) != 0).collect();
-        let seq = shared.shipped.load(Relaxed);
+        let seq = self.handed;
         let mut any = false;
         for index in untracked {
             let (id, dead) = (self.capture.file(index).id.load(Relaxed), self.capture.file(index).dead.load(Relaxed));

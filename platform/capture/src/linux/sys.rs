@@ -186,6 +186,14 @@ pub fn now() -> u64 {
     at.tv_sec as u64 * 1_000_000_000 + at.tv_nsec as u64
 }
 
+/// Time since the machine started, also while it slept, in nanoseconds: what leases are told in.
+pub fn boot() -> u64 {
+    let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is the kernel's.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut at) };
+    at.tv_sec as u64 * 1_000_000_000 + at.tv_nsec as u64
+}
+
 /// A file's handle, by which a privileged process opens it whatever its names are.
 #[repr(C)]
 #[derive(Clone, Copy)]

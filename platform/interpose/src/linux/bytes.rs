@@ -3,7 +3,7 @@
 use apus_capture::linux::Source;
 use libc::{c_int, c_uint, c_void, iovec, off_t, size_t, ssize_t};
 
-use super::state::{bytes, capture, errno, file, raw};
+use super::state::{bytes, bytes_as, capture, errno, file, raw};
 
 fn written(len: size_t) -> impl Fn(bool) -> Source {
     move |appends| if appends { Source::Append(len as u64) } else { Source::Here(len as u64) }
@@ -79,7 +79,8 @@ macro_rules! pwritev2s {
                 (false, -1) => Source::Here(len as u64),
                 (false, _) => Source::At(offset as u64, len as u64),
             };
-            bytes(fd, source, real, || raw(libc::SYS_pwritev2, [fd as usize, parts as usize, count as usize, offset as usize, 0, flags as usize]))
+            let durable = flags & (libc::RWF_DSYNC | libc::RWF_SYNC) != 0;
+            bytes_as(fd, durable, source, real, || raw(libc::SYS_pwritev2, [fd as usize, parts as usize, count as usize, offset as usize, 0, flags as usize]))
         };
     )*}};
 }
@@ -182,10 +183,19 @@ sendfiles!(sendfile sendfile64);
 macro_rules! syncs {
     ($($name:ident)*) => {hook! {$(
         fn $name(fd: c_int) -> c_int, real => {
-            if let (Some(capture), Some((bound, _))) = (capture(), file(fd)) {
+            let (Some(capture), Some((bound, _))) = (capture(), file(fd)) else { return real() };
+            if !capture.awaits() {
                 capture.synced(bound);
+                return real();
             }
-            real()
+            // This disk and those of the copies work at the same time.
+            let mark = capture.mark(bound);
+            let done = real();
+            if done == 0 && !capture.wait_released(bound, mark) {
+                errno(libc::EIO);
+                return -1;
+            }
+            done
         };
     )*}};
 }

@@ -20,6 +20,8 @@ const NEVER: u64 = 1;
 const OUTSIDE: u64 = 2;
 const FILE: u64 = 4;
 const APPENDS: u64 = 8;
+/// Opened so that writes return once they are on the disk.
+const DURABLE: u64 = 16;
 
 const NEW: u32 = 0;
 const STARTING: u32 = 1;
@@ -183,7 +185,8 @@ pub(crate) fn same(from: c_int, to: c_int) {
 pub(crate) fn learn(fd: c_int, class: Option<Class>, flags: c_int) {
     let Some(slot) = FDS.get(fd as usize) else { return };
     let appends = if flags & libc::O_APPEND != 0 { APPENDS } else { 0 };
-    slot.store(class.map_or(UNKNOWN, |class| encode(class, appends)), Relaxed);
+    let durable = if flags & libc::O_DSYNC != 0 { DURABLE } else { 0 };
+    slot.store(class.map_or(UNKNOWN, |class| encode(class, appends | durable)), Relaxed);
 }
 
 /// Whether writes go to the end, for all descriptors of the same file: which of them share it is not known.
@@ -193,17 +196,17 @@ pub(crate) fn appends(fd: c_int, yes: bool) {
     // Who has more open descriptors than this changes the flag before it writes, if at all.
     for slot in FDS.iter().take(4096) {
         let value = slot.load(Relaxed);
-        if value & !APPENDS == same {
+        if value & !(APPENDS | DURABLE) == same {
             slot.store(if yes { value | APPENDS } else { value & !APPENDS }, Relaxed);
         }
     }
 }
 
-fn encode(class: Class, appends: u64) -> u64 {
+fn encode(class: Class, how: u64) -> u64 {
     match class {
         Class::Never => NEVER,
         Class::Outside(entered) => OUTSIDE | u64::from(entered) << 8,
-        Class::File(bound) => FILE | appends | u64::from(bound.index) << 8 | u64::from(bound.generation) << 32,
+        Class::File(bound) => FILE | how | u64::from(bound.index) << 8 | u64::from(bound.generation) << 32,
     }
 }
 
@@ -249,14 +252,46 @@ pub(crate) fn bytes(
     fd: c_int,
     source: impl Fn(bool) -> Source,
     real: impl FnOnce() -> isize,
+    call: impl FnMut() -> isize,
+) -> isize {
+    bytes_as(fd, false, source, real, call)
+}
+
+/// The same; `durable`: the call returns once the bytes are on the disk, however the file was opened.
+#[inline]
+pub(crate) fn bytes_as(
+    fd: c_int,
+    durable: bool,
+    source: impl Fn(bool) -> Source,
+    real: impl FnOnce() -> isize,
     mut call: impl FnMut() -> isize,
 ) -> isize {
     loop {
         let Some(capture) = capture() else { return real() };
         let Some((bound, appends)) = of(capture, fd) else { return real() };
         match capture.change(bound, fd, source(appends), &mut call) {
-            Ok(result) => return finish(result),
+            Ok(result) => {
+                if result > 0 && capture.awaits() && (durable || is_durable(fd)) && !kept(capture, bound) {
+                    return finish(-(libc::EIO as isize));
+                }
+                return finish(result);
+            }
             Err(Stale) => forget(fd),
         }
     }
+}
+
+/// Whether writes of this descriptor return once they are on the disk.
+fn is_durable(fd: c_int) -> bool {
+    match FDS.get(fd as usize) {
+        Some(slot) => slot.load(Relaxed) & DURABLE != 0,
+        None => sys::flags(fd).unwrap_or(0) & libc::O_DSYNC != 0,
+    }
+}
+
+/// Waits until the copies have what was written so far; `false`: the time for it is over.
+#[cold]
+fn kept(capture: &Capture, bound: Bound) -> bool {
+    let mark = capture.mark(bound);
+    capture.wait_released(bound, mark)
 }

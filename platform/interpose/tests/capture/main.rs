@@ -20,6 +20,8 @@ mod programs;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod proof;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+mod waits;
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod world;
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")))]
@@ -36,6 +38,7 @@ fn main() {
             Some("calls") => calls::calls(),
             Some("spawns") => calls::spawns(),
             Some("mapping") => calls::mapping(),
+            Some("waits") => waits::waits(),
             Some("drain") => kills::drain(),
             Some("churn") => kills::churn(),
             other => panic!("no role {other:?}"),
@@ -50,7 +53,7 @@ fn main() {
         println!("capture: SKIPPED: {why}");
         return;
     }
-    let tests: [(&str, fn()); 18] = [
+    let tests: [(&str, fn()); 19] = [
         ("overwrites_are_shipped_as_they_were", proof::overwrites_are_shipped_as_they_were),
         ("threads_keep_their_order", proof::threads_keep_their_order),
         ("a_capture_without_copies_is_caught", proof::a_capture_without_copies_is_caught),
@@ -63,6 +66,7 @@ fn main() {
         ("without_a_drainer_programs_go_on", kills::without_a_drainer_programs_go_on),
         ("a_full_ring_ships_ranges_alone", kills::a_full_ring_ships_ranges_alone),
         ("the_table_of_files_is_cleared", kills::the_table_of_files_is_cleared),
+        ("who_waits_is_let_go_or_told", waits::who_waits_is_let_go_or_told),
         ("a_stranger_is_refused", guarded::a_stranger_is_refused),
         ("a_stranger_is_told", guarded::a_stranger_is_told),
         ("databases_are_whole_at_any_moment", programs::databases_are_whole_at_any_moment),

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::address::Order;
 use super::cluster::Nodes;
+use super::files::Files;
 use super::held::Held;
 use super::machine::is_down;
 use super::places::Places;
@@ -55,6 +56,7 @@ pub(super) struct Serving {
     pub(super) me: NodeId,
     pub(super) services: Vec<ServiceConfig>,
     pub(super) programs: Rc<Programs>,
+    pub(super) files: Rc<Files>,
     /// How the address is set up where the log does not say.
     pub(super) first: Option<Setup>,
     pub(super) members: super::cluster::Members,
@@ -184,6 +186,7 @@ impl Serving {
 
 fn refusal(error: SubmitError) -> String {
     match error {
+        SubmitError::NotWriter => "its files are not written on this node".into(),
         SubmitError::Unknown => "nobody has it yet, or there is no such node".into(),
         SubmitError::NotEligible(node) => {
             format!("node {} may not have it: it is down, drained, or no candidate", node.0)
@@ -262,6 +265,9 @@ impl Serving {
             "apply" => self.apply(&question).await,
             "rest" => self.rest(node()?).await,
             "services" => Ok(self.services()),
+            "files" => self.files_status(&question).await,
+            "orphans" => self.orphans(&question),
+            "scrub" | "compare" => self.look_through(&question).await,
             "token" => self.token(&question),
             "leave" => self.leave(node()?).await,
             "rotate" => self.rotate(question["what"].as_str().unwrap_or_default()).await,

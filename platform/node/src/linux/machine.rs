@@ -12,7 +12,7 @@ use apus_dispatch::{self as dispatch, Members};
 use apus_engine::diagnosis::Status;
 use apus_engine::{
     Causes, Copy, Deadline, Engine, Event, Fact, GuardOrder, Input, Lane, Micros, NodeId, OpId, Outcome, ProcessOrder,
-    Time, views,
+    Time, shipping, views,
 };
 use apus_host::{Hold, Machine};
 use apus_os::linux::signals;
@@ -23,6 +23,7 @@ use tokio::sync::{Notify, mpsc};
 use super::address::Order;
 use super::cluster::Nodes;
 use super::control::Serving;
+use super::files::Files;
 use super::held::Held;
 use super::peers;
 use super::programs::Programs;
@@ -172,6 +173,7 @@ const LATE: Duration = Duration::from_millis(5);
 pub(super) struct LiveMachine {
     address: Option<Sender<Order>>,
     programs: Rc<Programs>,
+    files: Rc<Files>,
     inputs: mpsc::UnboundedReceiver<Input>,
     reboot: Option<Vec<String>>,
     done: mpsc::UnboundedReceiver<OpId>,
@@ -190,7 +192,7 @@ impl LiveMachine {
     pub(super) fn new(
         address: Option<Sender<Order>>,
         done: mpsc::UnboundedReceiver<OpId>,
-        (programs, inputs): (Rc<Programs>, mpsc::UnboundedReceiver<Input>),
+        (programs, files, inputs): (Rc<Programs>, Rc<Files>, mpsc::UnboundedReceiver<Input>),
         reboot: Option<Vec<String>>,
         say: Say,
         serving: Serving,
@@ -201,6 +203,7 @@ impl LiveMachine {
         Ok(Self {
             address,
             programs,
+            files,
             inputs,
             reboot,
             done,
@@ -239,6 +242,7 @@ impl Machine for LiveMachine {
 
     fn guard(&mut self, order: GuardOrder) {
         self.tell(|telling| telling.guard(order));
+        self.files.guard(order);
         let address = match (order, &self.address) {
             (GuardOrder::Arm { resource: DISPATCHER, epoch, until }, Some(address)) => {
                 Some((address, Order::Lease { epoch: epoch.0, until: until.0.saturating_mul(1_000) }))
@@ -265,6 +269,10 @@ impl Machine for LiveMachine {
         if !self.programs.process(op, copy, order) {
             self.waiting.push_back(Input::Done { op, outcome: Outcome::ProcessFailed });
         }
+    }
+
+    fn files(&mut self, order: shipping::Order) {
+        self.files.order(order);
     }
 
     /// In a thread of its own, so that it is waited for.
@@ -314,6 +322,7 @@ impl Machine for LiveMachine {
     /// Whoever looks after this node is fed here, and nowhere else.
     async fn next(&mut self, deadline: Option<Deadline>) -> Option<Input> {
         self.manager.turn(|| self.serving.brief());
+        self.files.turn(&self.programs);
         if let Some(input) = self.waiting.pop_front() {
             return Some(input);
         }

@@ -5,6 +5,7 @@ mod apply;
 mod cluster;
 mod control;
 mod fence;
+pub(crate) mod files;
 mod held;
 mod http;
 mod machine;
@@ -213,6 +214,7 @@ async fn live<S: Sockets>(
     };
     let orders = address.as_ref().map(Address::orders);
     let (act, inputs) = mpsc::unbounded_channel();
+    let files = Rc::new(files::Files::start(config, &act, &say)?);
     let programs = Rc::new(Programs::start(config, &act, &say));
     let engine = Rc::new(RefCell::new(engine));
     outside.view.watch(transport.watch());
@@ -224,6 +226,7 @@ async fn live<S: Sockets>(
         me: config.me,
         services: config.services.iter().map(|service| service.engine.clone()).collect(),
         programs: programs.clone(),
+        files: files.clone(),
         first: config.vip.as_ref().map(crate::Setup::from),
         members,
         cluster: config.cluster,
@@ -244,9 +247,10 @@ async fn live<S: Sockets>(
     let web = outside.web.map(|(http, open)| http::Web::start(http, open, serving.clone(), &say));
     let (reboot, anew) = (config.reboot.clone(), serving.anew.clone());
     let cared = (manager, outside.signals);
-    let machine = LiveMachine::new(orders.clone(), done, (programs, inputs), reboot, outside.print, serving, cared)
-        .map_err(|error| Error::Failed(format!("a timer: {error}")))?
-        .telling(telling);
+    let machine =
+        LiveMachine::new(orders.clone(), done, (programs, files, inputs), reboot, outside.print, serving, cared)
+            .map_err(|error| Error::Failed(format!("a timer: {error}")))?
+            .telling(telling);
     say(&format!("node {} runs on {at}", config.me.0));
     let shell = Shell::new(machine, transport, store.spawn());
     let live = Live::new(engine, orders, nodes, config.me);

@@ -4,7 +4,7 @@
 //! keeper that is gone is replaced before anything is told: only the new one knows that nothing is left of the copy.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -66,8 +66,13 @@ impl Known {
     }
 }
 
+#[derive(Default)]
 struct Shared {
     waiting: VecDeque<Order>,
+    /// Orders that are not answered yet, by number.
+    open: BTreeSet<u64>,
+    /// Its keeper told what it keeps, or there is none.
+    heard: bool,
     /// The newest lease, by grant.
     lease: Option<(Epoch, u64)>,
     known: Known,
@@ -101,11 +106,11 @@ impl Programs {
                 let name = format!("{}.{slot}", service.engine.name);
                 let one = Rc::new(One {
                     copy,
-                    spec: service.copy(slot),
+                    spec: super::files::captured(config, service.engine.id, service.copy(slot)),
                     fenced: service.fenced,
                     folder: config.folder.join("programs").join(&name),
                     group: format!("{}.{}.{name}", config.cluster, config.me.0),
-                    shared: RefCell::new(Shared { waiting: VecDeque::new(), lease: None, known: Known::default() }),
+                    shared: RefCell::new(Shared::default()),
                     nudge: Notify::new(),
                     inputs: inputs.clone(),
                     say: say.clone(),
@@ -132,7 +137,7 @@ impl Programs {
                 fenced: true,
                 folder,
                 group: String::new(),
-                shared: RefCell::new(Shared { waiting: VecDeque::new(), lease: None, known: Known::default() }),
+                shared: RefCell::new(Shared::default()),
                 nudge: Notify::new(),
                 inputs: inputs.clone(),
                 say: say.clone(),
@@ -199,6 +204,14 @@ impl Programs {
         self.copies.get(&copy).map(|one| one.shared.borrow().known.clone())
     }
 
+    /// Whether nothing of a copy runs, or is about to: for certain.
+    pub(super) fn is_gone(&self, copy: Copy) -> bool {
+        self.copies.get(&copy).is_none_or(|one| {
+            let shared = one.shared.borrow();
+            shared.heard && shared.known.runs.is_none() && shared.open.is_empty()
+        })
+    }
+
     /// Copies that an earlier daemon left and the present engine has not asked for.
     pub(super) fn unclaimed(&self) -> Vec<Copy> {
         let unclaimed = |one: &One| {
@@ -248,7 +261,11 @@ impl One {
     }
 
     fn order(&self, order: Order) {
-        self.shared.borrow_mut().waiting.push_back(order);
+        {
+            let mut shared = self.shared.borrow_mut();
+            shared.open.extend(number(&order));
+            shared.waiting.push_back(order);
+        }
         self.nudge.notify_one();
     }
 
@@ -257,6 +274,7 @@ impl One {
     }
 
     fn answer(&self, op: u64, outcome: Outcome) {
+        self.shared.borrow_mut().open.remove(&op);
         if op != NOBODY {
             let _ = self.inputs.send(Input::Done { op: OpId(op), outcome });
         }
@@ -293,6 +311,7 @@ impl One {
                 }
                 Err(_) => {
                     // Nothing is kept and nothing is wanted.
+                    self.shared.borrow_mut().heard = true;
                     self.nudge.notified().await;
                     self.take(&mut given);
                     continue;
@@ -473,6 +492,8 @@ impl One {
         let known = &mut shared.known;
         match report {
             Report::State(state) => {
+                shared.heard = true;
+                let known = &mut shared.known;
                 (known.runs, known.starts, known.last) = (state.runs, state.starts, state.last);
                 known.begun = false;
                 known.keeper = state.keeper.pid;
@@ -557,7 +578,7 @@ mod tests {
             fenced: true,
             folder: PathBuf::new(),
             group: String::new(),
-            shared: RefCell::new(Shared { waiting: VecDeque::new(), lease: None, known: Known::default() }),
+            shared: RefCell::new(Shared::default()),
             nudge: Notify::new(),
             inputs,
             say: Arc::new(|_| {}),

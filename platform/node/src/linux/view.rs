@@ -98,7 +98,8 @@ pub(super) fn put(journal: &Journal, place: &Place, entry: Entry) {
 pub(super) fn called(config: &Config) -> Called {
     let services = config.services.iter().map(|service| &service.engine);
     let services = services.map(|service| (service.id, service.name.clone(), service.degree));
-    Called::new(services, config.vip.as_ref().map(|_| DISPATCHER))
+    let groups = config.groups.iter().map(|group| (group.engine.id, group.name.clone()));
+    Called::new(services, config.vip.as_ref().map(|_| DISPATCHER)).with_groups(groups)
 }
 
 impl View {
@@ -230,6 +231,7 @@ impl Serving {
         own["slow"] = diagnosis.lhm().into();
         own["holds"] = holds.collect();
         own["services"] = here.cloned().collect();
+        own["files"] = self.files.rows(&engine, self.me);
         own
     }
 
@@ -404,6 +406,10 @@ impl Serving {
         status["services"] = self.rows(&|node| {
             if node == self.me { Some(own.clone()) } else { heard.get(&node).map(|heard| heard.value["own"].clone()) }
         });
+        let own = [(self.me, &own)].into_iter();
+        let all: Vec<(NodeId, &Value)> =
+            own.chain(heard.iter().map(|(node, heard)| (*node, &heard.value["own"]))).collect();
+        status["files"] = crate::view::files(&all);
         status["missing"] = self.missing(|node| heard.contains_key(&node));
         status
     }

@@ -101,8 +101,63 @@ pub fn alarms(status: &Value) -> Vec<Value> {
             "see its `output` file in the node's folder, and `apus service status` there",
         ));
     }
+    files(status, &mut all);
     all.sort_by_key(|alarm| alarm["level"] != "error");
     all
+}
+
+fn files(status: &Value, all: &mut Vec<Value>) {
+    for group in status["files"].as_array().into_iter().flatten() {
+        let name = format!("files {}", group["group"].as_str().unwrap_or_default());
+        let mut put = |level: &str, what: String, mend: &str| all.push(alarm(level, &name, what, mend));
+        if group["writer"].is_null() {
+            let held = |lease: &Value| lease["resource"] == group["resource"] && lease["holder"].is_u64();
+            if status["leases"].as_array().is_some_and(|leases| leases.iter().any(held)) {
+                put(
+                    "error",
+                    format!("{name} are not written yet, though their service has a holder"),
+                    "enough copies must answer, and what they have is taken over first; `apus repl status` tells more",
+                );
+            }
+        }
+        let capture = &group["capture"];
+        if capture["in_order"] == false {
+            let why: Vec<&str> = capture["why"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let what = format!("{name}: the order of changes is lost: {}", why.join(", "));
+            put("warning", what, "it is mended by itself: names are listed, and copies compared");
+        }
+        if capture["untracked"] == true {
+            let what = format!("{name}: a file is changed through a shared mapping, which leaves no record");
+            put("warning", what, "take such files out of `patterns`, as `!*-shm`; what is read is not in order");
+        }
+        for copy in group["copies"].as_array().into_iter().flatten() {
+            let at = format!("{name} at node {}", copy["node"]);
+            if let Some(why) = copy["trouble"].as_str() {
+                put("error", format!("{at}: {why}"), "the others go on; this copy does once its disk takes something");
+            }
+            if copy["whole"] == false && copy["doing"] != "compares" {
+                put(
+                    "warning",
+                    format!("{at} lost changes with the power, or are new"),
+                    "they are compared with who writes",
+                );
+            }
+            if copy["left_behind"] == true {
+                put(
+                    "warning",
+                    format!("{at} were left behind by the log"),
+                    "they are compared; a longer `log` bears longer breaks",
+                );
+            } else if copy["lags"] == true {
+                let what = format!("{at} are {} changes behind", copy["behind"]);
+                put("warning", what, "look at its disk, its load and its cable");
+            }
+            if copy["orphans"].as_u64().is_some_and(|many| many > 0) {
+                let what = format!("{at}: updates that nobody else had were saved");
+                put("warning", what, "look at them: `apus repl orphans` there; remove their folder when done");
+            }
+        }
+    }
 }
 
 const ENDED: &str = "`apus maintenance off` gives it work again";
@@ -178,6 +233,8 @@ mod tests {
             "nodes": [{"node": 0, "status": "up", "apus": "1", "clock_us": 0}, {"node": 1, "status": "up", "answers": true}],
             "leases": [{"name": "the address", "holder": 1}],
             "services": [{"name": "web", "slot": 0, "node": 0, "state": "ready"}],
+            "files": [{"group": "books", "resource": 256, "writer": 0, "capture": {"in_order": true, "untracked": false},
+                "copies": [{"node": 0, "whole": true}, {"node": 1, "lags": false, "orphans": 0}]}],
         })
     }
 
@@ -189,7 +246,7 @@ mod tests {
 
     #[test]
     fn each_fault_has_its_alarm_with_a_mend() {
-        let cases: [(&str, Value, &str); 11] = [
+        let cases: [(&str, Value, &str); 18] = [
             ("/state", json!("starting"), "node 0 is starting"),
             ("/quorum", json!({"of": 3, "up": 1, "needed": 2, "has": false}), "1 of 3 voters are up, 2 are needed"),
             ("/quorum/has", json!(false), "no coordinator is known"),
@@ -201,6 +258,13 @@ mod tests {
             ("/leases/0/holder", Value::Null, "the address is nobody's"),
             ("/services/0/state", json!("backing off"), "web.0 on node 0: backing off"),
             ("/services/0/state", json!("hung"), "web.0 on node 0: hung"),
+            ("/files/0/capture", json!({"in_order": false, "why": ["ring full"]}), "changes is lost: ring full"),
+            ("/files/0/capture/untracked", json!(true), "files books: a file is changed through a shared mapping"),
+            ("/files/0/copies/0/whole", json!(false), "files books at node 0 lost changes"),
+            ("/files/0/copies/1/lags", json!(true), "files books at node 1 are"),
+            ("/files/0/copies/1/orphans", json!(1), "files books at node 1: updates that nobody else had were saved"),
+            ("/files/0/copies/1", json!({"node": 1, "trouble": "its disk is full"}), "at node 1: its disk is full"),
+            ("/files/0/copies/1", json!({"node": 1, "left_behind": true}), "at node 1 were left behind by the log"),
         ];
         for (place, value, said) in cases {
             let mut status = good();

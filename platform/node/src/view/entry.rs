@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use apus_engine::{
-    Copy, EngineFact, Event, EvidenceId, Fact, Incarnation, NodeId, ResourceId, ServiceId, consensus, diagnosis,
-    shipping, supervision, views,
+    Copy, EngineFact, Event, EvidenceId, Fact, GroupId, Incarnation, NodeId, ResourceId, ServiceId, consensus,
+    diagnosis, shipping, supervision, views,
 };
 use apus_host::Names;
 use serde_json::{Map, Value, json};
@@ -305,7 +305,7 @@ impl Entry {
             "failed" | "disk-failed" | "superseded" | "fail-over" | "reboot" | "refused-order" => Level::Error,
             "missed" | "suspected" | "heard" | "down" | "expired" | "stepped-down" | "stalled" | "slow" | "waiting"
             | "lapsed" | "backing-off" | "disk-full" | "blank" | "restart" | "refused-remote" | "remote-failed"
-            | "slow-asker" => Level::Warning,
+            | "slow-asker" | "too-few" | "lagging" | "troubled" | "dropped" | "saved" | "differs" => Level::Warning,
             _ => Level::Info,
         }
     }
@@ -406,13 +406,20 @@ fn evidence(text: &str) -> Option<EvidenceId> {
 pub struct Called {
     services: Vec<(ServiceId, String, u8)>,
     address: Option<ResourceId>,
+    groups: Vec<(GroupId, String)>,
 }
 
 impl Called {
     /// By the node's configuration: services with their degrees, and which resource the address is.
     #[must_use]
     pub fn new(services: impl IntoIterator<Item = (ServiceId, String, u8)>, address: Option<ResourceId>) -> Self {
-        Self { services: services.into_iter().collect(), address }
+        Self { services: services.into_iter().collect(), address, groups: Vec::new() }
+    }
+
+    /// With groups of files.
+    #[must_use]
+    pub fn with_groups(self, groups: impl IntoIterator<Item = (GroupId, String)>) -> Self {
+        Self { groups: groups.into_iter().collect(), ..self }
     }
 
     /// The resources that a word means: `vip`, a service, or a slot such as `web.1`.
@@ -446,6 +453,11 @@ impl Names for Called {
         let slots = self.services.iter().flat_map(|(id, _, degree)| (0..*degree).map(move |slot| (*id, slot)));
         let mut found = slots.filter(|(id, slot)| slot_resource(*id, *slot) == resource);
         found.next().map_or_else(|| resource.to_string(), |(service, slot)| self.copy(Copy { service, slot }))
+    }
+
+    fn group(&self, group: GroupId) -> String {
+        let found = self.groups.iter().find(|(id, _)| *id == group);
+        found.map_or_else(|| group.to_string(), |(_, name)| name.clone())
     }
 
     fn copy(&self, copy: Copy) -> String {

@@ -75,6 +75,7 @@ pub fn metrics(status: &Value) -> String {
     nodes(t, status);
     leases(t, status);
     services(t, status);
+    files(t, status);
     t.family("apus_alarms", "gauge", "", "Things that are amiss, by level.");
     for level in ["error", "warning"] {
         let many = each(&status["alarms"]).filter(|alarm| alarm["level"] == level).count();
@@ -164,6 +165,43 @@ fn services(t: &mut Text, status: &Value) {
     }
 }
 
+fn files(t: &mut Text, status: &Value) {
+    let groups = || each(&status["files"]);
+    let copies = || groups().flat_map(|group| each(&group["copies"]).map(move |copy| (group, copy)));
+    let labels = |group: &Value, copy: &Value| [label("group", &group["group"]), label("node", &copy["node"])];
+    t.family("apus_files_writer", "gauge", "", "1 for the node whose program may change a group's files.");
+    for (group, copy) in copies() {
+        t.sample("apus_files_writer", &labels(group, copy), u8::from(group["writer"] == copy["node"]));
+    }
+    for (field, name, help) in [
+        ("end", "apus_files_position", "The last record of a group's history that a copy has."),
+        ("applied", "apus_files_applied", "The last record that is in a copy's files."),
+        ("log_bytes", "apus_files_log_size", "Bytes of records in a copy's log."),
+        ("orphans", "apus_files_orphans", "Saved updates of a copy that no other one had."),
+        ("behind", "apus_files_lag_operations", "Records that a copy has not applied yet, by the writer's word."),
+        ("behind_bytes", "apus_files_lag_size", "Bytes of records that a copy has not applied yet."),
+    ] {
+        t.family(name, "gauge", "", help);
+        for (group, copy) in copies() {
+            if let Some(value) = copy[field].as_u64() {
+                t.sample(name, &labels(group, copy), value);
+            }
+        }
+    }
+    let name = "apus_files_lag_seconds";
+    t.family(name, "gauge", "seconds", "How long ago the first record was made that a copy has not applied yet.");
+    for (group, copy) in copies() {
+        if let Some(us) = copy["behind_us"].as_i64() {
+            t.sample(name, &labels(group, copy), seconds(us, 1_000_000, 6));
+        }
+    }
+    t.family("apus_files_in_order", "gauge", "", "1 while a group's changes are captured in order, else 0.");
+    for group in groups().filter(|group| group["capture"].is_object()) {
+        let kept = group["capture"]["in_order"] == true;
+        t.sample("apus_files_in_order", &[label("group", &group["group"])], u8::from(kept));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -183,6 +221,8 @@ mod tests {
                 {"name": "web.0", "holder": null, "epoch": 3},
             ],
             "services": [{"name": "web", "slot": 0, "node": 0, "state": "ready", "starts": 3}],
+            "files": [{"group": "books", "writer": 0, "capture": {"in_order": true}, "copies": [
+                {"node": 0, "end": 40, "applied": 40}, {"node": 1, "end": 38, "behind": 4, "behind_bytes": 900, "behind_us": 12_500}]}],
             "alarms": [{"level": "error"}],
             "counters": {"transport": {"probes-sent": 5}, "frames": null, "journal": {"put": 9, "unwritten": 0}},
         })
@@ -202,6 +242,9 @@ mod tests {
         assert_eq!(value("apus_lease_epoch", "resource", "web.0"), None, "it is nobody's");
         assert_eq!(value("apus_node_clock_offset_seconds", "node", "1"), Some(-0.0015));
         assert_eq!(value("apus_service_starts_total", "service", "web"), Some(3.0));
+        assert_eq!(value("apus_files_lag_seconds", "node", "1"), Some(0.0125));
+        assert_eq!(value("apus_files_writer", "node", "0"), Some(1.0));
+        assert_eq!(value("apus_files_in_order", "group", "books"), Some(1.0));
         assert_eq!(value("apus_transport_total", "event", "probes-sent"), Some(5.0));
         assert_eq!(value("apus_alarms", "level", "error"), Some(1.0));
         assert!(read(&metrics(&json!({}))).is_ok(), "a node that is starting");

@@ -4,6 +4,7 @@
 mod alarms;
 mod client;
 mod entry;
+mod files;
 mod journal;
 mod metrics;
 mod why;
@@ -13,6 +14,7 @@ pub use client::{Flow, stream};
 pub use entry::{Called, Entry, Level};
 #[cfg(target_os = "linux")]
 pub(crate) use entry::{TEXT, short};
+pub use files::files;
 pub use journal::{Journal, KEPT, Page, on_disk, wall};
 pub use metrics::{MEDIA, metrics};
 pub use why::{Clocks, Step, Story, Subject, why};

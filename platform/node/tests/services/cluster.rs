@@ -50,7 +50,10 @@ impl Cluster {
                 text += &format!("[[nodes]]\nid = {other}\naddress = \"127.97.{third}.{}\"\n", other + 1);
             }
             text += services;
-            let text = text.replace("FOLDER", &place.to_string());
+            if text.contains("ROOT") {
+                fs::create_dir_all(folder.join(format!("root{node}"))).expect("a folder");
+            }
+            let text = text.replace("FOLDER", &place.to_string()).replace("ROOT", &format!("{place}/root{node}"));
             let file = folder.join(format!("node{node}.toml"));
             fs::write(&file, &text).expect("a file");
             init(&Config::read(&file.display().to_string(), &text).expect("it is good")).expect("a store");
@@ -163,6 +166,12 @@ impl Cluster {
     fn late(&self, until: Instant, name: &str) {
         assert!(Instant::now() < until, "{name} is not as it should be after {PATIENCE:?}\n{}", self.story());
         std::thread::sleep(Duration::from_millis(5));
+    }
+
+    /// How often all nodes said something.
+    pub(crate) fn said(&self, what: &str) -> usize {
+        let log = |node: usize| fs::read_to_string(self.folder.join(format!("log{node}"))).unwrap_or_default();
+        (0..self.nodes.len()).map(|node| log(node).matches(what).count()).sum()
     }
 
     /// What all nodes said last.

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::cluster::{Cluster, Row};
 use crate::tests::{began, pid, service};
 
-fn given(name: &str, or: u64) -> u64 {
+pub(crate) fn given(name: &str, or: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or)
 }
 

@@ -15,6 +15,8 @@ mod operated;
 #[cfg(target_os = "linux")]
 mod peers;
 #[cfg(target_os = "linux")]
+mod shipped;
+#[cfg(target_os = "linux")]
 mod supervise;
 #[cfg(target_os = "linux")]
 mod tests;
@@ -38,6 +40,7 @@ fn main() -> std::process::ExitCode {
             println!("services: test");
             Ok(())
         }
+        ["rows", kind, root, folder] => shipped::rows(kind, root, folder),
         ["program", what] => supervise::program(what),
         ["--table", ref words @ ..] => supervise::table(words),
         _ => {

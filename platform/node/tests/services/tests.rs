@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, Row};
 use crate::killed::killed;
-use crate::{fenced, managed, operated, supervise};
+use crate::{fenced, managed, operated, shipped, supervise};
 
 const ALL: &[(&str, fn())] = &[
     ("a program that crashes is started again, with the cause told", restarted),
@@ -25,6 +25,8 @@ const ALL: &[(&str, fn())] = &[
     ("what a plan says is what happens, and maintenance is in the log", operated::planned),
     ("a new file is applied as far as it can be, and the rest at a reload", operated::applied),
     ("another machine is fenced once, with an epoch, by a majority", fenced::fenced),
+    ("files survive power-off with every row that was acknowledged", shipped::powered_off),
+    ("files survive daemons that are killed at any moment", shipped::killed),
     ("crashes and hangs are seen in time", supervise::smoke),
 ];
 

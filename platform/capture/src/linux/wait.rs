@@ -1,0 +1,191 @@
+//! Programs that wait: who has a file put on the disk goes on once copies elsewhere hold it too, if the group is run so.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+
+use super::capture::{Busy, Capture};
+use super::files::Bound;
+use super::sys;
+
+/// Between two looks at a lease that may end, in milliseconds.
+const LOOK: u32 = 20;
+
+/// What a program waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The record that has to be released; `None`: one is made once the order is kept again.
+    record: Option<u64>,
+    /// How often the order had been lost by then: a record from before may be gone.
+    lost: u64,
+}
+
+impl Capture {
+    /// Has programs wait from now on, or no longer.
+    pub fn wait_for_release(&self, wait: bool) {
+        self.shared.awaits.store(u32::from(wait), SeqCst);
+        self.stir();
+    }
+
+    /// Whether who has a file put on the disk waits.
+    pub fn awaits(&self) -> bool {
+        self.shared.awaits.load(Relaxed) != 0
+    }
+
+    /// Until when programs may change the files: nanoseconds of the boot clock. Who waits longer is told of a failure (`EIO`).
+    pub fn lease(&self, until: u64) {
+        self.shared.lease.store(until, Release);
+        self.stir();
+    }
+
+    /// Who waits for records up to this one may go on.
+    pub fn release(&self, record: u64) {
+        if self.shared.released.fetch_max(record, SeqCst) < record {
+            self.stir();
+        }
+    }
+
+    fn stir(&self) {
+        self.shared.releases.fetch_add(1, SeqCst);
+        sys::futex_wake(&self.shared.releases, u32::MAX >> 1);
+    }
+
+    /// Ends the drainer's sleep: somebody waits for it.
+    pub fn rouse(&self) {
+        self.shared.hurry.fetch_add(1, SeqCst);
+        sys::futex_wake(&self.shared.hurry, 1);
+        self.wake();
+    }
+
+    /// A file is about to be put on the disk, by a program that will wait.
+    pub fn mark(&self, bound: Bound) -> Mark {
+        // Before the record: an order that is lost in between is seen.
+        let lost = self.shared.lost.load(SeqCst);
+        Mark { record: self.synced(bound), lost }
+    }
+
+    /// Waits until what was marked is released; `false`: the lease ended before. A program that handles a signal in the middle of a
+    /// change of its own cannot make a record: it is told of a failure too.
+    #[must_use]
+    pub fn wait_released(&self, bound: Bound, mut mark: Mark) -> bool {
+        self.rouse();
+        loop {
+            let word = self.shared.releases.load(Acquire);
+            if mark.record.is_some_and(|record| self.shared.released.load(SeqCst) >= record) || !self.awaits() {
+                return true;
+            }
+            let in_order = self.reasons().in_order();
+            if in_order && mark.record.is_none() && self.is_gone(bound) {
+                // Nobody has it put on any disk: it has no name any more.
+                return true;
+            }
+            if sys::boot() >= self.shared.lease.load(Acquire) {
+                return false;
+            }
+            if in_order && Busy::enter().is_none() {
+                // A handler of a signal: what it interrupted holds a lock, and would do so for as long as this waits.
+                return false;
+            }
+            if in_order && (mark.record.is_none() || self.shared.lost.load(SeqCst) != mark.lost) {
+                mark = self.mark(bound);
+                self.rouse();
+                if mark.record.is_some() {
+                    continue;
+                }
+            }
+            sys::futex_wait(&self.shared.releases, word, if in_order { LOOK } else { 2 });
+        }
+    }
+
+    /// Whether the file has no name any more, or its place in the table was given away.
+    fn is_gone(&self, bound: Bound) -> bool {
+        let file = self.file(bound.index);
+        file.generation.load(Relaxed) != bound.generation || file.dead.load(Relaxed) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::super::{Capture, Consumer, Drainer, Group, Operation, sys};
+    use super::Mark;
+
+    /// Takes all.
+    struct Takes;
+
+    impl Consumer for Takes {
+        fn take(&mut self, _: &Operation<'_>) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A group with one file that a program knows.
+    fn group(name: &str) -> (std::path::PathBuf, Capture, super::Bound) {
+        let dir = std::env::temp_dir().join(format!("apus-wait-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("root")).expect("a folder");
+        std::fs::write(dir.join("root/a"), "a").expect("a file");
+        let capture = Group::new(dir.join("root"), &["*"]).create(&dir.join("ring")).expect("a ring");
+        let file = std::fs::File::open(dir.join("root/a")).expect("it is there");
+        let super::super::Class::File(bound) = capture.classify(std::os::fd::AsRawFd::as_raw_fd(&file)) else {
+            panic!("it belongs to the group")
+        };
+        (dir, capture, bound)
+    }
+
+    fn settle(dir: &std::path::Path) -> Drainer {
+        let mut drainer = Drainer::open(&dir.join("ring")).expect("nobody drains it");
+        while drainer.drain(&mut Takes).expect("it takes all") != super::super::Drained::Idle {}
+        drainer
+    }
+
+    #[test]
+    fn a_program_waits_until_its_record_is_released_or_the_lease_ends() {
+        let (dir, capture, bound) = group("release");
+        let _drainer = settle(&dir);
+        capture.wait_for_release(true);
+        capture.lease(u64::MAX);
+        let mark = capture.mark(bound);
+        let record = mark.record.expect("the order is kept");
+        let went = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                let done = capture.wait_released(bound, mark);
+                went.store(true, SeqCst);
+                done
+            });
+            capture.release(record - 1);
+            assert!(!went.load(SeqCst), "the one before does not do");
+            capture.release(record);
+            assert!(waits.join().expect("it ends"));
+        });
+        capture.lease(sys::boot());
+        let late = capture.mark(bound);
+        assert!(!capture.wait_released(bound, late), "its time is over");
+        assert!(capture.wait_released(bound, mark), "that was released while it was not");
+        capture.wait_for_release(false);
+        assert!(capture.wait_released(bound, late), "nobody waits any more");
+        std::fs::remove_dir_all(dir).expect("ours");
+    }
+
+    #[test]
+    fn a_record_that_went_with_the_order_is_made_again() {
+        let (dir, capture, bound) = group("lost");
+        capture.wait_for_release(true);
+        capture.lease(u64::MAX);
+        // No drainer has listed the group: there is no record yet.
+        let mark = capture.mark(bound);
+        assert_eq!(mark, Mark { record: None, lost: 1 });
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| capture.wait_released(bound, mark));
+            let mut drainer = settle(&dir);
+            // The record comes after the listing, and no other does.
+            while capture.status().next <= capture.status().shipped + 1 {
+                std::thread::yield_now();
+            }
+            while drainer.drain(&mut Takes).expect("it takes all") != super::super::Drained::Idle {}
+            capture.release(capture.status().shipped);
+            assert!(waits.join().expect("it ends"));
+        });
+        std::fs::remove_dir_all(dir).expect("ours");
+    }
+}

@@ -1,0 +1,534 @@
+//! From what programs did, by path, to changes, by number.
+//!
+//! A change's number is the one after the last. The log keeps with its records which record of the ring the last of them came from, so
+//! that a restart goes on with the same numbers: what the ring still holds is handed over again, and what the log has is left out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use apus_capture::linux::sys;
+use apus_capture::{Change as Op, Consumer, FileId as Id, Kind as OpKind, Listed, Operation};
+use apus_engine::FileId;
+use apus_engine::shipping::record::{MOST_BYTES, MOST_TARGET};
+use apus_engine::shipping::{Attributes, Captured, Change, Entry, Happening};
+use rustix::fs::OFlags;
+
+use super::disk::{self, Handle, Kind};
+use super::index::Index;
+use super::marks::{Ring, Seat};
+
+/// What store and feed share.
+pub(super) struct Shared {
+    /// As of the last number.
+    pub(super) index: Index,
+    /// As of the log's end, while a feed is there.
+    pub(super) durable: Index,
+    /// What lies between both.
+    steps: VecDeque<(u64, Step)>,
+    pub(super) queue: Vec<Happening>,
+    /// The last number that was given.
+    pub(super) captured: u64,
+    /// How far the log has it durably.
+    pub(super) logged: Seat,
+    /// Of each change that is not in the log: number, record of the ring, and how many of that record there are up to it.
+    pub(super) seats: VecDeque<(u64, u64, u32)>,
+    /// Records of the ring that were handed over in full, with the last number by then.
+    passed: VecDeque<(u64, u64)>,
+    /// The last of those whose changes the log has.
+    kept: u64,
+    /// All of the ring was taken up to this record.
+    pub(super) taken: u64,
+    /// Names were taken from a listing: until the log has this number and the index is written down, the ring has to tell again.
+    pub(super) unsettled: Option<(u64, u64)>,
+    /// The index must be written down.
+    pub(super) changed: bool,
+    /// Barriers that somebody may wait for: number, record of the ring.
+    pub(super) barriers: VecDeque<(u64, u64)>,
+    pub(super) told: Vec<String>,
+}
+
+/// What a number does to the index.
+enum Step {
+    Change(Change),
+    Listed(Box<Index>),
+}
+
+impl Shared {
+    pub(super) fn new(index: Index, logged: Seat) -> Self {
+        Self {
+            durable: Index::default(),
+            steps: VecDeque::new(),
+            index,
+            queue: Vec::new(),
+            captured: logged.captured,
+            logged,
+            seats: VecDeque::new(),
+            passed: VecDeque::new(),
+            kept: 0,
+            taken: 0,
+            unsettled: None,
+            changed: false,
+            barriers: VecDeque::new(),
+            told: Vec::new(),
+        }
+    }
+
+    /// Where in the ring a number came from.
+    pub(super) fn seat(&self, captured: u64, ring: u64) -> Option<Seat> {
+        let first = self.seats.front()?.0;
+        let at = usize::try_from(captured.checked_sub(first)?).ok()?;
+        let &(number, seq, part) = self.seats.get(at)?;
+        (number == captured).then_some(Seat { captured, ring, seq, part })
+    }
+
+    /// The log has all up to here.
+    pub(super) fn logged(&mut self, seat: Seat) {
+        self.logged = seat;
+        while self.seats.front().is_some_and(|(number, ..)| *number <= seat.captured) {
+            self.seats.pop_front();
+        }
+        while self.steps.front().is_some_and(|(number, _)| *number <= seat.captured) {
+            match self.steps.pop_front() {
+                Some((_, Step::Change(change))) => drop(self.durable.change(&change)),
+                Some((_, Step::Listed(index))) => {
+                    self.durable = *index;
+                    self.changed = true;
+                }
+                None => {}
+            }
+        }
+        self.settle();
+    }
+
+    /// The index as of the log's end, with all that is known of its files by now.
+    pub(super) fn at_log_end(&mut self) -> &Index {
+        let missing: Vec<FileId> = self.durable.without_handle().collect();
+        for file in missing {
+            let handle = self.index.node(file).and_then(|node| node.handle.clone());
+            if handle.is_some() {
+                self.durable.set_handle(file, handle);
+            }
+        }
+        &self.durable
+    }
+
+    /// What need not be told again.
+    pub(super) fn settle(&mut self) {
+        while let Some((seq, _)) = self.passed.front().copied().filter(|(_, last)| *last <= self.logged.captured) {
+            self.kept = seq;
+            self.passed.pop_front();
+        }
+        if self.unsettled.is_some_and(|(number, _)| number <= self.logged.captured) && !self.changed {
+            self.unsettled = None;
+        }
+    }
+
+    /// A ring begins, or is gone on with, after this record.
+    pub(super) fn begin(&mut self, shipped: u64) {
+        self.seats.clear();
+        self.passed.clear();
+        self.steps.clear();
+        self.durable = self.index.clone();
+        (self.kept, self.taken, self.unsettled) = (shipped, shipped, None);
+        self.captured = self.logged.captured;
+        self.barriers.clear();
+        self.barriers.push_back((self.logged.captured, self.logged.seq));
+    }
+
+    fn push(&mut self, change: Change, seq: u64, part: u32) {
+        self.captured += 1;
+        match &change {
+            // Of bytes only how many there are matters to the index.
+            Change::Write { file, .. } | Change::Append { file, .. } => {
+                let length = self.index.node(*file).map_or(0, |node| node.size);
+                self.steps.push_back((self.captured, Step::Change(Change::Truncate { file: *file, length })));
+            }
+            Change::Punch { .. } | Change::Attributes { .. } | Change::SetXattr { .. } | Change::RemoveXattr { .. } => {
+            }
+            Change::Barrier { .. } | Change::Era { .. } => {}
+            names => self.steps.push_back((self.captured, Step::Change(names.clone()))),
+        }
+        let captured = Captured { number: self.captured, change };
+        if matches!(captured.change, Change::Barrier { .. }) {
+            self.barriers.push_back((self.captured, seq));
+        }
+        self.seats.push_back((self.captured, seq, part));
+        match self.queue.last_mut() {
+            Some(Happening::Captured(run)) => run.push(captured),
+            _ => self.queue.push(Happening::Captured(vec![captured])),
+        }
+    }
+}
+
+/// Locks what is shared; a thread that ended in the middle of a change of it has left what was numbered, and no more.
+pub(super) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes operations of a drainer and gives them numbers; [`Store::happened`](super::Store::happened) tells them. It may run in a
+/// thread of its own.
+pub struct Feed {
+    shared: Arc<Mutex<Shared>>,
+    wake: Box<dyn Fn() + Send>,
+    mount: OwnedFd,
+    ring: Ring,
+    /// The listing that comes is the ring's first.
+    new: bool,
+    /// Up to here the log had it before.
+    skip: Seat,
+    /// The ring's numbers of files.
+    known: BTreeMap<u64, FileId>,
+    handles: BTreeMap<u64, Handle>,
+    /// Files of the ring that have no name any more.
+    dead: std::collections::BTreeSet<u64>,
+    /// The record that is being handed over, and how many changes it had.
+    at: (u64, u32),
+    missed: bool,
+    /// The number that says so.
+    marker: u64,
+}
+
+fn apart() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOENT)
+}
+
+impl Feed {
+    pub(super) fn new(
+        shared: Arc<Mutex<Shared>>,
+        wake: Box<dyn Fn() + Send>,
+        mount: OwnedFd,
+        ring: Ring,
+        skip: Seat,
+        known: Vec<(Id, sys::Handle, bool)>,
+    ) -> Self {
+        let dead = known.iter().filter(|(_, _, dead)| *dead).map(|(id, ..)| id.0).collect();
+        let handles = known.into_iter().map(|(id, handle, _)| (id.0, Handle::from_sys(&handle))).collect();
+        let (new, at) = (false, (0, 0));
+        let mut feed = Self {
+            shared,
+            wake,
+            mount,
+            ring,
+            new,
+            skip,
+            known: BTreeMap::new(),
+            handles,
+            dead,
+            at,
+            missed: false,
+            marker: 0,
+        };
+        feed.learn();
+        feed
+    }
+
+    /// Files that were made under this ring and whose handles only it knows.
+    fn learn(&mut self) {
+        let mut shared = lock(&self.shared);
+        for (id, handle) in self.handles.iter().filter(|(id, _)| !self.dead.contains(id)) {
+            let file = FileId(self.ring.prefix | id);
+            if shared.index.node(file).is_some_and(|node| node.handle.is_none()) {
+                shared.index.set_handle(file, Some(handle.clone()));
+            }
+        }
+    }
+
+    fn number(&self, id: u64) -> FileId {
+        FileId(self.ring.prefix | id)
+    }
+
+    /// The group's number of a file of the ring; `None`: it has no name any more.
+    fn file(&mut self, index: &Index, id: Id) -> io::Result<Option<FileId>> {
+        if let Some(file) = self.known.get(&id.0) {
+            return Ok(Some(*file).filter(|file| index.node(*file).is_some()));
+        }
+        let made = self.number(id.0);
+        let by_handle = || self.handles.get(&id.0).and_then(|handle| index.by_handle(handle));
+        match index.node(made).map(|_| made).or_else(by_handle) {
+            Some(file) => {
+                self.known.insert(id.0, file);
+                Ok(Some(file))
+            }
+            None if self.dead.contains(&id.0) => Ok(None),
+            None => Err(apart()),
+        }
+    }
+
+    /// What is so of a file now, if it can be asked.
+    fn attributes(&self, index: &Index, file: FileId) -> Option<Attributes> {
+        let node = index.node(file)?;
+        let opened = node.handle.as_ref()?.open(&self.mount, OFlags::PATH).ok()??;
+        let about = disk::owner(&opened, node.kind).ok()?;
+        Some(Attributes { mtime: 0, ..about })
+    }
+
+    fn take_one(&mut self, shared: &mut Shared, operation: &Operation<'_>) -> io::Result<Vec<Change>> {
+        let index = &shared.index;
+        let id = operation.file;
+        let entry = |path: &[u8]| index.entry(path).ok_or_else(apart);
+        let named = |path: &[u8]| {
+            let at = index.entry(path).ok_or_else(apart)?;
+            index.at(at.dir, &at.name).ok_or_else(apart)
+        };
+        let mut out = Vec::new();
+        match operation.change {
+            // The group's own folder is each machine's.
+            Op::Mode { path: b"", .. }
+            | Op::Owner { path: b"", .. }
+            | Op::Times { path: b"", .. }
+            | Op::SetAttribute { path: b"", .. }
+            | Op::RemoveAttribute { path: b"", .. } => {}
+            Op::Bind { path } => {
+                let at = entry(path)?;
+                let by_handle = self.handles.get(&id.0).and_then(|handle| index.by_handle(handle));
+                let file = by_handle.or_else(|| index.at(at.dir, &at.name)).ok_or_else(apart)?;
+                self.known.insert(id.0, file);
+            }
+            Op::Create { path, mode } => {
+                let (file, at) = (self.number(id.0), entry(path)?);
+                self.known.insert(id.0, file);
+                out.push(Change::Create { file, at, mode: mode & disk::FILE_MODE });
+                shared.index.insert(file, Kind::Regular, self.handles.get(&id.0).cloned());
+                if let Some(attributes) =
+                    self.attributes(&shared.index, file).filter(|has| (has.uid, has.gid) != (0, 0))
+                {
+                    out.push(Change::Attributes { file, attributes: Attributes { mode, ..attributes } });
+                }
+            }
+            Op::Write { offset, bytes } => {
+                if let Some(file) = self.file(index, id)? {
+                    let pieces = bytes.chunks(MOST_BYTES).zip((offset..).step_by(MOST_BYTES));
+                    out.extend(pieces.map(|(piece, offset)| Change::Write { file, offset, bytes: piece.to_vec() }));
+                }
+            }
+            Op::Truncate { len } => {
+                out.extend(self.file(index, id)?.map(|file| Change::Truncate { file, length: len }));
+            }
+            Op::Extend { len } => {
+                let file = self.file(index, id)?.filter(|file| index.node(*file).is_some_and(|node| node.size < len));
+                out.extend(file.map(|file| Change::Truncate { file, length: len }));
+            }
+            Op::Zero { offset, len } => {
+                out.extend(self.file(index, id)?.map(|file| Change::Punch { file, offset, length: len }));
+            }
+            Op::Rename { from, to } => {
+                let (file, from, to) = (named(from)?, entry(from)?, entry(to)?);
+                out.push(Change::Rename { file, from, to });
+            }
+            Op::Exchange { from, to } => {
+                let (from, to) = (entry(from)?, entry(to)?);
+                let name = format!(".apus-exchange-{}", operation.seq).into_bytes();
+                let between = Entry { dir: from.dir, name };
+                let at = |at: &Entry| index.at(at.dir, &at.name);
+                // The log may have a part of it from before a restart.
+                let half = at(&between);
+                let second = half.or_else(|| at(&to)).ok_or_else(apart)?;
+                let first = at(&from).or_else(|| half.and_then(|_| at(&to))).ok_or_else(apart)?;
+                out.push(Change::Rename { file: second, from: to.clone(), to: between.clone() });
+                out.push(Change::Rename { file: first, from: from.clone(), to });
+                out.push(Change::Rename { file: second, from: between, to: from });
+            }
+            Op::Link { path } => {
+                let at = entry(path)?;
+                out.extend(self.file(index, id)?.map(|file| Change::Link { file, at }));
+            }
+            Op::Symlink { path, target } if (1..=MOST_TARGET).contains(&target.len()) => {
+                let (file, at) = (self.number(operation.seq), entry(path)?);
+                out.push(Change::Symlink { file, at, target: target.to_vec() });
+            }
+            Op::Unlink { path } => {
+                let at = entry(path)?;
+                if index.at(at.dir, &at.name).is_some() {
+                    out.push(Change::Unlink { at });
+                }
+            }
+            Op::Mkdir { path, mode } => {
+                let (file, at) = (self.number(operation.seq), entry(path)?);
+                out.push(Change::Mkdir { file, at, mode: mode & disk::DIR_MODE });
+            }
+            Op::Rmdir { path } => {
+                let at = entry(path)?;
+                if let Some(file) = index.at(at.dir, &at.name) {
+                    if index.entries(file).next().is_some() {
+                        return Err(apart());
+                    }
+                    out.push(Change::Rmdir { at });
+                }
+            }
+            Op::Mode { path, mode } => {
+                let file = named(path)?;
+                let has = self.attributes(index, file);
+                out.extend(has.map(|has| Change::Attributes { file, attributes: Attributes { mode, ..has } }));
+            }
+            Op::Owner { path, user, group } => {
+                let file = named(path)?;
+                let has = self.attributes(index, file);
+                let set = |has| Attributes { uid: user, gid: group, ..has };
+                out.extend(has.map(|has| Change::Attributes { file, attributes: set(has) }));
+            }
+            Op::Times { path, modified, .. } => {
+                let file = named(path)?;
+                let mtime = modified.max(1).cast_unsigned();
+                let has = self.attributes(index, file);
+                out.extend(has.map(|has| Change::Attributes { file, attributes: Attributes { mtime, ..has } }));
+            }
+            Op::SetAttribute { path, name, value } if disk::is_ours(name) && value.len() <= MOST_BYTES => {
+                out.push(Change::SetXattr { file: named(path)?, name: name.to_vec(), value: value.to_vec() });
+            }
+            Op::RemoveAttribute { path, name } if disk::is_ours(name) => {
+                out.push(Change::RemoveXattr { file: named(path)?, name: name.to_vec() });
+            }
+            Op::Sync => {
+                // Also where the file has no name any more: somebody may wait for it.
+                let file = self.file(index, id).ok().flatten().unwrap_or(FileId::ROOT);
+                out.push(Change::Barrier { file });
+            }
+            Op::Listing { .. }
+            | Op::Resynced
+            | Op::Symlink { .. }
+            | Op::SetAttribute { .. }
+            | Op::RemoveAttribute { .. } => {}
+        }
+        Ok(out)
+    }
+
+    /// Names as they were listed.
+    fn list(&mut self, shared: &mut Shared, entries: &[Listed]) {
+        let old = std::mem::take(&mut shared.index);
+        let mut index = Index::after(&old);
+        let mut same = true;
+        self.known.clear();
+        for listed in entries {
+            let Some(at) = index.entry(&listed.path) else { continue };
+            let (kind, handle) = match &listed.kind {
+                OpKind::File => (Kind::Regular, self.handles.get(&listed.file.0).cloned()),
+                OpKind::Directory => (Kind::Directory, None),
+                OpKind::Symlink(_) => (Kind::Symlink, None),
+            };
+            let is = |file: &FileId| old.node(*file).is_some_and(|node| node.kind == kind);
+            let made = self.number(listed.file.0);
+            let there = old.at(at.dir, &at.name).filter(is);
+            let file = match kind {
+                Kind::Regular => index
+                    .node(made)
+                    .map(|_| made)
+                    .or_else(|| handle.as_ref().and_then(|handle| index.by_handle(handle)))
+                    .or_else(|| old.node(made).map(|_| made))
+                    .or_else(|| handle.as_ref().and_then(|handle| old.by_handle(handle)))
+                    .filter(|file| is(file) || index.node(*file).is_some())
+                    .unwrap_or(made),
+                _ => there.filter(|file| index.node(*file).is_none()).unwrap_or_else(|| index.adopt(self.ring.prefix)),
+            };
+            let before = old.node(file);
+            same &= before.is_some_and(|node| kind != Kind::Regular || node.size == listed.size) && there == Some(file);
+            if index.node(file).is_none() {
+                let handle = handle.or_else(|| before.and_then(|node| node.handle.clone()));
+                index.insert(file, kind, handle);
+            }
+            index.set_size(file, if kind == Kind::Regular { listed.size } else { 0 });
+            index.name(&at, file);
+            if kind == Kind::Regular {
+                self.known.insert(listed.file.0, file);
+            }
+        }
+        same &= old.counts() == index.counts();
+        self.missed = !(self.new && same);
+        if self.new && !same {
+            shared.told.push("the files are not what the log leads to: other copies will compare theirs".to_owned());
+        }
+        self.new = false;
+        shared.index = index;
+    }
+}
+
+impl Consumer for Feed {
+    fn take(&mut self, operation: &Operation<'_>) -> io::Result<()> {
+        let all = Arc::clone(&self.shared);
+        let mut shared = lock(&all);
+        let seq = operation.seq;
+        match operation.change {
+            Op::Listing { entries } => {
+                self.list(&mut shared, entries);
+                shared.taken = shared.taken.max(seq);
+                if self.missed {
+                    shared.queue.push(Happening::Missed);
+                    // Once this is in the log, so is that something was missed.
+                    self.at = (seq, 1);
+                    shared.push(Change::Barrier { file: FileId::ROOT }, seq, 1);
+                    self.marker = shared.captured;
+                    let index = Box::new(shared.index.clone());
+                    shared.steps.push_back((self.marker, Step::Listed(index)));
+                    // Not settled before it is told to be whole.
+                    shared.unsettled = Some((u64::MAX, seq));
+                    drop(shared);
+                    (self.wake)();
+                }
+                return Ok(());
+            }
+            Op::Resynced => {
+                if std::mem::take(&mut self.missed) {
+                    shared.unsettled = Some((self.marker, seq));
+                }
+                return Ok(());
+            }
+            // The log had it before a restart.
+            _ if seq > shared.taken && seq < self.skip.seq => return Ok(()),
+            _ => {}
+        }
+        let had = if seq > shared.taken && seq == self.skip.seq { self.skip.part } else { 0 };
+        let changes = match self.take_one(&mut shared, operation) {
+            // All of it was done before the restart, so that it cannot be done again.
+            Err(_) if had > 0 => return Ok(()),
+            other => other?,
+        };
+        if self.at.0 != seq {
+            self.at = (seq, 0);
+        }
+        let quiet = shared.queue.is_empty();
+        for change in changes {
+            self.at.1 += 1;
+            if self.at.1 > had {
+                shared.index.change(&change);
+                shared.push(change, seq, self.at.1);
+            }
+        }
+        let wake = quiet && !shared.queue.is_empty();
+        drop(shared);
+        if wake {
+            (self.wake)();
+        }
+        Ok(())
+    }
+
+    fn anew(&mut self, first: bool) -> bool {
+        self.new = first;
+        // Copies compare their files, and need no content from here.
+        false
+    }
+
+    fn bound(&mut self, file: Id, handle: &sys::Handle) {
+        self.handles.insert(file.0, Handle::from_sys(handle));
+        self.dead.remove(&file.0);
+    }
+
+    fn passed(&mut self, seq: u64) {
+        let mut shared = lock(&self.shared);
+        shared.taken = seq;
+        let last = shared.captured;
+        match shared.passed.back_mut() {
+            Some(back) if back.1 == last => back.0 = seq,
+            _ => shared.passed.push_back((seq, last)),
+        }
+        if shared.logged.captured >= last {
+            shared.settle();
+        }
+    }
+
+    fn kept(&self) -> u64 {
+        let shared = lock(&self.shared);
+        let unsettled = shared.unsettled.map_or(u64::MAX, |(_, seq)| seq.saturating_sub(1));
+        shared.kept.min(unsettled)
+    }
+}

@@ -1,0 +1,58 @@
+//! Programs that wait for the copies.
+
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+
+use crate::world::{World, finish};
+
+/// Role: what waits, and what does not, each with its name on a line before it and the error number, or 0, behind.
+pub(crate) fn waits() {
+    let mut log = std::fs::File::create("waits.log").expect("outside the group");
+    let mut tell = |what: &str, done: std::io::Result<()>| {
+        let number = done.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
+        writeln!(log, "{what} {number}").expect("written");
+    };
+    let file = std::fs::File::create("plain.db").expect("a file");
+    tell("write", file.write_all_at(b"one", 0));
+    tell("fsync", file.sync_all());
+    tell("fdatasync", file.sync_data());
+    let durable = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .custom_flags(libc::O_DSYNC)
+        .open("durable.db")
+        .expect("a file");
+    tell("durable", durable.write_all_at(b"two", 0));
+    let aside = std::fs::File::create("aside.txt").expect("a file");
+    tell("aside", aside.sync_all());
+    std::fs::remove_file("plain.db").expect("it is there");
+    tell("unlinked", file.sync_all());
+}
+
+fn told(world: &World) -> String {
+    std::fs::read_to_string(world.root.join("waits.log")).expect("it was written").replace('\n', ", ")
+}
+
+/// Whoever asks for durable bytes waits, and nobody else does; when the lease is over it is told of an error.
+pub(crate) fn who_waits_is_let_go_or_told() {
+    let mut world = World::new(&["*.db"], |_| {});
+    world.drain(0);
+    world.capture.wait_for_release(true);
+    // No lease: who waits is told at once.
+    finish(world.role("waits", &[]).spawn().expect("it runs"));
+    let error = libc::EIO;
+    let want = format!("write 0, fsync {error}, fdatasync {error}, durable {error}, aside 0, unlinked 0, ");
+    assert_eq!(told(&world), want);
+    world.capture.lease(u64::MAX);
+    let mut child = world.role("waits", &[]).spawn().expect("it runs");
+    while child.try_wait().expect("ours").is_none() {
+        // What was handed over is kept: it may go on.
+        world.capture.release(world.status().shipped);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    finish(child);
+    assert_eq!(told(&world), "write 0, fsync 0, fdatasync 0, durable 0, aside 0, unlinked 0, ");
+    world.settle();
+    world.stop();
+}

@@ -1,0 +1,341 @@
+//! The thread of one group: it owns the copy on disk, and begins and ends the capture of programs.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use apus_capture::linux::{Capture, Guard, Policy};
+use apus_capture::{Drained, Drainer};
+use apus_engine::shipping::{Answer, Happening, Work};
+use apus_engine::{Input, Mode, OpId};
+use apus_files::{Feed, Globs, Store};
+use tokio::sync::mpsc;
+
+use super::super::Say;
+use super::queue::Queue;
+use crate::{Group, Guarded};
+
+/// A disk that could not be opened is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks of the guard at directories that came.
+const LOOK: i32 = 200;
+/// What a copy's status is worth, while nothing else happens.
+const FRESH: Duration = Duration::from_millis(100);
+/// Notes of one kind in a row that are said.
+const NOTES: usize = 8;
+
+/// What a group's thread is given.
+pub(super) struct Settings {
+    pub(super) group: Group,
+    /// The group of users whose programs record.
+    pub(super) owner: Option<u32>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) inputs: mpsc::UnboundedSender<Input>,
+    pub(super) say: Say,
+}
+
+/// Starts it. It ends by [`Queue::end`].
+pub(super) fn start(settings: Settings) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("files {}", settings.group.name)).spawn(move || run(settings))
+}
+
+fn run(settings: Settings) {
+    let mut told = String::new();
+    while !settings.queue.is_over() {
+        match Worker::new(&settings) {
+            Ok(mut worker) => {
+                settings.queue.change(|state| state.trouble = None);
+                worker.work();
+                return;
+            }
+            Err(why) => {
+                settings.queue.change(|state| state.trouble = Some(why.clone()));
+                if told != why {
+                    (settings.say)(&format!("files `{}`: {why}", settings.group.name));
+                    told = why;
+                }
+                std::thread::sleep(AGAIN);
+            }
+        }
+    }
+}
+
+/// Programs are captured.
+struct Capturing {
+    stop: Arc<AtomicBool>,
+    ring: Arc<Capture>,
+    drains: JoinHandle<()>,
+    guards: Option<JoinHandle<()>>,
+}
+
+impl Capturing {
+    /// Ends it; the guard has answered its last question when the thread that is given has ended.
+    fn end(self) -> Option<JoinHandle<()>> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.ring.rouse();
+        let _ = self.drains.join();
+        self.guards
+    }
+}
+
+struct Worker<'s> {
+    settings: &'s Settings,
+    store: Store,
+    capturing: Option<Capturing>,
+    /// The guard of an earlier ring.
+    guarded: Option<JoinHandle<()>>,
+    /// When this is answered, no program changes the files any more.
+    closing: Option<OpId>,
+    looked: Option<Instant>,
+}
+
+impl<'s> Worker<'s> {
+    fn new(settings: &'s Settings) -> Result<Self, String> {
+        let group = &settings.group;
+        let store = Store::open(apus_files::Settings {
+            group: group.engine.id,
+            root: group.root.clone(),
+            state: group.state.clone(),
+            globs: Globs::new(&group.patterns),
+            log_bytes: group.engine.log_bytes,
+        });
+        let store = store.map_err(|error| error.to_string())?;
+        let mut worker = Self { settings, store, capturing: None, guarded: None, closing: None, looked: None };
+        let ring = &settings.queue.ring;
+        if worker.store.open_era().is_some() && ring.exists() {
+            // A program may be writing still; what it did meanwhile lies in the ring.
+            worker.capture()?;
+        }
+        worker.status();
+        Ok(worker)
+    }
+
+    fn say(&self, what: &str) {
+        (self.settings.say)(&format!("files `{}`: {what}", self.settings.group.name));
+    }
+
+    fn tell(&self, what: Happening) {
+        let _ = self.settings.inputs.send(Input::Files { group: self.settings.group.engine.id, what });
+    }
+
+    fn work(&mut self) {
+        loop {
+            let works = self.settings.queue.take();
+            if self.settings.queue.is_over() {
+                self.capturing.take().map(Capturing::end);
+                return;
+            }
+            self.carry_out(works);
+            self.status();
+            let alarms = self.store.alarms();
+            let left_out = alarms.len().saturating_sub(NOTES);
+            alarms.iter().take(NOTES).for_each(|alarm| self.say(alarm));
+            if left_out > 0 {
+                self.say(&format!("and {left_out} more of that kind"));
+            }
+        }
+    }
+
+    /// What stands by itself is done alone, all else as it came, at once.
+    fn carry_out(&mut self, works: Vec<Work>) {
+        let (free, works): (Vec<Work>, Vec<Work>) =
+            works.into_iter().partition(|work| matches!(work, Work::Release { .. }));
+        self.perform(free);
+        if let (Some(record), Some(ring)) = (self.store.released(), self.settings.queue.captured()) {
+            ring.release(record);
+        }
+        let mut run = Vec::new();
+        for work in works {
+            if matches!(work, Work::Find | Work::Open { .. }) {
+                self.perform(std::mem::take(&mut run));
+                self.alone(&work);
+            } else {
+                run.push(work);
+            }
+        }
+        self.perform(run);
+    }
+
+    fn alone(&mut self, work: &Work) {
+        if *work == Work::Find {
+            match self.store.found() {
+                Ok(found) => self.tell(Happening::Found(found)),
+                Err(error) => self.say(&format!("{error}; this copy takes no part until the node is started anew")),
+            }
+            return self.happened();
+        }
+        let Some((op, mut answer)) = self.store.perform(work) else { return self.happened() };
+        if answer == Answer::Done
+            && self.capturing.is_none()
+            && let Err(why) = self.capture_anew()
+        {
+            self.say(&format!("its programs cannot be captured: {why}"));
+            answer = Answer::Failed;
+        }
+        self.happened();
+        self.tell(Happening::Done { op, answer });
+    }
+
+    fn perform(&mut self, works: Vec<Work>) {
+        let closes = works.iter().find_map(|work| if let Work::Close { op } = work { Some(*op) } else { None });
+        self.closing = closes.or(self.closing);
+        let done = if works.is_empty() { Vec::new() } else { self.store.perform_all(works) };
+        self.happened();
+        for (op, answer) in done {
+            self.done(op, answer);
+        }
+    }
+
+    fn happened(&mut self) {
+        for what in self.store.happened() {
+            match what {
+                Happening::Done { op, answer } => self.done(op, answer),
+                other => self.tell(other),
+            }
+        }
+    }
+
+    fn done(&mut self, op: OpId, answer: Answer) {
+        self.tell(Happening::Done { op, answer });
+        if self.closing.take_if(|closes| *closes == op).is_some() {
+            self.close();
+        }
+    }
+
+    /// A new ring: what was recorded in an old one is of another time.
+    fn capture_anew(&mut self) -> Result<(), String> {
+        let (group, ring) = (&self.settings.group, &self.settings.queue.ring);
+        if let Some(guard) = self.guarded.take() {
+            // It would take who records in the new ring for a stranger.
+            let _ = guard.join();
+        }
+        match std::fs::remove_file(ring) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(format!("{}: {error}", ring.display()));
+            }
+            _ => {}
+        }
+        let patterns: Vec<&str> = group.patterns.iter().map(String::as_str).collect();
+        let capture = apus_capture::Group {
+            ring_bytes: group.ring_bytes,
+            mode: if self.settings.owner.is_some() { 0o660 } else { 0o600 },
+            owner_group: self.settings.owner,
+            ..apus_capture::Group::new(&group.root, &patterns)
+        };
+        capture.create(ring).map_err(|error| format!("{}: {error}", ring.display()))?;
+        self.capture()
+    }
+
+    /// Drains the ring that is there. Once this returns all is taken that lay in it.
+    fn capture(&mut self) -> Result<(), String> {
+        let (queue, group) = (&self.settings.queue, &self.settings.group);
+        let at = |error: io::Error| format!("{}: {error}", queue.ring.display());
+        let ring = Arc::new(Capture::at(&queue.ring).map_err(at)?);
+        let mut drainer = Drainer::open(&queue.ring).map_err(at)?;
+        let wakes = queue.clone();
+        let mut feed =
+            self.store.feed(&queue.ring, Box::new(move || wakes.wake())).map_err(|error| error.to_string())?;
+        ring.wait_for_release(group.engine.mode != Mode::Async);
+        while drainer.drain(&mut feed).map_err(at)? == Drained::Some {}
+        queue.set_ring(Some(ring.clone()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let guards = self.guard(&stop);
+        let drains = self.drain(drainer, feed, &stop).map_err(|error| format!("a thread: {error}"))?;
+        self.capturing = Some(Capturing { stop, ring, drains, guards });
+        Ok(())
+    }
+
+    fn drain(&self, mut drainer: Drainer, mut feed: Feed, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+        let (stop, say, name) = (stop.clone(), self.settings.say.clone(), self.settings.group.name.clone());
+        std::thread::Builder::new().name(format!("drain {name}")).spawn(move || {
+            let mut told = String::new();
+            // What the consumer refuses it is given again.
+            while !stop.load(Ordering::SeqCst) {
+                if let Err(error) = drainer.run(&mut feed, &stop) {
+                    let error = error.to_string();
+                    if error != told {
+                        say(&format!("files `{name}`: what programs do cannot be taken: {error}; it is tried again"));
+                        told = error;
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                for note in drainer.notes().iter().take(NOTES) {
+                    say(&format!("files `{name}`: {note}"));
+                }
+            }
+        })
+    }
+
+    /// Watches for programs that are not captured.
+    fn guard(&self, stop: &Arc<AtomicBool>) -> Option<JoinHandle<()>> {
+        let (queue, name, say) = (&self.settings.queue, self.settings.group.name.clone(), self.settings.say.clone());
+        let policy = match self.settings.group.guard {
+            Guarded::Refuse => Policy::Refuse,
+            Guarded::Mark => Policy::Mark,
+            Guarded::Off => return None,
+        };
+        let mut guard = match Guard::new(&queue.ring, policy) {
+            Ok(guard) => guard,
+            Err(error) => {
+                self.say(&format!("{error}; nobody sees programs that change files without being captured"));
+                return None;
+            }
+        };
+        let (stop, queue) = (stop.clone(), queue.clone());
+        let watch = move || {
+            let mut told = String::new();
+            while !stop.load(Ordering::SeqCst) {
+                match guard.answer(LOOK) {
+                    Ok(verdicts) => {
+                        for verdict in verdicts {
+                            queue.change(|state| {
+                                let (refused, allowed) = &mut state.strangers;
+                                *(if verdict.allowed { allowed } else { refused }) += 1;
+                            });
+                            let path = String::from_utf8_lossy(&verdict.path);
+                            let done = if verdict.allowed { "may, and is not captured" } else { "is refused" };
+                            say(&format!(
+                                "files `{name}`: process {} without the library opens {path} for writing: it {done}",
+                                verdict.process
+                            ));
+                        }
+                        let _ = guard.refresh();
+                    }
+                    Err(error) => {
+                        let error = error.to_string();
+                        if error != told {
+                            say(&format!("files `{name}`: the guard: {error}"));
+                            told = error;
+                        }
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                }
+            }
+        };
+        std::thread::Builder::new().name("guard".into()).spawn(watch).ok()
+    }
+
+    /// No program changes the files any more, and all that it did is told: the ring is of no use.
+    fn close(&mut self) {
+        self.settings.queue.set_ring(None);
+        if let Some(capturing) = self.capturing.take() {
+            self.guarded = capturing.end();
+        }
+        let ring = &self.settings.queue.ring;
+        if let Err(error) = std::fs::remove_file(ring)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            self.say(&format!("{}: {error}", ring.display()));
+        }
+    }
+
+    fn status(&mut self) {
+        if self.looked.is_none_or(|at| at.elapsed() > FRESH) {
+            self.looked = Some(Instant::now());
+            let status = self.store.status();
+            self.settings.queue.change(|state| state.store = Some(status));
+        }
+    }
+}

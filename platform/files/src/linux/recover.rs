@@ -204,9 +204,10 @@ pub(super) fn open_index(settings: &Settings, marks: &mut Marks, alarms: &mut Ve
         std::fs::rename(&path, aside(&settings.state, "index")?)?;
     }
     // The log is whole, and counts; the files do not.
-    if !marks.body.blank {
-        marks.change(|body| body.torn = true)?;
-    }
+    marks.change(|body| {
+        body.torn |= !body.blank;
+        body.index = 0;
+    })?;
     Ok(Index::default())
 }
 

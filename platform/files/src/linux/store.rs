@@ -752,6 +752,8 @@ impl Store {
         self.staged = Some((shadow, staged));
         let (root, index) = made?;
         self.reached(Fail::SwitchBuilt)?;
+        // A start that goes on with the switch must know what the old folder held. The disk has all of it since the new one was built.
+        self.write_index()?;
         let serial = self.marks.body.index + 1;
         sealed::write(&index_path(&self.settings.state, serial), &sealed::seal_bytes(INDEX, &index.encode()))?;
         let switch = Switch { root, log: self.marks.body.log + 1, index: serial, upto };

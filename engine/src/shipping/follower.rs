@@ -100,7 +100,7 @@ impl Follower {
 
 impl Group {
     pub(super) fn on_lead(&mut self, ctx: &mut Ctx<'_>, from: NodeId, lead: Lead) {
-        if lead.era < self.promised {
+        if lead.era < self.promised && !ctx.has(Mutant::OldEraTaken) {
             return self.refuse(ctx, from, lead.era);
         }
         if !self.promise(ctx, lead.era) {
@@ -134,8 +134,9 @@ impl Group {
         let agreed = self.log.agrees(eras, end);
         let diverged = agreed < self.log.end;
         let fresh = is_fresh_after(eras, self.log.end) && !ctx.has(Mutant::FreshFollowed);
-        let records = self.whole && !self.blank && !self.compare && !fresh && base <= self.log.end;
-        let compares = !(records && !diverged);
+        let whole = self.whole || ctx.has(Mutant::TornFollows);
+        let records = whole && !self.blank && !self.compare && !fresh && base <= self.log.end;
+        let compares = !(records && (!diverged || ctx.has(Mutant::DivergedFollows)));
         self.stream += 1;
         let mut follower = Follower {
             source,

@@ -129,6 +129,8 @@ fn shipping(fact: &shipping::Fact, names: &impl Names) -> String {
         Fact::Opened { group, era, at, fresh: false } => format!("opens files {group} at {at} in {era}"),
         Fact::Opened { group, era, at, .. } => format!("opens files {group} as it finds them, at {at} in {era}"),
         Fact::Closed { group, at } => format!("closes files {group} at {at}"),
+        Fact::LetGo { group, at, whole: true } => format!("lets go of files {group}: all that follow have {at}"),
+        Fact::LetGo { group, at, .. } => format!("lets go of files {group}: not all that follow have {at}"),
         Fact::Following { group, source, compares: false, .. } => {
             format!("follows {} with files {group}", name(source))
         }

@@ -7,7 +7,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 
-use apus_engine::shipping::{Answer, Change, Fact, Happening, Message, Order, Record, Work};
+use apus_engine::shipping::{Answer, Change, Fact, Follow, Happening, Message, Order, Record, Work};
 use apus_engine::wire::{self, Body};
 use apus_engine::{Copy, GroupConfig, Input, Lsn, Mode, NodeId, OpId, Ratio, Rng, Role, Seed, ServiceId};
 
@@ -113,7 +113,7 @@ impl World {
 
     pub(super) fn files_told(&mut self, node: NodeId, fact: &Fact) {
         let Some(files) = &mut self.files else { return };
-        files.judge.fact(node, fact);
+        let seen = files.judge.fact(self.now, node, fact, &files.vaults);
         if let Fact::Differs { node: whose, file, .. } = fact
             && files.vaults.get(whose).is_some_and(|vault| !vault.rotten)
         {
@@ -123,6 +123,22 @@ impl World {
         let Some(files) = &mut self.files else { return };
         for goal in std::mem::take(&mut files.judge.goals) {
             self.reach(goal);
+        }
+        self.judged(seen);
+    }
+
+    /// A program is gone, as ordered.
+    pub(super) fn files_program_gone(&mut self, node: NodeId, copy: Copy) {
+        let now = self.now;
+        if let Some(files) = self.files.as_mut().filter(|files| files.copy == copy) {
+            files.judge.program_stopped(node, now);
+        }
+    }
+
+    /// A daemon that stood still wakes.
+    pub(super) fn files_woke(&mut self, node: NodeId) {
+        if let Some(files) = &mut self.files {
+            files.judge.stood_still(node);
         }
     }
 
@@ -164,6 +180,7 @@ impl World {
                     upto = log.unwrap_or(vault.log.end());
                     seen = seen.and_then(|()| files.judge.log_length(node, vault));
                 }
+                Work::Apply { upto, .. } => seen = files.judge.applies(node, vault, *upto),
                 Work::Open { .. } => vault.writes = true,
                 Work::Read { .. } | Work::Digest { .. } | Work::Compare { .. } => wait = MS / 10 + files.rng.below(MS),
                 Work::Close { .. } => wait = MS,
@@ -314,7 +331,7 @@ impl World {
         if self.files.is_none() || !wire::peek_kind(datagram).is_some_and(|kind| kind >> 4 == 4) {
             return;
         }
-        let Ok((_, Body::Shipping(message))) = wire::decode(&self.nodes[node.0 as usize].config, datagram) else {
+        let Ok((header, Body::Shipping(message))) = wire::decode(&self.nodes[node.0 as usize].config, datagram) else {
             return;
         };
         let Some(files) = &mut self.files else { return };
@@ -329,8 +346,22 @@ impl World {
                 }
                 Ok(())
             }
-            Message::Ack(ack) if leaves => files.judge.promised(node, vault, ack.era),
+            Message::Ack(ack) if leaves => files.judge.promised(node, vault, ack.era).and_then(|()| {
+                let published = ack.applied > Lsn(0);
+                if published { files.judge.tells(node, ack.era, ack.durable, &files.vaults) } else { Ok(()) }
+            }),
+            Message::Follow(Follow { era, from: Some(lsn), .. }) if leaves => {
+                files.judge.tells(node, era, lsn, &files.vaults)
+            }
             Message::Have(have) if leaves => files.judge.promised(node, vault, have.promised),
+            Message::Have(have) if !have.blank && have.promised == have.era => {
+                let from = header.sender;
+                let rank = (have.eras.last().map(|last| last.era).unwrap_or_default(), have.end);
+                if files.vaults.get(&from).is_some_and(|vault| !vault.blank) {
+                    files.judge.answered(self.now, node, from, have.era, rank);
+                }
+                Ok(())
+            }
             _ => Ok(()),
         };
         self.judged(seen);

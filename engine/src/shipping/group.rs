@@ -319,7 +319,8 @@ impl Group {
             self.on_promised(ctx);
             return true;
         }
-        if self.promising.is_none_or(|(_, on_its_way)| on_its_way < era) {
+        // One at a time: what is durable is known here, too. A higher one is asked for again.
+        if self.promising.is_none() {
             let op = self.op();
             self.promising = Some((op, era));
             self.order(ctx, Work::Promise { op, era });

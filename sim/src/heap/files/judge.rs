@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use apus_engine::shipping::{Change, Fact, Record};
+use apus_engine::shipping::{Change, Fact, Head, Record};
 use apus_engine::{Epoch, GroupConfig, Lsn, Mode, NodeId};
 
 use super::tree::Tree;
@@ -56,8 +56,8 @@ pub(super) struct Judge {
     told_dropped: BTreeMap<NodeId, Lsn>,
     /// Whose files are being compared: they need no record before that.
     compares: BTreeSet<NodeId>,
-    /// Whom each follows.
-    follows: BTreeMap<NodeId, NodeId>,
+    /// Who was heard to follow whom, and in which era.
+    follows: BTreeMap<(NodeId, NodeId), Epoch>,
     /// Nothing goes wrong but what is planned: nothing may be lost.
     planned: bool,
     pub(super) goals: Vec<&'static str>,
@@ -111,6 +111,22 @@ impl Judge {
         }
         self.captured.entry(node).or_default().push_back((number, change.clone()));
         Ok(())
+    }
+
+    /// Whether a record was seen before.
+    pub(super) fn knows(&self, head: &Head) -> bool {
+        self.truth.contains_key(&(head.era, head.lsn))
+    }
+
+    /// A mark is written; its record may reach no disk for long.
+    fn mark(&mut self, node: NodeId, (era, lsn): Spot, fresh: bool, vaults: &BTreeMap<NodeId, Vault>) -> Seen {
+        let record = Record { group: self.config.id, era, lsn, prev: 0, change: Change::Era { fresh } };
+        vaults.get(&node).map_or(Ok(()), |vault| self.learn(node, vault, &record))
+    }
+
+    /// Whether a node is the writer of an era.
+    pub(super) fn writes(&self, node: NodeId, era: Epoch) -> bool {
+        self.opened.get(&node) == Some(&era)
     }
 
     /// A writer's record is seen for the first time: in its log, or on its way.
@@ -209,11 +225,11 @@ impl Judge {
         };
         let (mut end, mut check) = (log.end(), log.check());
         let mut rest = records;
-        while let Ok((record, head)) = Record::read(rest) {
-            if record.lsn != end.next() || record.prev != check {
-                return wrong("files-chain", format!("{node} puts {} of {} behind {end}", record.lsn, record.era));
+        while let Ok(head) = Head::read(rest) {
+            if head.lsn != end.next() || head.prev != check {
+                return wrong("files-chain", format!("{node} puts {} of {} behind {end}", head.lsn, head.era));
             }
-            (end, check) = (record.lsn, head.check);
+            (end, check) = (head.lsn, head.check);
             rest = rest.get(head.size()..).unwrap_or_default();
         }
         Ok(())
@@ -244,7 +260,7 @@ impl Judge {
                 let what = format!("{node} publishes files that are not those of {} of {}", spot.1, spot.0);
                 return wrong("files-prefix", what);
             }
-            None if self.early.contains_key(&spot) => return Ok(()),
+            None if self.early.contains_key(&spot) || self.is_unseen(spot) => return Ok(()),
             None => {
                 return wrong("files-prefix", format!("{node} publishes {} of {}, which nobody wrote", spot.1, spot.0));
             }
@@ -255,6 +271,14 @@ impl Judge {
             return wrong("files-published-grow", what);
         }
         Ok(())
+    }
+
+    /// Whether it may be a record that is neither in a log nor was sent, because the writer's disk takes nothing.
+    fn is_unseen(&self, (era, lsn): Spot) -> bool {
+        self.eras.get(&era).is_some_and(|known| {
+            let left = self.captured.get(&known.writer).map_or(0, VecDeque::len) as u64;
+            lsn > known.end && lsn.0 <= known.end.0 + left
+        })
     }
 
     /// What was captured and has no record is lost, and nobody waits any more.
@@ -282,7 +306,7 @@ impl Judge {
 
     /// A copy tells how far it is with the history of who writes in `era`.
     pub(super) fn tells(&self, node: NodeId, era: Epoch, lsn: Lsn, vaults: &BTreeMap<NodeId, Vault>) -> Seen {
-        let Some(mine) = vaults.get(&node) else { return Ok(()) };
+        let Some(mine) = vaults.get(&node).filter(|mine| lsn <= mine.log.end()) else { return Ok(()) };
         let Some((writer, theirs)) = vaults.iter().find(|(other, vault)| **other != node && vault.open == Some(era))
         else {
             return Ok(());
@@ -295,6 +319,11 @@ impl Judge {
             return wrong("files-ack-true", what);
         }
         Ok(())
+    }
+
+    /// A node hears that another follows it.
+    pub(super) fn followed(&mut self, node: NodeId, by: NodeId, era: Epoch) {
+        self.follows.insert((node, by), era);
     }
 
     /// A node that asks is answered.
@@ -336,9 +365,14 @@ impl Judge {
     fn lets_go(&self, now: Ns, node: NodeId, (at, whole): (Lsn, bool), vaults: &BTreeMap<NodeId, Vault>) -> Seen {
         let early = self.stopped.get(&node).is_some_and(|stopped| now < stopped + PARTING);
         if whole {
+            let era = self.opened.get(&node).copied();
+            if vaults.get(&node).map(|vault| vault.promised_durable) != era {
+                // Somebody else is at work already.
+                return Ok(());
+            }
             let lacks = |(other, vault): &(&NodeId, &Vault)| {
-                let follows = self.follows.get(other) == Some(&node) && !self.told_dropped.contains_key(other);
-                follows && vault.log.end() < at
+                let follows = self.follows.get(&(node, **other)).copied() == era;
+                follows && !self.told_dropped.contains_key(other) && vault.log.end() < at
             };
             return match vaults.iter().find(lacks) {
                 Some((other, vault)) => {
@@ -444,8 +478,10 @@ impl Judge {
     /// Something is told.
     pub(super) fn fact(&mut self, now: Ns, node: NodeId, fact: &Fact, vaults: &BTreeMap<NodeId, Vault>) -> Seen {
         match *fact {
-            Fact::Opened { era, at, .. } => {
+            Fact::Opened { era, at, fresh, .. } => {
                 self.opened.insert(node, era);
+                self.mark(node, (era, at), fresh, vaults)?;
+                self.follows.retain(|(source, _), _| *source != node);
                 if let Some(vault) = vaults.get(&node) {
                     let before = Lsn(at.0.saturating_sub(1));
                     self.chooses(now, node, era, (vault.log.era(before), before))?;
@@ -493,14 +529,16 @@ impl Judge {
             }
             Fact::Refused { .. } => self.goals.push("files-era-refused"),
             Fact::Differs { .. } => self.goals.push("files-differ"),
-            Fact::Missed { .. } => self.goals.push("files-missed"),
+            Fact::Missed { after, .. } => {
+                self.goals.push("files-missed");
+                let era = self.opened.get(&node).copied().unwrap_or_default();
+                self.mark(node, (era, after.next()), true, vaults)?;
+            }
             Fact::TooFew { .. } => self.goals.push("files-too-few"),
-            Fact::Following { compares: true, source, .. } => {
-                self.follows.insert(node, source);
+            Fact::Following { compares: true, .. } => {
                 self.compares.insert(node);
             }
-            Fact::Following { source, .. } => {
-                self.follows.insert(node, source);
+            Fact::Following { .. } => {
                 self.compares.remove(&node);
             }
             Fact::Closed { at, .. } => {

@@ -7,7 +7,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 
-use apus_engine::shipping::{Answer, Change, Fact, Follow, Happening, Message, Order, Record, Work};
+use apus_engine::shipping::{Answer, Change, Fact, Follow, Happening, Head, Message, Order, Record, Work};
 use apus_engine::wire::{self, Body};
 use apus_engine::{Copy, GroupConfig, Input, Lsn, Mode, NodeId, OpId, Ratio, Rng, Role, Seed, ServiceId};
 
@@ -172,7 +172,7 @@ impl World {
                 Work::Promise { era, .. } => vault.promise(*era),
                 Work::Append { staged, records, captured, .. } => {
                     seen = files.judge.appends(node, vault, *staged, records);
-                    if seen.is_ok() && (*captured > 0 || vault.writes) {
+                    if seen.is_ok() && !*staged {
                         seen = learn(&mut files.judge, node, vault, records);
                     }
                     vault.append(*staged, records, *captured);
@@ -253,7 +253,7 @@ impl World {
         let mut then = None;
         if let (Some(vault), None) = (files.vaults.get_mut(&node), &doing.answer) {
             match &doing.order.work {
-                Work::Promise { .. } => vault.promise_kept(),
+                Work::Promise { era, .. } => vault.promise_kept(*era),
                 Work::Append { staged, .. } => vault.appended(*staged, doing.upto),
                 Work::Read { from, most, .. } => {
                     let mut bytes = Vec::new();
@@ -337,11 +337,11 @@ impl World {
         let Some(files) = &mut self.files else { return };
         let Some(vault) = files.vaults.get(&node) else { return };
         let seen = match message {
-            Message::Records(records) if leaves && vault.writes => learn(&mut files.judge, node, vault, &records.bytes),
+            Message::Records(records) if leaves => learn(&mut files.judge, node, vault, &records.bytes),
             Message::Records(records) if !leaves => {
                 let mut rest = &records.bytes[..];
-                while let Ok((record, head)) = Record::read(rest) {
-                    files.judge.receives(node, record.era, record.lsn);
+                while let Ok(head) = Head::read(rest) {
+                    files.judge.receives(node, head.era, head.lsn);
                     rest = rest.get(head.size()..).unwrap_or_default();
                 }
                 Ok(())
@@ -352,6 +352,12 @@ impl World {
             }),
             Message::Follow(Follow { era, from: Some(lsn), .. }) if leaves => {
                 files.judge.tells(node, era, lsn, &files.vaults)
+            }
+            Message::Follow(follow) if !leaves => {
+                if vault.open == Some(follow.era) && follow.from.is_none_or(|from| from >= vault.log.base.lsn) {
+                    files.judge.followed(node, header.sender, follow.era);
+                }
+                Ok(())
             }
             Message::Have(have) if leaves => files.judge.promised(node, vault, have.promised),
             Message::Have(have) if !have.blank && have.promised == have.era => {
@@ -505,8 +511,11 @@ impl World {
 
 fn learn(judge: &mut Judge, node: NodeId, vault: &Vault, records: &[u8]) -> Result<(), Wrong> {
     let mut rest = records;
-    while let Ok((record, head)) = Record::read(rest) {
-        judge.learn(node, vault, &record)?;
+    while let Ok(head) = Head::read(rest) {
+        if !judge.knows(&head) && judge.writes(node, head.era) {
+            let Ok((record, _)) = Record::read(rest) else { break };
+            judge.learn(node, vault, &record)?;
+        }
         rest = rest.get(head.size()..).unwrap_or_default();
     }
     Ok(())

@@ -178,8 +178,8 @@ impl Vault {
         self.promised = self.promised.max(era);
     }
 
-    pub(crate) fn promise_kept(&mut self) {
-        self.promised_durable = self.promised;
+    pub(crate) fn promise_kept(&mut self, era: Epoch) {
+        self.promised_durable = self.promised_durable.max(era);
     }
 
     /// Puts records into a log; they are durable later.

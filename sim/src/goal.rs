@@ -68,6 +68,7 @@ goals! {
     "files-opened" Needs::Files, "replicated files were opened for a program";
     "files-compared" Needs::Files, "a copy had its files compared while the program went on";
     "files-fetched" Needs::Files, "a new primary took a history that had come further from another copy";
+    "files-let-go" Needs::Files, "a planned move gave the files back";
     "files-orphaned" Needs::Files, "what only one copy held was saved";
     "files-era-refused" Needs::Files, "who wrote in an earlier era was refused";
     "files-too-few" Needs::Files, "a new primary waited because too few copies answered";

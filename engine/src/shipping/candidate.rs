@@ -10,6 +10,7 @@ use super::history::{EraStart, History};
 use super::message::{Ask, Have, Message};
 use crate::context::Ctx;
 use crate::ids::{Epoch, EvidenceId, Lsn, NodeId};
+use crate::mutant::Mutant;
 use crate::time::Time;
 
 /// What was answered.
@@ -101,12 +102,12 @@ impl Group {
             return;
         }
         let Role::Candidate(candidate) = &mut self.role else { return };
-        let counts = |answer: &&Answered| !answer.blank;
+        let counts = |answer: &&Answered| !answer.blank || ctx.has(Mutant::BlankCounts);
         let everybody = candidate.answers.len() + 1 == self.config.copies.len();
         let have = candidate.answers.values().filter(counts).count() + usize::from(!self.blank);
         let all_blank = everybody && have == 0;
         let need = usize::from(self.config.quorum());
-        if have < need && !all_blank {
+        if have < need && !all_blank && !ctx.has(Mutant::AsksNobody) {
             if !candidate.told && ctx.now.since(candidate.since) > AGAIN.scale(4, 1) {
                 candidate.told = true;
                 let (have, need) = (have as u8, need as u8);
@@ -114,10 +115,13 @@ impl Group {
             }
             return;
         }
-        let best = candidate.answers.iter().filter(|(_, answer)| !answer.blank).max_by_key(|(_, answer)| answer.rank());
-        let mine = self.log.rank();
-        let further = best.filter(|(_, answer)| self.blank || answer.rank() > mine);
-        match further {
+        let shorter = ctx.has(Mutant::LengthBeforeEra);
+        let rank = |(era, end): (Epoch, Lsn)| if shorter { (end.0, era.0) } else { (era.0, end.0) };
+        let answers = candidate.answers.iter().filter(|(_, answer)| !answer.blank);
+        let best = answers.max_by_key(|(_, answer)| rank(answer.rank()));
+        let mine = rank(self.log.rank());
+        let further = best.filter(|(_, answer)| self.blank || rank(answer.rank()) > mine);
+        match further.filter(|_| !ctx.has(Mutant::BestIgnored)) {
             Some((node, answer)) => {
                 let (node, answer) = (*node, answer.clone());
                 let upto = answer.end;

@@ -72,6 +72,15 @@ pub enum Fact {
         /// The last record.
         at: Lsn,
     },
+    /// The grant is given back as planned.
+    LetGo {
+        /// Of which group.
+        group: GroupId,
+        /// The last record.
+        at: Lsn,
+        /// Every copy that follows has it durably; otherwise the wait for them was over.
+        whole: bool,
+    },
     /// This copy follows another one's history.
     Following {
         /// Of which group.

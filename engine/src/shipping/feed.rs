@@ -105,7 +105,8 @@ impl Group {
         if !known {
             let base = Base { lsn: self.log.end, check: self.log.check, eras: self.log.eras.clone() };
             let at = follow.from.unwrap_or(base.lsn);
-            let (durable, applied) = if staged { (Lsn(0), Lsn(0)) } else { (at, Lsn(0)) };
+            // It goes on from what it has received; what of that is durable it tells next.
+            let durable = if !staged && ctx.has(Mutant::FollowCounts) { at } else { Lsn(0) };
             let before = self.feeds.get(&from).and_then(|feed| feed.trouble);
             let feed = Feed {
                 stream: follow.stream,
@@ -117,7 +118,7 @@ impl Group {
                 received: at,
                 acked: at,
                 durable,
-                applied,
+                applied: Lsn(0),
                 progress: ctx.now,
                 reading: None,
                 comparing: None,

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use super::candidate::Candidate;
 use super::fact::Fact;
 use super::group::{AGAIN, Group, Role};
 use super::history::{EraStart, History, is_fresh_after};
@@ -110,7 +111,7 @@ impl Follower {
 
 impl Group {
     pub(super) fn on_lead(&mut self, ctx: &mut Ctx<'_>, from: NodeId, lead: Lead) {
-        if lead.era < self.promised {
+        if lead.era < self.promised && !ctx.has(Mutant::OldEraTaken) {
             return self.refuse(ctx, from, lead.era);
         }
         if !self.promise(ctx, lead.era) {
@@ -144,8 +145,9 @@ impl Group {
         let agreed = self.log.agrees(eras, end);
         let diverged = agreed < self.log.end;
         let fresh = is_fresh_after(eras, self.log.end) && !ctx.has(Mutant::FreshFollowed);
-        let records = self.whole && !self.blank && !self.compare && !fresh && base <= self.log.end;
-        let compares = !(records && !diverged);
+        let whole = self.whole || ctx.has(Mutant::TornFollows);
+        let records = whole && !self.blank && !self.compare && !fresh && base <= self.log.end;
+        let compares = !(records && (!diverged || ctx.has(Mutant::DivergedFollows)));
         self.stream += 1;
         let mut follower = Follower {
             source,
@@ -181,6 +183,7 @@ impl Group {
         }
         self.role = Role::Follower(follower);
         self.ask_to_follow(ctx);
+        self.ack(ctx);
         self.wake(ctx.now);
     }
 
@@ -245,7 +248,7 @@ impl Group {
         }
         if wrong {
             self.compare = true;
-            self.role = Role::Idle;
+            self.give_up(ctx);
         } else if self.config.mode == crate::config::Mode::SemiSync {
             self.ack(ctx);
         }
@@ -281,12 +284,12 @@ impl Group {
         self.order(ctx, Work::Mend { op, mends: mending.mends });
     }
 
-    pub(super) fn on_wrong(&mut self, _ctx: &Ctx<'_>, from: NodeId, wrong: Wrong) {
+    pub(super) fn on_wrong(&mut self, ctx: &Ctx<'_>, from: NodeId, wrong: Wrong) {
         let Role::Follower(follower) = &self.role else { return };
         if (from, wrong.era, wrong.stream) == (follower.source, follower.era, follower.stream) {
             // The next word of who writes begins it.
             self.compare = true;
-            self.role = Role::Idle;
+            self.give_up(ctx);
         }
     }
 
@@ -321,7 +324,7 @@ impl Group {
                     self.go_to(Stage::Asking);
                     self.ask_to_follow(ctx);
                 } else {
-                    self.role = Role::Idle;
+                    self.give_up(ctx);
                 }
             }
             Stage::SavingLate(waits) if waits == op => self.go_to(Stage::Log),
@@ -329,7 +332,7 @@ impl Group {
                 if self.went(ctx, answer) {
                     self.read_page(ctx, Place::START);
                 } else {
-                    self.role = Role::Idle;
+                    self.give_up(ctx);
                 }
             }
             Stage::Reading(waits, place) if waits == op => match answer {
@@ -340,11 +343,11 @@ impl Group {
                     let holds = Holds { group, era, stream, scrub: None, page: page.clone() };
                     Self::say(ctx, follower.source, Message::Holds(holds));
                 }
-                _ => self.role = Role::Idle,
+                _ => self.give_up(ctx),
             },
             Stage::Mending(waits, to, upto) if waits == op => {
                 if !self.went(ctx, answer) {
-                    self.role = Role::Idle;
+                    self.give_up(ctx);
                     return true;
                 }
                 let Role::Follower(follower) = &mut self.role else { return true };
@@ -358,6 +361,16 @@ impl Group {
             _ => return false,
         }
         true
+    }
+
+    /// Follows no more; who did so as to write asks the others again.
+    fn give_up(&mut self, ctx: &Ctx<'_>) {
+        let Role::Follower(follower) = &self.role else { return };
+        let asks = follower.then.filter(|_| !ctx.has(Mutant::FetchForgotten));
+        self.role = asks.map_or(Role::Idle, |(grant, evidence)| {
+            Role::Candidate(Candidate::new(grant, follower.era, evidence, ctx.now))
+        });
+        self.wake(ctx.now);
     }
 
     fn go_to(&mut self, stage: Stage) {
@@ -396,16 +409,18 @@ impl Group {
 
     pub(super) fn on_switched(&mut self, ctx: &mut Ctx<'_>, answer: &Answer, switch: Switch) {
         if !self.went(ctx, answer) {
-            self.role = Role::Idle;
+            if matches!(self.role, Role::Follower(_)) {
+                self.give_up(ctx);
+            }
             return;
         }
         let Switch { log, bytes, era, late } = switch;
-        if let Role::Follower(follower) = &mut self.role
-            && matches!(follower.stage, Stage::Switching)
-        {
-            (follower.stage, follower.staged) = (Stage::Log, None);
-        } else {
-            self.role = Role::Idle;
+        match &mut self.role {
+            Role::Follower(follower) if matches!(follower.stage, Stage::Switching) => {
+                (follower.stage, follower.staged) = (Stage::Log, None);
+            }
+            Role::Follower(_) => self.give_up(ctx),
+            _ => {}
         }
         self.log = log;
         (self.durable, self.applied) = (self.log.end, self.log.end);
@@ -477,13 +492,9 @@ impl Group {
     /// What was not answered is asked again.
     pub(super) fn follower_again(&mut self, ctx: &mut Ctx<'_>) {
         let Role::Follower(follower) = &mut self.role else { return };
-        if let Some((grant, evidence)) = follower.then
-            && ctx.now.since(follower.heard) > SILENT
-        {
+        if follower.then.is_some() && ctx.now.since(follower.heard) > SILENT {
             // Who held the best history is gone: the others are asked anew.
-            let era = follower.era;
-            self.role = Role::Candidate(super::candidate::Candidate::new(grant, era, evidence, ctx.now));
-            return;
+            return self.give_up(ctx);
         }
         if ctx.now.since(follower.asked) < AGAIN {
             return;

@@ -192,7 +192,11 @@ impl Group {
             Happening::Captured(changes) => {
                 let mut sound = true;
                 for captured in changes {
+                    if self.closing.is_some() && ctx.has(Mutant::TailUnread) {
+                        continue;
+                    }
                     sound &= self.on_captured(captured);
+                    self.again(ctx);
                 }
                 if !sound {
                     self.on_missed(ctx);
@@ -315,7 +319,8 @@ impl Group {
             self.on_promised(ctx);
             return true;
         }
-        if self.promising.is_none_or(|(_, on_its_way)| on_its_way < era) {
+        // One at a time: what is durable is known here, too. A higher one is asked for again.
+        if self.promising.is_none() {
             let op = self.op();
             self.promising = Some((op, era));
             self.order(ctx, Work::Promise { op, era });
@@ -419,12 +424,13 @@ impl Group {
         let Some((epoch, until)) = self.let_go else { return };
         let behind = |feed: &Feed| feed.staged || feed.durable < self.log.end;
         let waits = self.closing.is_some() || !self.writer.is_idle() || self.feeds.values().any(behind);
-        let over = ctx.now >= until || matches!(self.role, Role::Idle);
+        let over = ctx.now >= until || ctx.has(Mutant::LetsGoEarly) || matches!(self.role, Role::Idle);
         if waits && !over {
             return;
         }
         self.let_go = None;
         self.role = Role::Idle;
+        Self::fact(ctx, &[], Fact::LetGo { group: self.config.id, at: self.log.end, whole: !waits });
         ctx.signal(Signal::LetGo { resource: self.config.resource, epoch });
     }
 
@@ -591,7 +597,13 @@ impl Group {
     /// Only what is durable in the log goes into the files: after a failure they can be brought to the log's end.
     fn apply(&mut self, ctx: &mut Ctx<'_>) {
         let writes = self.writer.era.is_some() || self.closing.is_some();
-        let upto = self.log.end;
+        let mut upto = self.log.end;
+        if ctx.has(Mutant::AppliesBeforeDurable)
+            && let Role::Follower(follower) = &self.role
+            && follower.staged.is_none()
+        {
+            upto = follower.received.end;
+        }
         if writes || self.applying.is_some() || self.applied >= upto || self.retry.is_some() || self.switching.is_some()
         {
             return;
@@ -700,6 +712,9 @@ impl Group {
             self.feeds.get(node).map_or(Lsn(0), |feed| if feed.staged { feed.acked } else { feed.durable })
         };
         let others = self.others(ctx.me());
+        if ctx.has(Mutant::CutByFastest) {
+            return others.iter().map(held).max().unwrap_or(self.log.end);
+        }
         others.iter().map(held).min().unwrap_or(self.log.end)
     }
 

@@ -90,6 +90,17 @@ impl Group {
         next && sound
     }
 
+    /// Numbers the last change again, now and then: a planted bug.
+    pub(super) fn again(&mut self, ctx: &Ctx<'_>) {
+        if !ctx.has(Mutant::NumberedTwice) || self.log.end.0 % 7 != 0 {
+            return;
+        }
+        let last = self.writer.unlogged.back().and_then(|(_, bytes, _)| Record::read(bytes).ok());
+        if let Some((record, _)) = last {
+            self.number(record.change, None);
+        }
+    }
+
     /// The next record of the history.
     pub(super) fn number(&mut self, change: Change, captured: Option<u64>) {
         let Some(era) = self.writer.era else { return };

@@ -18,6 +18,14 @@ pub trait Wire: Sized {
     fn put(&self, w: &mut Writer);
     /// Takes it from the front.
     fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError>;
+    /// Appends several, without their number.
+    fn put_all(all: &[Self], w: &mut Writer) {
+        all.iter().for_each(|x| x.put(w));
+    }
+    /// Takes several.
+    fn get_all(many: usize, r: &mut Reader<'_>) -> Result<Vec<Self>, DecodeError> {
+        (0..many).map(|_| Self::get(r)).collect()
+    }
 }
 
 /// Collects bytes.
@@ -167,7 +175,23 @@ macro_rules! number {
         }
     )*};
 }
-number!(u8 u8 1, u16 u16 2, u32 var 1, u64 var 1);
+number!(u16 u16 2, u32 var 1, u64 var 1);
+
+impl Wire for u8 {
+    const LEAST: usize = 1;
+    fn put(&self, w: &mut Writer) {
+        w.u8(*self);
+    }
+    fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        r.u8()
+    }
+    fn put_all(all: &[Self], w: &mut Writer) {
+        w.bytes(all);
+    }
+    fn get_all(many: usize, r: &mut Reader<'_>) -> Result<Vec<Self>, DecodeError> {
+        r.take(many).map(<[u8]>::to_vec)
+    }
+}
 
 impl Wire for bool {
     const LEAST: usize = 1;
@@ -223,13 +247,11 @@ impl<T: Wire> Wire for Vec<T> {
     const LEAST: usize = 1;
     fn put(&self, w: &mut Writer) {
         w.var(self.len() as u64);
-        for x in self {
-            x.put(w);
-        }
+        T::put_all(self, w);
     }
     fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let n = r.len(T::LEAST)?;
-        (0..n).map(|_| T::get(r)).collect()
+        T::get_all(n, r)
     }
 }
 

@@ -139,6 +139,10 @@ fn shipping(fact: &shipping::Fact, names: &impl Names) -> String {
             format!("opens files {} as it finds them, at {at} in {era}", files(group))
         }
         Fact::Closed { group, at } => format!("closes files {} at {at}", files(group)),
+        Fact::LetGo { group, at, whole: true } => {
+            format!("lets go of files {}: all that follow have {at}", files(group))
+        }
+        Fact::LetGo { group, at, .. } => format!("lets go of files {}: not all that follow have {at}", files(group)),
         Fact::Following { group, source, compares: false, .. } => {
             format!("follows {} with files {}", name(source), files(group))
         }

@@ -270,6 +270,7 @@ variants! {
         "too-few" TooFew { group, era, have, need };
         "opened" Opened { group, era, at, fresh };
         "closed" Closed { group, at };
+        "let-go" LetGo { group, at, whole };
         "following" Following { group, era, source, compares };
         "synced" Synced { group, era, at };
         "orphaned" Orphaned { group, from, upto };

@@ -90,6 +90,13 @@ names! {
     "files-kept" safety "NT-SwiFT 2.2, REPL", "under sync what a program was told to be kept is on enough disks, and in every later history";
     "files-received" safety "own", "under semi-sync what a program was told to be kept has come to another copy";
     "files-nothing-lost" safety "NT-SwiFT 3.1, rejuvenation", "a planned move loses no change";
+    "files-let-go" safety "NT-SwiFT 3.1, rejuvenation", "a planned move waits until the copies that follow have all, or for its bound";
+    "files-furthest" safety "NT-SwiFT 2.2, REPL; Lamport 1998", "of the histories that a new primary was told of it takes the one of the newest era, and of those the longest";
+    "files-ack-true" safety "own", "what a copy tells to have is of the history of whom it tells";
+    "files-logged-first" safety "Mohan and others 1992, write-ahead logging", "records are applied once they are durable in the log";
+    "files-captured-once" safety "own", "each captured change becomes one record, in order";
+    "files-closed-whole" safety "own", "files are closed once all that was captured has a record";
+    "files-whole" safety "own", "no records are applied to files that lost something with the power before they were compared";
     "files-orphans" safety "own", "what only one copy holds is saved before its files are replaced";
     "files-cut" safety "own", "while there is room no record goes that a copy has not taken";
     "files-log-bound" safety "own", "a log is no longer than its bound and what is on its way";

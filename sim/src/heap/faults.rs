@@ -525,6 +525,7 @@ impl World {
             Kind::Freeze | Kind::Suspend | Kind::Starve => {
                 self.nodes[at].frozen = false;
                 self.nodes[at].suspended = false;
+                self.files_woke(node);
                 self.resume(node);
             }
             Kind::Drift | Kind::Slew => self.nodes[at].clock.heal(now),

@@ -7,6 +7,8 @@ use apus_engine::{
     Output, ResourceId, Role, Seed, Time,
 };
 
+use apus_engine::supervision::Fact as Supervised;
+
 use super::World;
 use super::clock::Clock;
 use super::program::Program;
@@ -349,8 +351,10 @@ impl World {
     /// The node tells something.
     pub(crate) fn told(&mut self, node: NodeId, event: Event) {
         let fact = event.fact.clone();
-        if let Fact::Shipping(fact) = &fact {
-            self.files_told(node, fact);
+        match &fact {
+            Fact::Shipping(fact) => self.files_told(node, fact),
+            Fact::Supervision(Supervised::Stopped { copy }) => self.files_program_gone(node, *copy),
+            _ => {}
         }
         self.line(Some(node), What::Event(event));
         self.after_event(node, &fact);

@@ -140,8 +140,7 @@ impl World {
     }
 
     fn number(&mut self, change: Change) -> Vec<u8> {
-        let record =
-            Record { group: GROUP, era: ERA, lsn: self.history.end.next(), prev: self.history.check, change };
+        let record = Record { group: GROUP, era: ERA, lsn: self.history.end.next(), prev: self.history.check, change };
         let bytes = record.encode().0;
         self.history.push(&Head::read(&bytes).expect("whole"));
         bytes
@@ -280,7 +279,8 @@ fn a_database_is_the_same_on_both_copies() {
         let db = world.place.0.join(format!("2/root/{journal}.db"));
         let copy = world.place.0.join("check.db");
         std::fs::copy(&db, &copy).expect("a copy");
-        let run = Command::new("sqlite3").arg(&copy).arg("PRAGMA integrity_check; SELECT count(*) > 100 FROM t;").output();
+        let run =
+            Command::new("sqlite3").arg(&copy).arg("PRAGMA integrity_check; SELECT count(*) > 100 FROM t;").output();
         assert_eq!(String::from_utf8_lossy(&run.expect("it runs").stdout), "ok\n1\n");
     }
     assert_eq!(world.missed, 0, "nothing was missed");

@@ -205,6 +205,7 @@ impl Entry {
             Fact::TooFew { .. } => ("too-few", None),
             Fact::Opened { .. } => ("opened", None),
             Fact::Closed { .. } => ("closed", None),
+            Fact::LetGo { .. } => ("let-go", None),
             Fact::Following { source, .. } => ("follows", Some(source)),
             Fact::Synced { .. } => ("compared", None),
             Fact::Orphaned { .. } => ("saved", None),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use apus_engine::shipping::{Change, Fact, Record};
+use apus_engine::shipping::{Change, Fact, Head, Record};
 use apus_engine::{Epoch, GroupConfig, Lsn, Mode, NodeId};
 
 use super::tree::Tree;
@@ -12,6 +12,9 @@ use crate::fault::{MS, Ns, S};
 /// What is wrong: the checker's name, and what was seen.
 pub(super) type Wrong = (&'static str, String);
 type Seen = Result<(), Wrong>;
+
+/// A holder that was told to let go waits for the others for at least so long.
+const PARTING: Ns = 2_900 * MS;
 
 /// A place in the history: era and position.
 type Spot = (Epoch, Lsn);
@@ -32,9 +35,15 @@ pub(super) struct Judge {
     truth: BTreeMap<Spot, u128>,
     /// Records that were seen before those that they follow.
     early: BTreeMap<Spot, Record>,
-    /// Barriers that were captured and have no record yet, and those that have one.
-    barriers: BTreeMap<NodeId, VecDeque<u64>>,
+    /// What was captured and has no record yet, in order, and the barriers that have one.
+    captured: BTreeMap<NodeId, VecDeque<(u64, Change)>>,
     numbered: BTreeMap<(NodeId, u64), Spot>,
+    /// What a node that asks was answered: when, and how far who answers has come.
+    answers: BTreeMap<(NodeId, Epoch), BTreeMap<NodeId, (Ns, Spot)>>,
+    /// Who has chosen its history already.
+    chose: BTreeSet<(NodeId, Epoch)>,
+    /// When a program that changed files was stopped.
+    stopped: BTreeMap<NodeId, Ns>,
     granted: BTreeSet<Spot>,
     received: BTreeMap<NodeId, BTreeMap<Epoch, Lsn>>,
     published: BTreeMap<NodeId, Spot>,
@@ -47,6 +56,8 @@ pub(super) struct Judge {
     told_dropped: BTreeMap<NodeId, Lsn>,
     /// Whose files are being compared: they need no record before that.
     compares: BTreeSet<NodeId>,
+    /// Who was heard to follow whom, and in which era.
+    follows: BTreeMap<(NodeId, NodeId), Epoch>,
     /// Nothing goes wrong but what is planned: nothing may be lost.
     planned: bool,
     pub(super) goals: Vec<&'static str>,
@@ -65,8 +76,11 @@ impl Judge {
             eras: BTreeMap::new(),
             truth: BTreeMap::from([((Epoch(0), Lsn(0)), Tree::default().hash())]),
             early: BTreeMap::new(),
-            barriers: BTreeMap::new(),
+            captured: BTreeMap::new(),
             numbered: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            chose: BTreeSet::new(),
+            stopped: BTreeMap::new(),
             granted: BTreeSet::new(),
             received: BTreeMap::new(),
             published: BTreeMap::new(),
@@ -77,6 +91,7 @@ impl Judge {
             troubled_since: BTreeMap::new(),
             told_dropped: BTreeMap::new(),
             compares: BTreeSet::new(),
+            follows: BTreeMap::new(),
             planned,
             goals: Vec::new(),
             healed: false,
@@ -94,10 +109,24 @@ impl Judge {
         if mine < newest {
             return wrong("files-one-writer", format!("{node} writes in {mine} while {newest} is open elsewhere"));
         }
-        if matches!(change, Change::Barrier { .. }) {
-            self.barriers.entry(node).or_default().push_back(number);
-        }
+        self.captured.entry(node).or_default().push_back((number, change.clone()));
         Ok(())
+    }
+
+    /// Whether a record was seen before.
+    pub(super) fn knows(&self, head: &Head) -> bool {
+        self.truth.contains_key(&(head.era, head.lsn))
+    }
+
+    /// A mark is written; its record may reach no disk for long.
+    fn mark(&mut self, node: NodeId, (era, lsn): Spot, fresh: bool, vaults: &BTreeMap<NodeId, Vault>) -> Seen {
+        let record = Record { group: self.config.id, era, lsn, prev: 0, change: Change::Era { fresh } };
+        vaults.get(&node).map_or(Ok(()), |vault| self.learn(node, vault, &record))
+    }
+
+    /// Whether a node is the writer of an era.
+    pub(super) fn writes(&self, node: NodeId, era: Epoch) -> bool {
+        self.opened.get(&node) == Some(&era)
     }
 
     /// A writer's record is seen for the first time: in its log, or on its way.
@@ -125,10 +154,19 @@ impl Judge {
         }
         era.end = record.lsn;
         self.truth.insert(spot, era.tree.hash());
-        if matches!(record.change, Change::Barrier { .. })
-            && let Some(number) = self.barriers.get_mut(&node).and_then(VecDeque::pop_front)
-        {
-            self.numbered.insert((node, number), spot);
+        if !matches!(record.change, Change::Era { .. }) {
+            match self.captured.get_mut(&node).and_then(VecDeque::pop_front) {
+                Some((number, change)) if change == record.change => {
+                    if matches!(change, Change::Barrier { .. }) {
+                        self.numbered.insert((node, number), spot);
+                    }
+                }
+                next => {
+                    let next = next.map_or("nothing".to_owned(), |(number, _)| format!("change {number}"));
+                    let what = format!("{} of {} at {node} is not what was captured next: {next}", spot.1, spot.0);
+                    return wrong("files-captured-once", what);
+                }
+            }
         }
         match self.early.remove(&(spot.0, spot.1.next())) {
             Some(next) => self.learn(node, vault, &next),
@@ -187,11 +225,11 @@ impl Judge {
         };
         let (mut end, mut check) = (log.end(), log.check());
         let mut rest = records;
-        while let Ok((record, head)) = Record::read(rest) {
-            if record.lsn != end.next() || record.prev != check {
-                return wrong("files-chain", format!("{node} puts {} of {} behind {end}", record.lsn, record.era));
+        while let Ok(head) = Head::read(rest) {
+            if head.lsn != end.next() || head.prev != check {
+                return wrong("files-chain", format!("{node} puts {} of {} behind {end}", head.lsn, head.era));
             }
-            (end, check) = (record.lsn, head.check);
+            (end, check) = (head.lsn, head.check);
             rest = rest.get(head.size()..).unwrap_or_default();
         }
         Ok(())
@@ -208,6 +246,10 @@ impl Judge {
 
     /// Files of a copy are published: they must be what the writer's were at one place.
     pub(super) fn publishes(&mut self, node: NodeId, vault: &Vault) -> Seen {
+        if vault.doubtful && !vault.writes {
+            let what = format!("{node} applies records to files that may have lost something with the power");
+            return wrong("files-whole", what);
+        }
         if vault.loose || vault.writes || vault.torn || vault.rotten {
             return Ok(());
         }
@@ -218,7 +260,7 @@ impl Judge {
                 let what = format!("{node} publishes files that are not those of {} of {}", spot.1, spot.0);
                 return wrong("files-prefix", what);
             }
-            None if self.early.contains_key(&spot) => return Ok(()),
+            None if self.early.contains_key(&spot) || self.is_unseen(spot) => return Ok(()),
             None => {
                 return wrong("files-prefix", format!("{node} publishes {} of {}, which nobody wrote", spot.1, spot.0));
             }
@@ -231,15 +273,121 @@ impl Judge {
         Ok(())
     }
 
+    /// Whether it may be a record that is neither in a log nor was sent, because the writer's disk takes nothing.
+    fn is_unseen(&self, (era, lsn): Spot) -> bool {
+        self.eras.get(&era).is_some_and(|known| {
+            let left = self.captured.get(&known.writer).map_or(0, VecDeque::len) as u64;
+            lsn > known.end && lsn.0 <= known.end.0 + left
+        })
+    }
+
     /// What was captured and has no record is lost, and nobody waits any more.
     pub(super) fn forgets(&mut self, node: NodeId) {
-        self.barriers.remove(&node);
+        self.captured.remove(&node);
         self.numbered.retain(|(at, _), _| *at != node);
     }
 
     /// The disk is another one.
     pub(super) fn wiped(&mut self, node: NodeId) {
         self.published.remove(&node);
+        for answers in self.answers.values_mut() {
+            answers.remove(&node);
+        }
+    }
+
+    /// Records are to be applied: they are durable in the log by then.
+    pub(super) fn applies(&self, node: NodeId, vault: &Vault, upto: Lsn) -> Seen {
+        let durable = vault.log.durable;
+        if upto > durable {
+            return wrong("files-logged-first", format!("{node} applies {upto}, durable in its log is {durable}"));
+        }
+        Ok(())
+    }
+
+    /// A copy tells how far it is with the history of who writes in `era`.
+    pub(super) fn tells(&self, node: NodeId, era: Epoch, lsn: Lsn, vaults: &BTreeMap<NodeId, Vault>) -> Seen {
+        let Some(mine) = vaults.get(&node).filter(|mine| lsn <= mine.log.end()) else { return Ok(()) };
+        let Some((writer, theirs)) = vaults.iter().find(|(other, vault)| **other != node && vault.open == Some(era))
+        else {
+            return Ok(());
+        };
+        // Records may have come here before they were in the writer's own log.
+        let expected = if lsn <= theirs.log.end() { theirs.log.era(lsn) } else { era };
+        let has = mine.log.era(lsn);
+        if has != expected {
+            let what =
+                format!("{node} tells {writer} that it has {lsn}, which is of {has} here and of {expected} there");
+            return wrong("files-ack-true", what);
+        }
+        Ok(())
+    }
+
+    /// A node hears that another follows it.
+    pub(super) fn followed(&mut self, node: NodeId, by: NodeId, era: Epoch) {
+        self.follows.insert((node, by), era);
+    }
+
+    /// A node that asks is answered.
+    pub(super) fn answered(&mut self, now: Ns, node: NodeId, from: NodeId, era: Epoch, rank: Spot) {
+        if !self.chose.contains(&(node, era)) {
+            self.answers.entry((node, era)).or_default().insert(from, (now, rank));
+        }
+    }
+
+    /// A node stood still: who knows what it has looked at.
+    pub(super) fn stood_still(&mut self, node: NodeId) {
+        self.answers.retain(|(asks, _), _| *asks != node);
+    }
+
+    /// The history of a new era is chosen: no answer was better.
+    fn chooses(&mut self, now: Ns, node: NodeId, era: Epoch, takes: Spot) -> Seen {
+        if !self.chose.insert((node, era)) {
+            return Ok(());
+        }
+        let answers = self.answers.remove(&(node, era)).unwrap_or_default();
+        // What has just come may not have been looked at.
+        let mut known = answers.iter().filter(|(_, (at, _))| at + 20 * MS < now);
+        if let Some((other, (_, (best, end)))) = known.find(|(_, (_, rank))| *rank > takes) {
+            let what = format!(
+                "{node} begins {era} with {} of {}, {other} had answered that it has {end} of {best}",
+                takes.1, takes.0
+            );
+            return wrong("files-furthest", what);
+        }
+        Ok(())
+    }
+
+    /// A program of the files is gone.
+    pub(super) fn program_stopped(&mut self, node: NodeId, now: Ns) {
+        self.stopped.insert(node, now);
+    }
+
+    /// The grant is given back as planned: whoever follows has all.
+    fn lets_go(&self, now: Ns, node: NodeId, (at, whole): (Lsn, bool), vaults: &BTreeMap<NodeId, Vault>) -> Seen {
+        let early = self.stopped.get(&node).is_some_and(|stopped| now < stopped + PARTING);
+        if whole {
+            let era = self.opened.get(&node).copied();
+            if vaults.get(&node).map(|vault| vault.promised_durable) != era {
+                // Somebody else is at work already.
+                return Ok(());
+            }
+            let lacks = |(other, vault): &(&NodeId, &Vault)| {
+                let follows = self.follows.get(&(node, **other)).copied() == era;
+                follows && !self.told_dropped.contains_key(other) && vault.log.end() < at
+            };
+            return match vaults.iter().find(lacks) {
+                Some((other, vault)) => {
+                    let what = format!("{node} lets go with {at}, {other} has {} only", vault.log.end());
+                    wrong("files-let-go", what)
+                }
+                None => Ok(()),
+            };
+        }
+        if early {
+            wrong("files-let-go", format!("{node} lets go with {at} before the others have it"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Another history takes a log's place: what is in no other must be saved.
@@ -319,8 +467,8 @@ impl Judge {
             return Ok(());
         }
         for (other, copy) in vaults.iter().filter(|(other, copy)| **other != node && !copy.blank) {
-            // Who follows another era, or was told of, has its files compared.
-            let told = self.told_dropped.contains_key(other)
+            // Who follows another era, or was told of before, has its files compared.
+            let told = self.told_dropped.get(other).is_some_and(|dropped| *dropped < upto)
                 || self.compares.contains(other)
                 || Some(copy.log.era(copy.log.end())) != vault.open;
             let holds = copy.staged.as_ref().map_or(copy.log.end(), |(_, log)| log.end());
@@ -333,10 +481,16 @@ impl Judge {
     }
 
     /// Something is told.
-    pub(super) fn fact(&mut self, node: NodeId, fact: &Fact) {
+    pub(super) fn fact(&mut self, now: Ns, node: NodeId, fact: &Fact, vaults: &BTreeMap<NodeId, Vault>) -> Seen {
         match *fact {
-            Fact::Opened { era, .. } => {
+            Fact::Opened { era, at, fresh, .. } => {
                 self.opened.insert(node, era);
+                self.mark(node, (era, at), fresh, vaults)?;
+                self.follows.retain(|(source, _), _| *source != node);
+                if let Some(vault) = vaults.get(&node) {
+                    let before = Lsn(at.0.saturating_sub(1));
+                    self.chooses(now, node, era, (vault.log.era(before), before))?;
+                }
                 self.told_lag.clear();
                 self.lags_since.clear();
                 self.told_trouble.clear();
@@ -366,10 +520,26 @@ impl Judge {
                 self.goals.push("files-compared");
             }
             Fact::Orphaned { .. } => self.goals.push("files-orphaned"),
-            Fact::Fetching { .. } => self.goals.push("files-fetched"),
+            Fact::Fetching { era, from, .. } => {
+                self.goals.push("files-fetched");
+                let answers = self.answers.get(&(node, era));
+                if let Some((_, takes)) = answers.and_then(|answers| answers.get(&from)).copied() {
+                    let mine = vaults.get(&node).filter(|vault| !vault.blank).map(|vault| vault.log.history().rank());
+                    if let Some(mine) = mine.filter(|mine| *mine > takes) {
+                        let what =
+                            format!("{node} takes {} of {} though it has {} of {}", takes.1, takes.0, mine.1, mine.0);
+                        return wrong("files-furthest", what);
+                    }
+                    self.chooses(now, node, era, takes)?;
+                }
+            }
             Fact::Refused { .. } => self.goals.push("files-era-refused"),
             Fact::Differs { .. } => self.goals.push("files-differ"),
-            Fact::Missed { .. } => self.goals.push("files-missed"),
+            Fact::Missed { after, .. } => {
+                self.goals.push("files-missed");
+                let era = self.opened.get(&node).copied().unwrap_or_default();
+                self.mark(node, (era, after.next()), true, vaults)?;
+            }
             Fact::TooFew { .. } => self.goals.push("files-too-few"),
             Fact::Following { compares: true, .. } => {
                 self.compares.insert(node);
@@ -377,8 +547,21 @@ impl Judge {
             Fact::Following { .. } => {
                 self.compares.remove(&node);
             }
-            Fact::Promised { .. } | Fact::Closed { .. } => {}
+            Fact::Closed { at, .. } => {
+                let left = self.captured.get(&node).map_or(0, VecDeque::len) as u64;
+                let era = self.opened.get(&node).and_then(|era| self.eras.get(era));
+                if let Some(end) = era.map(|era| era.end).filter(|end| end.0 + left > at.0) {
+                    let what = format!("{node} closes at {at}: records reach to {end}, {left} changes have none");
+                    return wrong("files-closed-whole", what);
+                }
+            }
+            Fact::LetGo { at, whole, .. } => {
+                self.goals.push("files-let-go");
+                self.lets_go(now, node, (at, whole), vaults)?;
+            }
+            Fact::Promised { .. } => {}
         }
+        Ok(())
     }
 
     /// A copy's disk takes nothing, or takes again.

@@ -7,7 +7,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 
-use apus_engine::shipping::{Answer, Change, Fact, Happening, Message, Order, Record, Work};
+use apus_engine::shipping::{Answer, Change, Fact, Follow, Happening, Head, Message, Order, Record, Work};
 use apus_engine::wire::{self, Body};
 use apus_engine::{Copy, GroupConfig, Input, Lsn, Mode, NodeId, OpId, Ratio, Rng, Role, Seed, ServiceId};
 
@@ -113,7 +113,7 @@ impl World {
 
     pub(super) fn files_told(&mut self, node: NodeId, fact: &Fact) {
         let Some(files) = &mut self.files else { return };
-        files.judge.fact(node, fact);
+        let seen = files.judge.fact(self.now, node, fact, &files.vaults);
         if let Fact::Differs { node: whose, file, .. } = fact
             && files.vaults.get(whose).is_some_and(|vault| !vault.rotten)
         {
@@ -123,6 +123,22 @@ impl World {
         let Some(files) = &mut self.files else { return };
         for goal in std::mem::take(&mut files.judge.goals) {
             self.reach(goal);
+        }
+        self.judged(seen);
+    }
+
+    /// A program is gone, as ordered.
+    pub(super) fn files_program_gone(&mut self, node: NodeId, copy: Copy) {
+        let now = self.now;
+        if let Some(files) = self.files.as_mut().filter(|files| files.copy == copy) {
+            files.judge.program_stopped(node, now);
+        }
+    }
+
+    /// A daemon that stood still wakes.
+    pub(super) fn files_woke(&mut self, node: NodeId) {
+        if let Some(files) = &mut self.files {
+            files.judge.stood_still(node);
         }
     }
 
@@ -156,7 +172,7 @@ impl World {
                 Work::Promise { era, .. } => vault.promise(*era),
                 Work::Append { staged, records, captured, .. } => {
                     seen = files.judge.appends(node, vault, *staged, records);
-                    if seen.is_ok() && (*captured > 0 || vault.writes) {
+                    if seen.is_ok() && !*staged {
                         seen = learn(&mut files.judge, node, vault, records);
                     }
                     vault.append(*staged, records, *captured);
@@ -164,6 +180,7 @@ impl World {
                     upto = log.unwrap_or(vault.log.end());
                     seen = seen.and_then(|()| files.judge.log_length(node, vault));
                 }
+                Work::Apply { upto, .. } => seen = files.judge.applies(node, vault, *upto),
                 Work::Open { .. } => vault.writes = true,
                 Work::Read { .. } | Work::Digest { .. } | Work::Compare { .. } => wait = MS / 10 + files.rng.below(MS),
                 Work::Close { .. } => wait = MS,
@@ -236,7 +253,7 @@ impl World {
         let mut then = None;
         if let (Some(vault), None) = (files.vaults.get_mut(&node), &doing.answer) {
             match &doing.order.work {
-                Work::Promise { .. } => vault.promise_kept(),
+                Work::Promise { era, .. } => vault.promise_kept(*era),
                 Work::Append { staged, .. } => vault.appended(*staged, doing.upto),
                 Work::Read { from, most, .. } => {
                     let mut bytes = Vec::new();
@@ -314,23 +331,43 @@ impl World {
         if self.files.is_none() || !wire::peek_kind(datagram).is_some_and(|kind| kind >> 4 == 4) {
             return;
         }
-        let Ok((_, Body::Shipping(message))) = wire::decode(&self.nodes[node.0 as usize].config, datagram) else {
+        let Ok((header, Body::Shipping(message))) = wire::decode(&self.nodes[node.0 as usize].config, datagram) else {
             return;
         };
         let Some(files) = &mut self.files else { return };
         let Some(vault) = files.vaults.get(&node) else { return };
         let seen = match message {
-            Message::Records(records) if leaves && vault.writes => learn(&mut files.judge, node, vault, &records.bytes),
+            Message::Records(records) if leaves => learn(&mut files.judge, node, vault, &records.bytes),
             Message::Records(records) if !leaves => {
                 let mut rest = &records.bytes[..];
-                while let Ok((record, head)) = Record::read(rest) {
-                    files.judge.receives(node, record.era, record.lsn);
+                while let Ok(head) = Head::read(rest) {
+                    files.judge.receives(node, head.era, head.lsn);
                     rest = rest.get(head.size()..).unwrap_or_default();
                 }
                 Ok(())
             }
-            Message::Ack(ack) if leaves => files.judge.promised(node, vault, ack.era),
+            Message::Ack(ack) if leaves => files.judge.promised(node, vault, ack.era).and_then(|()| {
+                let published = ack.applied > Lsn(0);
+                if published { files.judge.tells(node, ack.era, ack.durable, &files.vaults) } else { Ok(()) }
+            }),
+            Message::Follow(Follow { era, from: Some(lsn), .. }) if leaves => {
+                files.judge.tells(node, era, lsn, &files.vaults)
+            }
+            Message::Follow(follow) if !leaves => {
+                if vault.open == Some(follow.era) && follow.from.is_none_or(|from| from >= vault.log.base.lsn) {
+                    files.judge.followed(node, header.sender, follow.era);
+                }
+                Ok(())
+            }
             Message::Have(have) if leaves => files.judge.promised(node, vault, have.promised),
+            Message::Have(have) if !have.blank && have.promised == have.era => {
+                let from = header.sender;
+                let rank = (have.eras.last().map(|last| last.era).unwrap_or_default(), have.end);
+                if files.vaults.get(&from).is_some_and(|vault| !vault.blank) {
+                    files.judge.answered(self.now, node, from, have.era, rank);
+                }
+                Ok(())
+            }
             _ => Ok(()),
         };
         self.judged(seen);
@@ -474,8 +511,11 @@ impl World {
 
 fn learn(judge: &mut Judge, node: NodeId, vault: &Vault, records: &[u8]) -> Result<(), Wrong> {
     let mut rest = records;
-    while let Ok((record, head)) = Record::read(rest) {
-        judge.learn(node, vault, &record)?;
+    while let Ok(head) = Head::read(rest) {
+        if !judge.knows(&head) && judge.writes(node, head.era) {
+            let Ok((record, _)) = Record::read(rest) else { break };
+            judge.learn(node, vault, &record)?;
+        }
         rest = rest.get(head.size()..).unwrap_or_default();
     }
     Ok(())

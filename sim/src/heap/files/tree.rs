@@ -1,21 +1,24 @@
 //! Files in memory, as a program and a backup see them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use apus_engine::FileId;
-use apus_engine::hash::Hash128;
+use apus_engine::hash::{Hash128, mix};
 use apus_engine::shipping::{Attributes, BLOCK, Change, Digest, Entry, Item, Mend, Mends, Page, Place, Sort};
 
 /// Blocks and names told at once: few, so that a walk has many steps.
 const STEP: usize = 12;
 
 /// One file.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct File {
     pub(crate) sort: Sort,
     attributes: Attributes,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub(crate) bytes: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Of the content, kept up to date: the sum over its words of what each is worth at its place. Zeros are worth nothing.
+    sum: u64,
 }
 
 impl File {
@@ -25,7 +28,49 @@ impl File {
             attributes: Attributes { mode, ..Attributes::default() },
             xattrs: BTreeMap::new(),
             bytes: Vec::new(),
+            sum: 0,
         }
+    }
+
+    /// Bytes of content.
+    pub(crate) const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// What the words are worth that a range touches.
+    fn worth(&self, from: usize, to: usize) -> u64 {
+        let from = from & !7;
+        let part = self.bytes.get(from..to.next_multiple_of(8).min(self.bytes.len())).unwrap_or_default();
+        let mut sum = 0_u64;
+        for (at, chunk) in part.chunks(8).enumerate() {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            let word = u64::from_le_bytes(word);
+            if word != 0 {
+                sum = sum.wrapping_add(mix(word ^ mix((from / 8 + at) as u64)));
+            }
+        }
+        sum
+    }
+
+    /// Changes content within a range.
+    fn change(&mut self, from: usize, to: usize, how: impl FnOnce(&mut [u8])) {
+        let before = self.worth(from, to);
+        how(&mut self.bytes[from..to]);
+        self.sum = self.sum.wrapping_sub(before).wrapping_add(self.worth(from, to));
+    }
+
+    /// Cuts content off, or adds zeros.
+    fn resize(&mut self, length: usize) {
+        let cut = length.min(self.bytes.len());
+        let gone = self.worth(cut, self.bytes.len());
+        self.bytes.resize(length, 0);
+        self.sum = self.sum.wrapping_sub(gone).wrapping_add(self.worth(cut, length));
+    }
+
+    /// Turns a bit.
+    pub(crate) fn flip(&mut self, bit: usize) {
+        self.change(bit / 8, bit / 8 + 1, |bytes| bytes[0] ^= 1 << (bit % 8));
     }
 
     fn sort(&self) -> Sort {
@@ -59,16 +104,16 @@ impl File {
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
         if self.bytes.len() < at + bytes.len() {
-            self.bytes.resize(at + bytes.len(), 0);
+            self.resize(at + bytes.len());
         }
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        self.change(at, at + bytes.len(), |place| place.copy_from_slice(bytes));
     }
 }
 
-/// A tree of files: files by number, names by directory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// A tree of files: files by number, names by directory. A copy of it shares the files until one of the two changes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tree {
-    pub(crate) files: BTreeMap<FileId, File>,
+    pub(crate) files: BTreeMap<FileId, Arc<File>>,
     pub(crate) names: BTreeMap<(FileId, Vec<u8>), FileId>,
 }
 
@@ -76,8 +121,22 @@ impl Tree {
     /// All of it in one number.
     pub(crate) fn hash(&self) -> u128 {
         let mut hash = Hash128::new(3);
-        std::hash::Hash::hash(self, &mut hash);
+        for (number, file) in &self.files {
+            std::hash::Hash::hash(&(number, file.sort(), file.attributes, &file.xattrs, file.sum), &mut hash);
+        }
+        std::hash::Hash::hash(&self.names, &mut hash);
         hash.finish128()
+    }
+
+    fn edit(&mut self, file: FileId) -> Option<&mut File> {
+        self.files.get_mut(&file).map(Arc::make_mut)
+    }
+
+    /// Turns a bit of a file.
+    pub(crate) fn flip(&mut self, file: FileId, bit: usize) {
+        if let Some(file) = self.edit(file) {
+            file.flip(bit);
+        }
     }
 
     /// Changes it; a file that has lost its last name goes.
@@ -98,22 +157,22 @@ impl Tree {
                 self.make(*file, key(at), File::new(Sort::Symlink(target.clone()), 0o777))
             }
             Change::Write { file, offset, bytes } | Change::Append { file, offset, bytes } => {
-                if let Some(file) = self.files.get_mut(file) {
+                if let Some(file) = self.edit(*file) {
                     file.write(*offset as usize, bytes);
                 }
                 None
             }
             Change::Truncate { file, length } => {
-                if let Some(file) = self.files.get_mut(file) {
-                    file.bytes.resize(*length as usize, 0);
+                if let Some(file) = self.edit(*file) {
+                    file.resize(*length as usize);
                 }
                 None
             }
             Change::Punch { file, offset, length } => {
-                if let Some(file) = self.files.get_mut(file) {
+                if let Some(file) = self.edit(*file) {
                     let many = file.bytes.len();
                     let (from, to) = ((*offset as usize).min(many), ((offset + length) as usize).min(many));
-                    file.bytes[from..to].fill(0);
+                    file.change(from, to, |bytes| bytes.fill(0));
                 }
                 None
             }
@@ -126,19 +185,19 @@ impl Tree {
             Change::Link { file, at } => self.names.insert(key(at), *file).filter(|over| over != file),
             Change::Unlink { at } | Change::Rmdir { at } => self.names.remove(&key(at)),
             Change::Attributes { file, attributes } => {
-                if let Some(file) = self.files.get_mut(file) {
+                if let Some(file) = self.edit(*file) {
                     file.attributes = *attributes;
                 }
                 None
             }
             Change::SetXattr { file, name, value } => {
-                if let Some(file) = self.files.get_mut(file) {
+                if let Some(file) = self.edit(*file) {
                     file.xattrs.insert(name.clone(), value.clone());
                 }
                 None
             }
             Change::RemoveXattr { file, name } => {
-                if let Some(file) = self.files.get_mut(file) {
+                if let Some(file) = self.edit(*file) {
                     file.xattrs.remove(name);
                 }
                 None
@@ -148,7 +207,7 @@ impl Tree {
     }
 
     fn make(&mut self, number: FileId, at: (FileId, Vec<u8>), file: File) -> Option<FileId> {
-        self.files.insert(number, file);
+        self.files.insert(number, Arc::new(file));
         self.names.insert(at, number).filter(|over| *over != number)
     }
 
@@ -294,13 +353,14 @@ impl Tree {
         for mend in &mends.mends {
             match mend {
                 Mend::File { file, sort, attributes, xattrs } => {
-                    let entry = self.files.entry(*file).or_insert_with(|| File::new(sort.clone(), 0));
+                    let new = || Arc::new(File::new(sort.clone(), 0));
+                    let entry = Arc::make_mut(self.files.entry(*file).or_insert_with(new));
                     if let Sort::Regular(length) = sort {
                         entry.sort = Sort::Regular(0);
-                        entry.bytes.resize(*length as usize, 0);
+                        entry.resize(*length as usize);
                     } else {
                         entry.sort = sort.clone();
-                        entry.bytes.clear();
+                        entry.resize(0);
                     }
                     entry.attributes = *attributes;
                     entry.xattrs = xattrs.iter().cloned().collect();
@@ -309,7 +369,7 @@ impl Tree {
                     self.files.remove(file);
                 }
                 Mend::Block { file, block, bytes } => {
-                    if let Some(file) = self.files.get_mut(file) {
+                    if let Some(file) = self.edit(*file) {
                         file.write((block * BLOCK) as usize, bytes);
                     }
                 }

@@ -27,11 +27,13 @@ pub(crate) struct Log {
     pub(crate) kept: VecDeque<Kept>,
     /// Records up to here survive a power failure.
     pub(crate) durable: Lsn,
+    history: History,
+    bytes: u64,
 }
 
 impl Log {
     pub(crate) fn after(base: Base) -> Self {
-        Self { durable: base.lsn, base, kept: VecDeque::new() }
+        Self { durable: base.lsn, history: History::after(&base), base, kept: VecDeque::new(), bytes: 0 }
     }
 
     pub(crate) fn end(&self) -> Lsn {
@@ -47,26 +49,38 @@ impl Log {
         self.kept.get(at).filter(|kept| kept.head.lsn == lsn)
     }
 
-    pub(crate) fn history(&self) -> History {
-        let mut history = History::after(&self.base);
-        self.kept.iter().for_each(|kept| history.push(&kept.head));
-        history
+    pub(crate) const fn history(&self) -> &History {
+        &self.history
     }
 
     /// The era that wrote a position.
     pub(crate) fn era(&self, lsn: Lsn) -> Epoch {
-        let eras = self.history().eras;
+        let eras = &self.history.eras;
         eras.iter().rev().find(|start| start.first <= lsn).map(|start| start.era).unwrap_or_default()
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
-        self.kept.iter().map(|kept| kept.bytes.len() as u64).sum()
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn push(&mut self, head: Head, bytes: &[u8]) {
+        self.history.push(&head);
+        self.bytes += bytes.len() as u64;
+        self.kept.push_back(Kept { head, bytes: bytes.to_vec() });
+    }
+
+    /// What is kept has changed.
+    fn recount(&mut self) {
+        self.history = History::after(&self.base);
+        self.kept.iter().for_each(|kept| self.history.push(&kept.head));
+        self.bytes = self.kept.iter().map(|kept| kept.bytes.len() as u64).sum();
     }
 
     fn power_off(&mut self, rng: &mut Rng) {
         let open = self.end().0.saturating_sub(self.durable.0);
         let keep = Lsn(self.durable.0 + rng.below(open + 1));
         self.kept.retain(|kept| kept.head.lsn <= keep);
+        self.recount();
         self.durable = self.end();
     }
 }
@@ -97,6 +111,8 @@ pub(crate) struct Vault {
     pub(crate) open: Option<Epoch>,
     closed: bool,
     pub(crate) torn: bool,
+    /// As `torn`, until the log says that the files are taken as they are.
+    pub(crate) doubtful: bool,
     /// Captured and perhaps not in the log.
     pub(crate) ring: VecDeque<Captured>,
     /// The last number that was captured, that the daemon was told, that is in the log.
@@ -133,7 +149,7 @@ impl Vault {
             blank: self.blank,
             promised: self.promised,
             base: self.log.base.clone(),
-            log: self.log.history(),
+            log: self.log.history().clone(),
             bytes: self.log.bytes(),
             applied: self.applied,
             open: self.open,
@@ -162,8 +178,8 @@ impl Vault {
         self.promised = self.promised.max(era);
     }
 
-    pub(crate) fn promise_kept(&mut self) {
-        self.promised_durable = self.promised;
+    pub(crate) fn promise_kept(&mut self, era: Epoch) {
+        self.promised_durable = self.promised_durable.max(era);
     }
 
     /// Puts records into a log; they are durable later.
@@ -175,7 +191,8 @@ impl Vault {
         let mut rest = records;
         while let Ok(head) = Head::read(rest) {
             let (bytes, later) = rest.split_at(head.size());
-            log.kept.push_back(Kept { head, bytes: bytes.to_vec() });
+            log.push(head, bytes);
+            self.doubtful &= staged || !head.is_fresh();
             rest = later;
         }
         if captured > 0 && !staged {
@@ -196,7 +213,7 @@ impl Vault {
     }
 
     pub(crate) fn opened(&mut self, era: Epoch) {
-        (self.open, self.closed, self.torn, self.blank) = (Some(era), false, false, false);
+        (self.open, self.closed, self.torn, self.blank, self.doubtful) = (Some(era), false, false, false, false);
     }
 
     pub(crate) fn close(&mut self) {
@@ -245,6 +262,7 @@ impl Vault {
             self.log.kept.pop_front();
         }
         self.log.base = base;
+        self.log.recount();
     }
 
     pub(crate) fn shadow(&mut self, base: Base) {
@@ -259,7 +277,7 @@ impl Vault {
         tree.sweep();
         (self.tree, self.log) = (tree, log);
         self.applied = self.log.end();
-        (self.torn, self.blank, self.loose, self.open) = (false, false, false, None);
+        (self.torn, self.doubtful, self.blank, self.loose, self.open) = (false, false, false, false, None);
         self.rotten = false;
         let at = self.applied;
         self.checkpointed(at);
@@ -281,6 +299,7 @@ impl Vault {
         self.log.power_off(rng);
         self.staged = None;
         self.torn |= self.open.is_some();
+        self.doubtful = self.torn;
         let mut tree = self.disk.clone();
         for change in self.since.drain(..) {
             if rng.below(2) == 0 {
@@ -300,12 +319,11 @@ impl Vault {
 
     /// A bit of a file turns; its own changes are known as such until the files are compared.
     pub(crate) fn rot(&mut self, rng: &mut Rng) -> bool {
-        let files: Vec<_> =
-            self.tree.files.iter().filter(|(_, file)| !file.bytes.is_empty()).map(|(at, _)| *at).collect();
+        let files: Vec<_> = self.tree.files.iter().filter(|(_, file)| file.len() > 0).map(|(at, _)| *at).collect();
         let Some(at) = files.get(rng.below(files.len() as u64) as usize) else { return false };
-        let Some(file) = self.tree.files.get_mut(at) else { return false };
-        let bit = rng.below(file.bytes.len() as u64 * 8) as usize;
-        file.bytes[bit / 8] ^= 1 << (bit % 8);
+        let many = self.tree.files.get(at).map_or(0, |file| file.len() as u64);
+        let bit = rng.below(many * 8) as usize;
+        self.tree.flip(*at, bit);
         self.rotten = true;
         true
     }

@@ -37,7 +37,7 @@ pub(super) fn step(node: u16, vault: &Vault, rng: &mut Rng) -> Vec<Change> {
         0..=6 => match named(vault, "log") {
             None => vec![Change::Create { file: new, at: entry(root, "log".into()), mode: 0o640 }],
             Some(file) => {
-                let offset = vault.tree.files.get(&file).map_or(0, |file| file.bytes.len() as u64);
+                let offset = vault.tree.files.get(&file).map_or(0, |file| file.len() as u64);
                 if offset > 40_000 {
                     return vec![Change::Truncate { file, length: 0 }, Change::Barrier { file }];
                 }
@@ -101,7 +101,7 @@ pub(super) fn step(node: u16, vault: &Vault, rng: &mut Rng) -> Vec<Change> {
         // Two files in order: the second one tells how far the first one is.
         _ => match (named(vault, "log"), named(vault, "mark")) {
             (Some(log), Some(mark)) => {
-                let offset = vault.tree.files.get(&log).map_or(0, |file| file.bytes.len() as u64);
+                let offset = vault.tree.files.get(&log).map_or(0, |file| file.len() as u64);
                 let end = (offset + 16).to_le_bytes().to_vec();
                 vec![
                     Change::Append { file: log, offset, bytes: bytes(rng, 16) },

@@ -5,7 +5,7 @@ fn main() -> std::io::Result<std::process::ExitCode> {
     use apus_repl_bench::{Moments, moments, role, text};
     use std::io::{IsTerminal as _, Write as _};
 
-    const USAGE: &str = "compare-replication [--moments N] [--lag SECONDS] [--workloads NAME,…] [--systems NAME,…] [--dir DIR] [--seed N]
+    const USAGE: &str = "compare-replication [--moments N] [--lag SECONDS] [--workloads NAME,…] [--systems NAME,…] [--dir DIR] [--keep DIR] [--seed N]
     workloads: sqlite, redis, git; systems: apus, lsyncd, syncthing. N is of each workload under each system.";
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [first, rest @ ..] = args.as_slice()
@@ -20,6 +20,7 @@ fn main() -> std::io::Result<std::process::ExitCode> {
         lag: std::time::Duration::from_secs(10),
         workloads: Vec::new(),
         systems: Vec::new(),
+        keep: None,
         seed: 1,
         library: me.with_file_name("libapus_interpose.so"),
         me: vec![me.into(), "role".into()],
@@ -40,6 +41,7 @@ fn main() -> std::io::Result<std::process::ExitCode> {
             "--lag" => plan.lag = std::time::Duration::from_secs(number()?),
             "--seed" => plan.seed = number()?,
             "--dir" => plan.dir = value.into(),
+            "--keep" => plan.keep = Some(value.into()),
             "--workloads" => plan.workloads = names(),
             "--systems" => plan.systems = names(),
             other => return Err(wrong(format!("{other} is no option"))),

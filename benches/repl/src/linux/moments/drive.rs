@@ -40,6 +40,8 @@ pub struct Moments {
     pub workloads: Vec<String>,
     /// `apus`, `lsyncd`, `syncthing`; all if empty.
     pub systems: Vec<String>,
+    /// Where torn copies are kept, on the disk of `dir`.
+    pub keep: Option<PathBuf>,
     /// Draws the waits.
     pub seed: u64,
     /// This program and the arguments after which [`crate::role`] gets all others.
@@ -331,6 +333,10 @@ fn part(
         if let Err(why) = judge(workload, &moment) {
             part.torn += 1;
             part.first.get_or_insert_with(|| format!("moment {}: {why}", part.moments));
+            if let Some(kept) = &plan.keep {
+                std::fs::rename(&moment, kept.join(format!("{workload}-{name}-{}", part.moments)))?;
+                continue;
+            }
         }
         std::fs::remove_dir_all(&moment)?;
         told(&format!("{workload}, {name}: {}/{} moments, {} torn", part.moments, plan.moments, part.torn));

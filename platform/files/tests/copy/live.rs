@@ -137,11 +137,15 @@ impl World {
         group.create(&self.ring).expect("a ring");
         let ring = self.ring.clone();
         self.one.as_mut().expect("it runs").drain(&ring);
+        // Programs start after the group was listed.
+        let capture = apus_capture::linux::Capture::at(&self.ring).expect("a ring");
+        while !capture.status().reasons.in_order() || !capture.shown() {
+            std::thread::yield_now();
+        }
     }
 
     fn number(&mut self, change: Change) -> Vec<u8> {
-        let record =
-            Record { group: GROUP, era: ERA, lsn: self.history.end.next(), prev: self.history.check, change };
+        let record = Record { group: GROUP, era: ERA, lsn: self.history.end.next(), prev: self.history.check, change };
         let bytes = record.encode().0;
         self.history.push(&Head::read(&bytes).expect("whole"));
         bytes
@@ -280,7 +284,8 @@ fn a_database_is_the_same_on_both_copies() {
         let db = world.place.0.join(format!("2/root/{journal}.db"));
         let copy = world.place.0.join("check.db");
         std::fs::copy(&db, &copy).expect("a copy");
-        let run = Command::new("sqlite3").arg(&copy).arg("PRAGMA integrity_check; SELECT count(*) > 100 FROM t;").output();
+        let run =
+            Command::new("sqlite3").arg(&copy).arg("PRAGMA integrity_check; SELECT count(*) > 100 FROM t;").output();
         assert_eq!(String::from_utf8_lossy(&run.expect("it runs").stdout), "ok\n1\n");
     }
     assert_eq!(world.missed, 0, "nothing was missed");
@@ -376,6 +381,7 @@ fn a_killed_daemon_goes_on_from_the_ring() {
                 next = spread(&mut rng);
             }
         });
+        assert_eq!(world.missed, 0, "nothing is read anew: {:?}", world.one.as_mut().expect("it runs").store.alarms());
         world.same(&format!("round {round}"));
     }
     println!("{} kills", world.kills);

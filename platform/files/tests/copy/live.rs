@@ -279,7 +279,7 @@ fn a_database_is_the_same_on_both_copies() {
     let mut world = World::new("sqlite");
     for journal in ["WAL", "DELETE"] {
         let child = sqlite(&world, journal, 6);
-        world.run(child, |world| world.ship());
+        world.run(child, World::ship);
         world.same(journal);
         let db = world.place.0.join(format!("2/root/{journal}.db"));
         let copy = world.place.0.join("check.db");

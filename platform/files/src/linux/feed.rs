@@ -462,9 +462,12 @@ impl Consumer for Feed {
                     shared.steps.push_back((self.marker, Step::Listed(index)));
                     // Not settled before it is told to be whole.
                     shared.unsettled = Some((u64::MAX, seq));
-                    drop(shared);
-                    (self.wake)();
                 }
+                let last = shared.captured;
+                shared.passed.push_back((seq, last));
+                shared.settle();
+                drop(shared);
+                (self.wake)();
                 return Ok(());
             }
             Op::Resynced => {

@@ -1,0 +1,2 @@
+//! Programs on a mount.
+fn main() {}

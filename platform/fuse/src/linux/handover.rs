@@ -153,8 +153,9 @@ impl Handover {
     /// Says so once what was read anew is whole. `idle`: nothing waits.
     fn show(&mut self, idle: bool) -> io::Result<()> {
         if self.renewed && self.whole && self.server.queue.told().reasons.in_order() {
-            let seq = if idle { self.server.queue.told().handed } else { self.hidden };
+            let seq = self.hidden.saturating_sub(1);
             self.consumer.take(&Operation { seq, file: FileId(0), publish: true, change: Change::Resynced })?;
+            self.server.queue.handed(seq, 0);
             self.renewed = false;
             self.server.shown.store(true, Relaxed);
         } else if !idle {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -122,7 +123,15 @@ impl Mounted {
         mounted.start(device, ring, options.passthrough)?;
         let stop = Arc::clone(&mounted.stop);
         let thread = std::thread::Builder::new().name("handover".into());
-        mounted.handover = Some(thread.spawn(move || handover.run(&stop))?);
+        let server = Arc::clone(&mounted.server);
+        mounted.handover = Some(thread.spawn(move || {
+            if catch_unwind(AssertUnwindSafe(|| handover.run(&stop))).is_err() {
+                // Programs go on; their changes are not handed over.
+                server.queue.lose(Reasons::DRIFT | Reasons::ALL);
+                *server.refused.lock().expect("no thread ends while it holds it") =
+                    Some("it has panicked: nothing is handed over until the next mount".into());
+            }
+        })?);
         Ok(mounted)
     }
 

@@ -13,7 +13,7 @@ use super::device;
 use super::opens::Open;
 use super::protocol::{FSYNC_FDATASYNC, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID, opened};
 use super::queue::Did;
-use super::server::{Bug, Request, Server};
+use super::server::{Request, Server};
 use super::tree::{Node, State};
 
 /// How much of a copy inside the file system is done in one request.
@@ -162,11 +162,6 @@ impl Server {
         let done = backing::write(open.fd(), bytes, offset)?;
         if state.file != 0 {
             let did = Did::Write(offset, bytes[..done].to_vec());
-            if self.bug == Bug::Late {
-                drop(state);
-                std::thread::sleep(std::time::Duration::from_micros(200));
-                state = open.node.state();
-            }
             self.record(&mut state, true, did, offset, offset + done as u64);
         }
         drop(state);

@@ -20,10 +20,12 @@ use super::backing::{self, check};
 use super::device::{self, Transport};
 use super::handover::Handover;
 use super::queue::Queue;
-use super::server::{Server, Status, status};
+use super::server::{Server, Status, asked};
 use super::tree::Names;
 use super::uring;
 
+/// Mounts of daemons that have ended which may lie on each other.
+const DEAD: usize = 8;
 /// Threads for each processor's queue, so that one may wait for a disk while others go on.
 const LANES: usize = 3;
 /// Threads that read from the device where there is no ring.
@@ -276,25 +278,27 @@ pub fn unmount(root: &Path, lazily: bool) -> io::Result<()> {
     })
 }
 
-/// The folder underneath. A mount whose daemon has ended is taken away.
+/// The folder underneath. Mounts whose daemons have ended are taken away.
 fn folder(root: &Path) -> io::Result<OwnedFd> {
-    let open = || File::open(root);
-    let file = match open() {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            unmount(root, true)?;
-            open()
-        }
-        other => other,
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", root.display()));
+    // Before the kernel has cleared up after a daemon that was killed, a call may be cancelled, or find the folder and nobody behind it.
+    let dead = |error: &io::Error| {
+        let number = error.raw_os_error().unwrap_or(0);
+        [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED].contains(&number)
     };
-    let file = file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", root.display())))?;
-    if status(root).is_ok() {
-        let why = format!("{} is mounted already; `apus-fuse unmount` it first", root.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+    for _ in 0..DEAD {
+        let opened = File::open(root).and_then(|file| match asked(root) {
+            Err(error) if dead(&error) => Err(error),
+            Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "mounted already; `apus-fuse unmount` it first")),
+            Err(_) if !file.metadata()?.is_dir() => Err(io::ErrorKind::NotADirectory.into()),
+            Err(_) => Ok(file),
+        });
+        match opened {
+            Err(error) if dead(&error) => unmount(root, true)?,
+            other => return other.map(OwnedFd::from).map_err(named),
+        }
     }
-    if !file.metadata()?.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is no folder", root.display())));
-    }
-    Ok(file.into())
+    Err(named(io::Error::from_raw_os_error(libc::ENOTCONN)))
 }
 
 fn patterns_text(patterns: &[String]) -> io::Result<Vec<u8>> {

@@ -13,7 +13,7 @@ use apus_capture::Globs;
 use apus_capture::linux::Reasons;
 use apus_capture::linux::sys::Errno;
 
-use super::backing::{self, Done};
+use super::backing::{self, Done, check};
 use super::device::Transport;
 use super::mount::Barrier;
 use super::opens::Opens;
@@ -47,13 +47,15 @@ pub(super) struct Server {
     /// Requests by kind.
     pub(super) counts: [AtomicU64; opcode::END],
     pub(super) bug: Bug,
+    /// The write that [`Bug::Late`] holds back.
+    held: Mutex<Option<(u64, Did)>>,
 }
 
 /// A fault that is planted, for the tests of the tests: debug builds alone have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bug {
     None,
-    /// A write is numbered after its file's lock was let go.
+    /// A write is numbered after the one that follows it.
     Late,
     /// A file that is renamed into the group comes without its content.
     Bare,
@@ -130,6 +132,7 @@ impl Server {
             refused: Mutex::new(None),
             counts: [const { AtomicU64::new(0) }; opcode::END],
             bug: Bug::planted(),
+            held: Mutex::new(None),
         }
     }
 
@@ -159,6 +162,19 @@ impl Server {
     pub(super) fn record(&self, state: &mut State, publish: bool, did: Did, start: u64, end: u64) -> Option<u64> {
         if state.file == 0 {
             return None;
+        }
+        if self.bug == Bug::Late && matches!(did, Did::Write(..)) {
+            let mut held = self.held.lock().expect("no thread ends while it holds it");
+            return match held.take() {
+                Some((file, before)) => {
+                    self.queue.push(Some(state.file), publish, did);
+                    self.queue.push(Some(file), publish, before)
+                }
+                None => {
+                    *held = Some((state.file, did));
+                    None
+                }
+            };
         }
         let seq = self.queue.push(Some(state.file), publish, did);
         if seq.is_none() {
@@ -316,19 +332,22 @@ impl fmt::Display for Status {
 /// # Errors
 /// Nothing of ours is mounted there, or its daemon has ended.
 pub fn status(root: &Path) -> io::Result<String> {
+    asked(root).map_err(|error| {
+        let why = match error.raw_os_error() {
+            Some(libc::ENOTCONN) => "its daemon has ended; mount it again, or `apus-fuse unmount` it".to_string(),
+            Some(libc::ENODATA | libc::EOPNOTSUPP) => "apus-fuse is not mounted there".to_string(),
+            _ => error.to_string(),
+        };
+        io::Error::new(error.kind(), format!("{}: {why}", root.display()))
+    })
+}
+
+/// As [`status`], with the kernel's error.
+pub(super) fn asked(root: &Path) -> io::Result<String> {
     let path = CString::new(root.as_os_str().as_bytes())?;
     let mut text = vec![0u8; 4096];
     // SAFETY: names end with a zero, the room is as large as is said.
     let got = unsafe { libc::getxattr(path.as_ptr(), STATUS.as_ptr(), text.as_mut_ptr().cast(), text.len()) };
-    if got < 0 {
-        let error = io::Error::last_os_error();
-        let why = match error.raw_os_error() {
-            Some(libc::ENOTCONN) => "its daemon has ended; `apus-fuse unmount` it, then mount it again".to_string(),
-            Some(libc::ENODATA | libc::EOPNOTSUPP) => "apus-fuse is not mounted there".to_string(),
-            _ => error.to_string(),
-        };
-        return Err(io::Error::new(error.kind(), format!("{}: {why}", root.display())));
-    }
-    text.truncate(got as usize);
+    text.truncate(check(got as i64)? as usize);
     Ok(String::from_utf8_lossy(&text).into_owned())
 }

@@ -227,6 +227,7 @@ pub(crate) fn the_history_is_what_programs_saw(way: Way) {
         let model = Model::default();
         let seen = model.seen();
         world.mount(world.options(), Box::new(model));
+        world.settle();
         let told = world.run("random", &[&seed.to_string()]);
         world.settle();
         let tree = snapshot(&world.mounted().backing(), PATTERNS);
@@ -324,6 +325,7 @@ pub(crate) fn planted_faults_are_caught(way: Way) {
         println!("planted_faults_are_caught: SKIPPED: debug builds alone have them");
         return;
     }
+    // What each does wrong, the test that sees it, and its words.
     let plants = [
         ("late", "threads_keep_their_order", "comes after it"),
         ("bare", "the_history_is_what_programs_saw", "is another one"),

@@ -10,9 +10,9 @@ use apus_capture::{Consumer, Operation};
 use apus_fuse::{Mounted, Options, Transport};
 
 const USAGE: &str = "apus-fuse mount ROOT --match PATTERN... (--copy-to DIR | --discard) [--transport device|ring] [--no-passthrough]
-                [--queue-mib N] [--stall-ms N]
+                [--direct PATTERN... | --no-direct] [--queue-mib N] [--stall-ms N]
     mounts over the folder ROOT, and does what programs do to the files that fit over again in DIR; `!PATTERN` takes names out again,
-    the last that fits decides; ends on SIGTERM or SIGINT, once no program uses ROOT; a second signal takes it away from sight
+    the last that fits decides; `--direct`: files of these that are written rather than read (*-wal, *-journal, *.wal, *.aof, *.log); ends on SIGTERM or SIGINT, once no program uses ROOT; a second signal takes it away from sight
 apus-fuse status ROOT
     tells how requests come, whether the order is kept, and what waits
 apus-fuse unmount ROOT [--lazy]
@@ -35,6 +35,8 @@ struct Args {
     discard: bool,
     transport: Option<Transport>,
     no_passthrough: bool,
+    direct: Vec<String>,
+    no_direct: bool,
     queue_mib: Option<usize>,
     stall_ms: Option<u64>,
     lazy: bool,
@@ -50,6 +52,8 @@ impl Args {
                 "--match" => read.patterns.push(value()?),
                 "--copy-to" => read.copy_to = Some(value()?.into()),
                 "--discard" => read.discard = true,
+                "--direct" => read.direct.push(value()?),
+                "--no-direct" => read.no_direct = true,
                 "--no-passthrough" => read.no_passthrough = true,
                 "--queue-mib" => {
                     let mib = number(value()?)?;
@@ -119,6 +123,9 @@ fn mount(args: Args) -> Result<(), String> {
     options.patterns = args.patterns;
     options.transport = args.transport;
     options.passthrough = !args.no_passthrough;
+    if args.no_direct || !args.direct.is_empty() {
+        options.direct = args.direct;
+    }
     options.queue_bytes = args.queue_mib.map_or(options.queue_bytes, |mib| mib << 20);
     options.stall_ms = args.stall_ms.unwrap_or(options.stall_ms);
     let consumer: Box<dyn Consumer + Send> = match (&args.copy_to, args.discard) {

@@ -35,12 +35,19 @@ impl Server {
         if flags & libc::O_TRUNC != 0 {
             self.cut(node, writes.then(|| backing::raw(&fd)), 0, kill)?;
         }
+        let direct = self.is_direct(&self.names(), node);
         let mut state = node.state();
-        Ok(self.opened(node, &mut state, fd, writes, true))
+        Ok(self.opened(node, &mut state, fd, (writes, true, direct)))
     }
 
-    /// `through`: it may be opened in passthrough, if it is not in the group.
-    fn opened(&self, node: &Arc<Node>, state: &mut State, fd: OwnedFd, writes: bool, through: bool) -> (u64, u32, i32) {
+    /// Whether it may write; may be opened in passthrough, if it is not in the group; is not to be kept in pages.
+    fn opened(
+        &self,
+        node: &Arc<Node>,
+        state: &mut State,
+        fd: OwnedFd,
+        (writes, through, direct): (bool, bool, bool),
+    ) -> (u64, u32, i32) {
         // All openings of a file must be alike, whatever it has become since the first.
         let mut through = match () {
             () if state.through > 0 => true,
@@ -66,7 +73,8 @@ impl Server {
             (opened::PASSTHROUGH, state.backing)
         } else {
             state.cached += 1;
-            (if std::mem::take(&mut state.stale) { 0 } else { opened::KEEP_CACHE }, 0)
+            let kept = if std::mem::take(&mut state.stale) { 0 } else { opened::KEEP_CACHE };
+            (if direct { kept | opened::DIRECT_IO } else { kept }, 0)
         };
         let number = self.opens.add(Open::new(Arc::clone(node), fd, through, writes));
         (number, flags | opened::NOFLUSH, backing)
@@ -81,9 +89,10 @@ impl Server {
         let mut names = self.names();
         let (node, found, opened): (Arc<Node>, Found, _) = match self.make_file(&mut names, &header, &name, mode) {
             Ok((node, found, fd)) => {
+                let direct = self.is_direct(&names, &node);
                 drop(names);
                 let mut state = node.state();
-                let opened = self.opened(&node, &mut state, fd, writes, true);
+                let opened = self.opened(&node, &mut state, fd, (writes, true, direct));
                 drop(state);
                 (node, found, opened)
             }
@@ -112,7 +121,7 @@ impl Server {
         let found = self.give(reached.raw(), backing::raw(&fd), &header)?;
         let node = self.names().meet_open(backing::raw(&fd), &found)?;
         let mut state = node.state();
-        let opened = self.opened(&node, &mut state, fd, true, false);
+        let opened = self.opened(&node, &mut state, fd, (true, false, false));
         drop(state);
         let mut answer = request.answer();
         Ok(answer.entry(node.id, &found).open_out(opened.0, opened.1, opened.2).len())

@@ -131,7 +131,8 @@ pub(super) fn agree(server: &Server, device: RawFd, ring: bool, passthrough: boo
         | init::EXPLICIT_INVAL_DATA
         | init::HANDLE_KILLPRIV_V2
         | init::SETXATTR_EXT
-        | init::INIT_EXT;
+        | init::INIT_EXT
+        | init::DIRECT_IO_ALLOW_MMAP;
     if ring {
         wanted |= init::OVER_IO_URING;
     }
@@ -142,6 +143,7 @@ pub(super) fn agree(server: &Server, device: RawFd, ring: bool, passthrough: boo
     let mut answer = Answer::new(&mut body);
     let flags = offer.accept(wanted, &mut answer);
     reply(device, header.unique, 0, &body)?;
+    server.direct_io.store(flags & init::DIRECT_IO_ALLOW_MMAP != 0, Relaxed);
     server.passthrough.store(flags & init::PASSTHROUGH != 0, Relaxed);
     Ok(flags & init::OVER_IO_URING != 0)
 }

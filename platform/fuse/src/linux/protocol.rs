@@ -64,6 +64,7 @@ pub(super) mod init {
     pub(in super::super) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub(in super::super) const SETXATTR_EXT: u64 = 1 << 29;
     pub(in super::super) const INIT_EXT: u64 = 1 << 30;
+    pub(in super::super) const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
     pub(in super::super) const PASSTHROUGH: u64 = 1 << 37;
     pub(in super::super) const OVER_IO_URING: u64 = 1 << 41;
 }
@@ -84,6 +85,7 @@ pub(super) mod set {
 
 /// Answers to `OPEN`.
 pub(super) mod opened {
+    pub(in super::super) const DIRECT_IO: u32 = 1;
     pub(in super::super) const KEEP_CACHE: u32 = 1 << 1;
     pub(in super::super) const NOFLUSH: u32 = 1 << 5;
     pub(in super::super) const PASSTHROUGH: u32 = 1 << 7;

@@ -31,6 +31,10 @@ pub(super) struct Server {
     /// The file system that it is on: what is mounted below it is not shown.
     pub(super) device: u64,
     pub(super) patterns: Vec<u8>,
+    /// Of files of which the kernel keeps no pages.
+    direct: Vec<u8>,
+    /// Whether the kernel maps such files.
+    pub(super) direct_io: AtomicBool,
     names: Mutex<Names>,
     pub(super) opens: Opens,
     pub(super) queue: Queue,
@@ -111,7 +115,7 @@ impl Server {
     pub(super) fn new(
         root: OwnedFd,
         device: u64,
-        patterns: Vec<u8>,
+        (patterns, direct): (Vec<u8>, Vec<u8>),
         names: Names,
         queue: Queue,
         barrier: Option<Box<dyn Barrier>>,
@@ -120,6 +124,8 @@ impl Server {
             root,
             device,
             patterns,
+            direct,
+            direct_io: AtomicBool::new(false),
             names: Mutex::new(names),
             opens: Opens::default(),
             queue,
@@ -147,6 +153,13 @@ impl Server {
     /// Whether a name belongs to the group.
     pub(super) fn holds(&self, path: &[u8]) -> bool {
         Globs::new(&self.patterns).holds(path)
+    }
+
+    /// Whether the kernel shall keep no pages of a file of the group, whose writes then come whole and cost less, and whose reads all come.
+    pub(super) fn is_direct(&self, names: &Names, node: &Node) -> bool {
+        self.direct_io.load(Relaxed)
+            && !self.direct.is_empty()
+            && names.one(node).is_some_and(|path| Globs::new(&self.direct).holds(&path))
     }
 
     /// Whether folders may be moved without that files join or leave the group.

@@ -156,7 +156,7 @@ impl Server {
         let (number, offset, size) = (of.u64(0), of.u64(8), of.u32(16) as usize);
         let open = self.opens.get(number)?;
         let size = size.min(request.buffer.len());
-        backing::read(open.fd(), &mut request.buffer[..size], offset)
+        self.waiting(|| backing::read(open.fd(), &mut request.buffer[..size], offset))
     }
 
     pub(super) fn write(&self, request: &mut Request<'_>) -> Done<usize> {
@@ -183,8 +183,10 @@ impl Server {
         let mut state = open.node.state();
         let seq = self.record(&mut state, true, Did::Sync, 0, 0);
         drop(state);
-        backing::sync(open.fd(), flags & FSYNC_FDATASYNC != 0)?;
-        self.wait(seq)?;
+        self.waiting(|| {
+            backing::sync(open.fd(), flags & FSYNC_FDATASYNC != 0)?;
+            self.wait(seq)
+        })?;
         Ok(0)
     }
 

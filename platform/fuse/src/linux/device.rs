@@ -75,7 +75,7 @@ pub(super) fn named(place: &str, error: &Errno, mend: &str) -> io::Error {
     io::Error::new(number.kind(), format!("{place}: {number}{mend}"))
 }
 
-/// Another way to the same mount.
+/// Another way to the same mount, for one thread.
 pub(super) fn clone(device: RawFd) -> Done<OwnedFd> {
     let other = backing::open(libc::AT_FDCWD, c"/dev/fuse", libc::O_RDWR, 0)?;
     // SAFETY: the number is the kernel's to read.
@@ -160,7 +160,6 @@ fn reply(device: RawFd, unique: u64, error: i32, body: &[u8]) -> Done<()> {
 
 /// Takes requests from the device until the mount is gone.
 pub(super) fn serve(server: &Arc<Server>, device: RawFd) -> Done<()> {
-    backing::own_mask()?;
     let mut buffer = vec![0u8; PAYLOAD + 4096];
     loop {
         let got = match sys::read(device, &mut buffer) {

@@ -55,8 +55,10 @@ impl Server {
             let _names = self.names();
             self.queue.push(Some(0), true, super::queue::Did::Sync)
         };
-        backing::sync(backing::raw(&fd), false)?;
-        self.wait(seq)?;
+        self.waiting(|| {
+            backing::sync(backing::raw(&fd), false)?;
+            self.wait(seq)
+        })?;
         Ok(0)
     }
 

@@ -83,7 +83,7 @@ impl Handover {
                 }
                 Ok(false) => self.server.queue.sleep(Duration::from_millis(200)),
                 Err(error) => {
-                    *self.server.refused.lock().expect("no thread ends while it holds it") = Some(error.to_string());
+                    self.server.tell(error.to_string());
                     std::thread::sleep(AGAIN);
                     continue;
                 }

@@ -12,6 +12,7 @@ mod data;
 mod device;
 mod directory;
 mod handover;
+mod lanes;
 mod mount;
 mod names;
 mod opens;

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use apus_capture::Consumer;
 use apus_capture::linux::Reasons;
-use apus_capture::linux::sys::{Errno, open_limit};
+use apus_capture::linux::sys::open_limit;
 
 use super::backing::{self, check};
 use super::device::{self, Transport};
 use super::handover::Handover;
+use super::lanes::{Lanes, Work};
 use super::queue::Queue;
 use super::server::{Server, Status, asked};
 use super::tree::Names;
@@ -28,10 +29,6 @@ use super::uring;
 const DEAD: usize = 8;
 /// Names that logs have.
 const DIRECT: [&str; 5] = ["*-wal", "*-journal", "*.wal", "*.aof", "*.log"];
-/// Threads for each processor's queue, so that one may wait for a disk while others go on.
-const LANES: usize = 3;
-/// Threads that read from the device where there is no ring.
-const READERS: usize = 4;
 /// The attribute of the folder underneath that tells which numbers are free.
 const FREE: &CStr = c"trusted.apus.fuse";
 /// How many numbers a mount sets aside: more than it can use.
@@ -88,7 +85,7 @@ impl Options {
 pub struct Mounted {
     root: PathBuf,
     server: Arc<Server>,
-    threads: Vec<JoinHandle<()>>,
+    lanes: Vec<Arc<Lanes>>,
     handover: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
@@ -131,7 +128,7 @@ impl Mounted {
         };
         let device = device::mount(&place, server.root())?;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut mounted = Self { root: place, server, threads: Vec::new(), handover: None, stop };
+        let mut mounted = Self { root: place, server, lanes: Vec::new(), handover: None, stop };
         mounted.start(device, ring, options.passthrough)?;
         let stop = Arc::clone(&mounted.stop);
         let thread = std::thread::Builder::new().name("handover".into());
@@ -140,8 +137,7 @@ impl Mounted {
             if catch_unwind(AssertUnwindSafe(|| handover.run(&stop))).is_err() {
                 // Programs go on; their changes are not handed over.
                 server.queue.lose(Reasons::DRIFT | Reasons::ALL);
-                *server.refused.lock().expect("no thread ends while it holds it") =
-                    Some("it has panicked: nothing is handed over until the next mount".into());
+                server.tell("it has panicked: nothing is handed over until the next mount".into());
             }
         })?);
         Ok(mounted)
@@ -153,33 +149,22 @@ impl Mounted {
         let transport = if ring { Transport::Ring } else { Transport::Device };
         let _ = server.transport.set(transport);
         let _ = server.control.set(device.try_clone()?);
-        let device = Arc::new(device);
-        let serve = |name: String, serve: Box<dyn FnOnce(&Arc<Server>) -> Result<(), Errno> + Send>| {
-            let server = Arc::clone(server);
-            std::thread::Builder::new().name(name).spawn(move || {
-                if let Err(error) = serve(&server) {
-                    *server.refused.lock().expect("no thread ends while it holds it") =
-                        Some(format!("a thread that serves requests has ended: {}", error.text()));
-                }
-            })
-        };
         if ring {
-            for queue in 0..device::processors() {
-                for lane in 0..LANES {
-                    let device = Arc::clone(&device);
-                    let work = move |server: &Arc<Server>| uring::serve(server, backing::raw(&device), queue);
-                    self.threads.push(serve(format!("fuse-{queue}-{lane}"), Box::new(work))?);
-                }
-            }
+            let device = device.try_clone()?;
+            let work: Work =
+                Box::new(move |server, queue, begun| uring::serve(server, backing::raw(&device), queue, begun));
+            let nudge = CString::new(self.root.as_os_str().as_bytes())?;
+            self.lanes.push(Lanes::new(server, device::processors(), Some(nudge), work));
         }
         // What the kernel forgets comes this way even where there is a ring.
-        for reader in 0..if ring { 1 } else { READERS } {
-            let device = match reader {
-                0 => Arc::clone(&device),
-                _ => Arc::new(device::clone(backing::raw(&device))?),
-            };
-            let work = move |server: &Arc<Server>| device::serve(server, backing::raw(&device));
-            self.threads.push(serve(format!("fuse-{reader}"), Box::new(work))?);
+        let work: Work = Box::new(move |server, _, _| {
+            let own = device::clone(backing::raw(&device))?;
+            device::serve(server, backing::raw(&own))
+        });
+        self.lanes.push(Lanes::new(server, 1, None, work));
+        let _ = server.lanes.set(Arc::clone(&self.lanes[0]));
+        for lanes in &self.lanes {
+            lanes.start()?;
         }
         Ok(())
     }
@@ -221,7 +206,7 @@ impl Mounted {
 
     /// Whether nobody can use it any more: it was unmounted, by us or by others.
     pub fn ended(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
+        self.lanes.iter().all(|lanes| lanes.ended())
     }
 
     /// Takes it away, if no program uses it.
@@ -234,9 +219,7 @@ impl Mounted {
 
     /// After it was unmounted: waits until the consumer has all, at most `limit`. Whether it has.
     pub fn finish(mut self, limit: Duration) -> bool {
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        self.lanes.iter().for_each(|lanes| lanes.join());
         if self.server.untracked.load(Relaxed) > 0 {
             // Closed by the unmounting, and nobody has told us.
             self.server.queue.lose(Reasons::DRIFT | Reasons::ALL);
@@ -256,7 +239,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if !self.ended()
+        if (self.lanes.is_empty() || !self.ended())
             && let Ok(root) = CString::new(self.root.as_os_str().as_bytes())
         {
             // SAFETY: the name ends with a zero. Whoever uses it gets ENOTCONN.
@@ -264,7 +247,8 @@ impl Drop for Mounted {
         }
         self.stop.store(true, Relaxed);
         self.server.queue.close();
-        for thread in self.threads.drain(..).chain(self.handover.take()) {
+        self.lanes.iter().for_each(|lanes| lanes.join());
+        if let Some(thread) = self.handover.take() {
             let _ = thread.join();
         }
     }

@@ -15,6 +15,7 @@ use apus_capture::linux::sys::Errno;
 
 use super::backing::{self, Done, check};
 use super::device::Transport;
+use super::lanes::Lanes;
 use super::mount::Barrier;
 use super::opens::Opens;
 use super::protocol::{Answer, Fields, Header, names, opcode};
@@ -42,6 +43,8 @@ pub(super) struct Server {
     pub(super) control: OnceLock<OwnedFd>,
     pub(super) passthrough: AtomicBool,
     pub(super) transport: OnceLock<Transport>,
+    /// The threads that take requests.
+    pub(super) lanes: OnceLock<Arc<Lanes>>,
     pub(super) barrier: Option<Box<dyn Barrier>>,
     pub(super) untracked: AtomicU64,
     /// Whether all that was read anew is whole and shown.
@@ -132,6 +135,7 @@ impl Server {
             control: OnceLock::new(),
             passthrough: AtomicBool::new(false),
             transport: OnceLock::new(),
+            lanes: OnceLock::new(),
             barrier,
             untracked: AtomicU64::new(0),
             shown: AtomicBool::new(false),
@@ -196,6 +200,19 @@ impl Server {
         seq
     }
 
+    /// Does what may take long, without that other requests wait for it.
+    pub(super) fn waiting<T>(&self, work: impl FnOnce() -> T) -> T {
+        match self.lanes.get() {
+            Some(lanes) => lanes.waiting(work),
+            None => work(),
+        }
+    }
+
+    /// What a person must know; it stands in the status.
+    pub(super) fn tell(&self, what: String) {
+        *self.refused.lock().expect("no thread ends while it holds it") = Some(what);
+    }
+
     /// Answers a request. The length of the answer, or `None` if there is none.
     pub(super) fn serve(&self, request: &mut Request<'_>) -> Done<Option<usize>> {
         let kind = request.header.opcode;
@@ -232,7 +249,7 @@ impl Server {
             opcode::FALLOCATE => self.allocate(request),
             opcode::LSEEK => self.seek(request),
             opcode::COPY_FILE_RANGE | opcode::COPY_FILE_RANGE_64 => self.copy(request),
-            opcode::SYNCFS => backing::sync_all(self.root()).map(|()| 0),
+            opcode::SYNCFS => self.waiting(|| backing::sync_all(self.root())).map(|()| 0),
             opcode::DESTROY => Ok(0),
             opcode::FORGET => {
                 let times = request.fields().u64(0);

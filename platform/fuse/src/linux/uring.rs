@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
 
 use apus_capture::linux::sys::{self, Errno};
 
-use super::backing::{self, Done, check};
+use super::backing::{Done, check};
 use super::device::{ring_head, ring_number, stay};
 use super::protocol::{Header, OP, PAYLOAD};
 use super::server::{Request, Server};
@@ -113,8 +113,8 @@ impl Ring {
         })
     }
 
-    /// Hands in one command and waits until it is done: its result.
-    fn command(&mut self, submission: &[u8; SUBMISSION]) -> Done<i32> {
+    /// Hands in one command, calls `begun`, and waits until it is done: its result.
+    fn command(&mut self, submission: &[u8; SUBMISSION], begun: Option<&dyn Fn()>) -> Done<i32> {
         // SAFETY: the first submission is as long as this, and the kernel reads none between two calls.
         unsafe { std::ptr::copy_nonoverlapping(submission.as_ptr(), self.submissions.start, SUBMISSION) };
         let tail = self.counters.word(self.tail);
@@ -122,6 +122,12 @@ impl Ring {
         self.counters.word(self.order + at % 2 * 4).store(0, Release);
         tail.store(at.wrapping_add(1), Release);
         let mut submit = 1;
+        if let Some(begun) = begun {
+            while submit > 0 {
+                submit -= self.enter(submit, 0)?;
+            }
+            begun();
+        }
         loop {
             let head = self.counters.word(self.done_head);
             let next = head.load(Acquire);
@@ -131,14 +137,19 @@ impl Ring {
                 head.store(next.wrapping_add(1), Release);
                 return Ok(result.cast_signed());
             }
-            let ring = self.fd.as_raw_fd() as usize;
-            // SAFETY: no memory is passed but what the submission names, which outlives the call.
-            let done = unsafe { sys::call(libc::SYS_io_uring_enter, [ring, submit, 1, GETEVENTS, 0, 0]) };
-            match done {
-                0.. => submit = submit.saturating_sub(done as usize),
-                _ if done == -(libc::EINTR as isize) || done == -(libc::EAGAIN as isize) => {}
-                _ => return Err(Errno(-done as i32)),
-            }
+            submit -= self.enter(submit, 1)?;
+        }
+    }
+
+    /// How many of the submissions were taken.
+    fn enter(&self, submit: usize, wait: usize) -> Done<usize> {
+        let ring = self.fd.as_raw_fd() as usize;
+        // SAFETY: no memory is passed but what the submission names, which outlives the call.
+        let done = unsafe { sys::call(libc::SYS_io_uring_enter, [ring, submit, wait, GETEVENTS, 0, 0]) };
+        match done {
+            0.. => Ok((done as usize).min(submit)),
+            _ if done == -(libc::EINTR as isize) || done == -(libc::EAGAIN as isize) => Ok(0),
+            _ => Err(Errno(-done as i32)),
         }
     }
 }
@@ -155,8 +166,7 @@ fn submission(device: RawFd, command: u32, commit: u64, queue: usize) -> [u8; SU
 }
 
 /// Serves the queue of one processor until the mount is gone.
-pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize) -> Done<()> {
-    backing::own_mask()?;
+pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize, begun: &dyn Fn()) -> Done<()> {
     stay(queue);
     let mut headers = vec![0u8; HEADERS];
     let mut payload = vec![0u8; PAYLOAD];
@@ -168,8 +178,9 @@ pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize) -> Done<(
     let mut next = submission(device, REGISTER, 0, queue);
     next[16..24].copy_from_slice(&(parts.as_ptr() as u64).to_ne_bytes());
     next[24..28].copy_from_slice(&2u32.to_ne_bytes());
+    let mut begun = Some(begun);
     loop {
-        match ring.command(&next)? {
+        match ring.command(&next, begun.take())? {
             0 => {}
             result => {
                 return match -result {

@@ -266,6 +266,61 @@ pub(crate) fn a_barrier_holds_an_fsync(way: Way) {
     world.end();
 }
 
+/// Holds all until it is opened.
+struct Closed(Arc<AtomicBool>, Arc<AtomicU64>);
+
+impl Barrier for Closed {
+    fn wait(&self, _: Option<u64>) -> io::Result<()> {
+        self.1.fetch_add(1, SeqCst);
+        while !self.0.load(SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+const SYNCS: u64 = 20;
+
+/// In a role: many threads ask for the disk, while another goes on.
+pub(crate) fn syncs() {
+    let root = root();
+    std::thread::scope(|scope| {
+        for number in 0..SYNCS {
+            let file = File::create(root.join(format!("{number}.db"))).expect("a file");
+            scope.spawn(move || {
+                file.write_all_at(b"x", 0).expect("it has room");
+                file.sync_all().expect("the barrier lets it pass");
+            });
+        }
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).expect("a line");
+        std::fs::write(root.join("other.db"), b"on").expect("it has room");
+        assert_eq!(std::fs::read(root.join("other.db")).expect("a file"), b"on");
+        println!("on");
+    });
+}
+
+pub(crate) fn fsyncs_that_wait_hold_up_nobody_else(way: Way) {
+    let mut world = World::bare(way, PATTERNS);
+    let (open, waiting) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut options = world.options();
+    options.barrier = Some(Box::new(Closed(Arc::clone(&open), Arc::clone(&waiting))));
+    let replay = Replay::new(&world.copy).expect("a copy");
+    world.mount(options, Box::new(replay));
+    let mut command = world.role("syncs", &[]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    until("all of them waiting", || waiting.load(SeqCst) == SYNCS);
+    writeln!(child.stdin.take().expect("piped")).expect("it reads");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    assert_eq!(line, "on\n");
+    assert_eq!(waiting.load(SeqCst), SYNCS);
+    open.store(true, SeqCst);
+    assert!(child.wait().expect("it is ours").success());
+    world.equal();
+    world.end();
+}
+
 /// In a role: appends, and tells each time how long the file is by then, until it cannot.
 pub(crate) fn append() {
     let path = root().join("log.db");

@@ -35,6 +35,7 @@ fn main() {
             Some("late") => edges::late(),
             Some("append") => edges::append(),
             Some("sync") => edges::sync(),
+            Some("syncs") => edges::syncs(),
             Some("many") => edges::many(),
             Some("plain") => edges::plain(),
             other => panic!("no role {other:?}"),
@@ -49,7 +50,7 @@ fn main() {
         println!("fuse: SKIPPED: {why}");
         return;
     }
-    let tests: [(&str, fn(world::Way)); 14] = [
+    let tests: [(&str, fn(world::Way)); 15] = [
         ("the_history_is_what_programs_saw", history::the_history_is_what_programs_saw),
         ("threads_keep_their_order", history::threads_keep_their_order),
         ("files_outside_leave_no_trace", edges::files_outside_leave_no_trace),
@@ -58,6 +59,7 @@ fn main() {
         ("a_refusing_consumer_gets_it_again", edges::a_refusing_consumer_gets_it_again),
         ("files_belong_to_their_makers", edges::files_belong_to_their_makers),
         ("a_barrier_holds_an_fsync", edges::a_barrier_holds_an_fsync),
+        ("fsyncs_that_wait_hold_up_nobody_else", edges::fsyncs_that_wait_hold_up_nobody_else),
         ("a_killed_daemon_loses_nothing", edges::a_killed_daemon_loses_nothing),
         ("a_database_is_whole_in_the_copy", programs::a_database_is_whole_in_the_copy),
         ("an_append_only_file_is_whole_in_the_copy", programs::an_append_only_file_is_whole_in_the_copy),

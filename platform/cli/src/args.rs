@@ -791,7 +791,7 @@ pub(crate) struct ReplArgs {
     /// sqlite-normal, sqlite-full, random-fsync, append, rename, redis; all if left out
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub workloads: Vec<String>,
-    /// again, other, interposer, replay, fuse, fanotify-after, fanotify-before, seccomp, ebpf; all if left out
+    /// again, other, interposer, replay, fuse, fuse-device, fuse-through, fanotify-after, fanotify-before, seccomp, ebpf; all if left out
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub ways: Vec<String>,
     /// libapus_interpose.so; beside this program if left out

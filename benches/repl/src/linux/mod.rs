@@ -35,6 +35,7 @@ pub fn role(args: &[String]) -> io::Result<()> {
         ["receive", ring, copy] => moments::receive(Path::new(ring), Path::new(copy)),
         ["drain", ring] => ways::drain(Path::new(ring), None),
         ["drain", ring, into] => ways::drain(Path::new(ring), Some(Path::new(into))),
+        ["fuse", variant, root] => ways::mount(variant, Path::new(root)),
         ["fanotify", when] => ways::read(*when == "before"),
         ["listened", program @ ..] if !program.is_empty() => ways::listened(program),
         ["supervise", process] => ways::supervise(process.parse().unwrap_or(0)),

@@ -43,7 +43,7 @@ impl Interposed {
 }
 
 /// Takes all and keeps nothing: what capture alone costs.
-struct Discard;
+pub(super) struct Discard;
 
 impl Consumer for Discard {
     fn take(&mut self, _: &Operation<'_>) -> io::Result<()> {

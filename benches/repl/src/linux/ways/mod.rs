@@ -1,6 +1,7 @@
 //! The ways, each behind one trait.
 
 mod fanotify;
+mod fuse;
 mod interpose;
 mod seccomp;
 
@@ -11,6 +12,8 @@ use std::process::{Child, Command};
 
 use fanotify::Fanotify;
 pub(crate) use fanotify::read;
+use fuse::Fuse;
+pub(crate) use fuse::mount;
 use interpose::Interposed;
 pub(crate) use interpose::drain;
 use seccomp::Seccomp;
@@ -93,13 +96,15 @@ impl Way for Missing {
 }
 
 /// All ways: name, and what it is.
-pub const WAYS: [(&str, &str); 10] = [
+pub const WAYS: [(&str, &str); 12] = [
     ("none", "nothing: what the others are compared with"),
     ("again", "nothing, in other processes: what chance does"),
     ("other", "the library is loaded, no file belongs to the group"),
     ("interposer", "the library, records by reference, read and thrown away"),
     ("replay", "the same, done over again on the same disk"),
-    ("fuse", "a daemon's file system: all operations through it"),
+    ("fuse", "a daemon's file system, over io_uring where the kernel takes it: all operations through it"),
+    ("fuse-device", "the same, over /dev/fuse"),
+    ("fuse-through", "the same, but no file belongs to the group: bytes go past the daemon"),
     ("fanotify-after", "fanotify: an event after a file or name changed; no ranges, no bytes, events merged"),
     ("fanotify-before", "fanotify: the kernel asks before bytes are read or changed; ranges, no bytes"),
     ("seccomp", "seccomp's notification: a process looks at the arguments of each call before it is done"),
@@ -115,7 +120,9 @@ pub(crate) fn make(name: &str) -> io::Result<Box<dyn Way>> {
         "fanotify-after" => Box::new(Fanotify::new(false)),
         "fanotify-before" => Box::new(Fanotify::new(true)),
         "seccomp" => Box::<Seccomp>::default(),
-        "fuse" => Box::new(Missing("this build has no FUSE file system")),
+        "fuse" => Box::new(Fuse::new("best")),
+        "fuse-device" => Box::new(Fuse::new("device")),
+        "fuse-through" => Box::new(Fuse::new("through")),
         "ebpf" => Box::new(Missing("this build has no kernel program for it")),
         other => {
             let names: Vec<&str> = WAYS.iter().map(|(name, _)| *name).collect();

@@ -15,7 +15,8 @@ use super::tree::Tree;
 /// left out. The bool: whether names, or who has them, are others than the index says.
 pub(super) fn adopt(tree: &mut Tree, index: &Index, globs: &Globs, prefix: Option<u64>) -> io::Result<(Index, bool)> {
     tree.let_go();
-    let mut walk = Walk { index, globs, prefix, made: Index::after(index), device: rustix::fs::fstat(&tree.root)?.st_dev };
+    let mut walk =
+        Walk { index, globs, prefix, made: Index::after(index), device: rustix::fs::fstat(&tree.root)?.st_dev };
     let root = tree.root.as_fd().try_clone_to_owned()?;
     walk.folder(&disk::directory(&root, b".")?, FileId::ROOT, &mut Vec::new())?;
     let same = index.names_from(FileId::ROOT, b"").eq(walk.made.names_from(FileId::ROOT, b""));
@@ -61,7 +62,8 @@ impl Walk<'_> {
             // A handle that is known and another one says that it is another file.
             self.index.node(file).is_some_and(|node| node.handle.is_none()).then_some(file)
         };
-        let known = self.made.by_handle(&handle).or_else(|| self.index.by_handle(&handle).filter(same)).or_else(by_name);
+        let known =
+            self.made.by_handle(&handle).or_else(|| self.index.by_handle(&handle).filter(same)).or_else(by_name);
         let file = match (known, self.prefix) {
             (Some(file), _) => file,
             (None, Some(prefix)) => self.made.adopt(prefix),

@@ -150,7 +150,8 @@ pub(super) fn compare(view: &mut dyn View, page: &Page) -> io::Result<Mends> {
     let within = |place: &Place, to: &Place| *place >= page.from && place < to;
     for file in theirs.keys() {
         let ours = view.next_file(*file).is_some_and(|(next, _)| next == *file);
-        let here = within(&Place::File(*file, 0), &out.to) || matches!(page.from, Place::File(first, _) if first == *file);
+        let here =
+            within(&Place::File(*file, 0), &out.to) || matches!(page.from, Place::File(first, _) if first == *file);
         if !ours && here {
             out.mends.push(Mend::Gone(*file));
         }
@@ -209,7 +210,9 @@ fn compare_files(
         let count = if kind == Kind::Regular { about.length.div_ceil(BLOCK) } else { 0 };
         let sort = sort(kind, &about, &target);
         if known.is_none_or(|(_, digest, _)| **digest != about_digest(&sort, &about)) {
-            *bytes += 64 + target.len() + about.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>();
+            *bytes += 64
+                + target.len()
+                + about.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>();
             let (attributes, xattrs) = (about.attributes, about.xattrs);
             out.mends.push(Mend::File { file, sort, attributes, xattrs });
         }

@@ -145,7 +145,8 @@ impl Shared {
                 let length = self.index.node(*file).map_or(0, |node| node.size);
                 self.steps.push_back((self.captured, Step::Change(Change::Truncate { file: *file, length })));
             }
-            Change::Punch { .. } | Change::Attributes { .. } | Change::SetXattr { .. } | Change::RemoveXattr { .. } => {}
+            Change::Punch { .. } | Change::Attributes { .. } | Change::SetXattr { .. } | Change::RemoveXattr { .. } => {
+            }
             Change::Barrier { .. } | Change::Era { .. } => {}
             names => self.steps.push_back((self.captured, Step::Change(names.clone()))),
         }
@@ -290,7 +291,9 @@ impl Feed {
                 self.known.insert(id.0, file);
                 out.push(Change::Create { file, at, mode: mode & disk::FILE_MODE });
                 shared.index.insert(file, Kind::Regular, self.handles.get(&id.0).cloned());
-                if let Some(attributes) = self.attributes(&shared.index, file).filter(|has| (has.uid, has.gid) != (0, 0)) {
+                if let Some(attributes) =
+                    self.attributes(&shared.index, file).filter(|has| (has.uid, has.gid) != (0, 0))
+                {
                     out.push(Change::Attributes { file, attributes: Attributes { mode, ..attributes } });
                 }
             }
@@ -528,5 +531,4 @@ impl Consumer for Feed {
         let unsettled = shared.unsettled.map_or(u64::MAX, |(_, seq)| seq.saturating_sub(1));
         shared.kept.min(unsettled)
     }
-
 }

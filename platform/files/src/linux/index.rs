@@ -172,22 +172,29 @@ impl Index {
     /// Whether a change can be made to these files. A primary that lies could otherwise make nonsense of them: names in what is no
     /// directory, a directory in itself, a file that is another's number.
     pub(super) fn fits(&self, change: &Change) -> bool {
-        let is_new = |file: &FileId, kind| self.node(*file).is_none_or(|node| node.kind == kind);
-        let taken = |at: &Entry| self.at(at.dir, &at.name);
-        let free = |at: &Entry| {
-            self.is_directory(at.dir) && taken(at).is_none_or(|file| self.entries(file).next().is_none())
+        // No number is given twice; what was made already may be made again as it was.
+        let is_new = |file: &FileId, kind, at: &Entry| {
+            let same = |(dir, name): &(FileId, Vec<u8>)| (*dir, name) == (at.dir, &at.name);
+            self.node(*file).is_none_or(|node| node.kind == kind && node.names.iter().all(same))
         };
+        let taken = |at: &Entry| self.at(at.dir, &at.name);
+        let free =
+            |at: &Entry| self.is_directory(at.dir) && taken(at).is_none_or(|file| self.entries(file).next().is_none());
         match change {
-            Change::Create { file, at, .. } => is_new(file, Kind::Regular) && free(at),
-            Change::Mkdir { file, at, .. } => is_new(file, Kind::Directory) && free(at) && self.depth(at.dir) < DEPTH,
-            Change::Symlink { file, at, .. } => is_new(file, Kind::Symlink) && free(at),
+            Change::Create { file, at, .. } => is_new(file, Kind::Regular, at) && free(at),
+            Change::Mkdir { file, at, .. } => {
+                is_new(file, Kind::Directory, at) && free(at) && self.depth(at.dir) < DEPTH
+            }
+            Change::Symlink { file, at, .. } => is_new(file, Kind::Symlink, at) && free(at),
             Change::Link { file, at } => !self.is_directory(*file) && free(at),
             Change::Rename { file, to, .. } => {
                 let deep = || self.depth(to.dir) >= DEPTH || self.is_within(to.dir, *file);
                 free(to) && !(self.is_directory(*file) && deep())
             }
             Change::Unlink { at } => taken(at).is_none_or(|file| !self.is_directory(file)),
-            Change::Rmdir { at } => taken(at).is_none_or(|file| self.entries(file).next().is_none()),
+            Change::Rmdir { at } => {
+                taken(at).is_none_or(|file| self.is_directory(file) && self.entries(file).next().is_none())
+            }
             Change::Attributes { file, .. } => *file != FileId::ROOT,
             _ => true,
         }

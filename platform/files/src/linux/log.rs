@@ -224,7 +224,8 @@ impl Log {
         }
         self.seat = front.seat;
         let base = front.base;
-        let mut segment = Segment { number, path: path.clone(), file, base, places: Vec::new(), end: FRONT, length, bytes: 0 };
+        let mut segment =
+            Segment { number, path: path.clone(), file, base, places: Vec::new(), end: FRONT, length, bytes: 0 };
         let wrong = loop {
             match self.frame(&bytes, &segment) {
                 Ok(Some((frame, size))) => self.took(&mut segment, &bytes, &frame, size),
@@ -309,7 +310,12 @@ impl Log {
             at += FRAME as u64 + u64::from(frame.bytes);
         }
         last.places.retain(|(before, _)| *before < base.lsn);
-        last.bytes = last.bytes.saturating_sub(last.end - at);
+        let mut gone = at;
+        while gone < last.end && read_at(&last.file, &mut front, gone).is_ok() {
+            let Some(frame) = Frame::read(&front) else { break };
+            last.bytes = last.bytes.saturating_sub(u64::from(frame.bytes));
+            gone += FRAME as u64 + u64::from(frame.bytes);
+        }
         last.end = at;
         self.history = History { base: self.history.base, ..History::after(base) };
     }

@@ -136,7 +136,11 @@ fn any_flipped_bit_is_told_with_its_place() {
                 Err(damage) => damage,
                 Ok(log) => panic!("bit {bit} of byte {at} is not seen: {:?}", log.history()),
             };
-            let near = if at < FRONT as usize { 0 } else { ends.iter().rev().find(|(_, from)| *from <= at as u64).expect("one").1 };
+            let near = if at < FRONT as usize {
+                0
+            } else {
+                ends.iter().rev().find(|(_, from)| *from <= at as u64).expect("one").1
+            };
             assert!(damage.path == path && damage.offset >= near && damage.offset <= at as u64, "byte {at}: {damage}");
         }
     }
@@ -189,7 +193,8 @@ fn a_log_of_many_segments_is_read_trimmed_and_found_again() {
     assert!(damage.why.contains("are missing"), "{damage}");
     std::fs::write(&middle, &bytes).expect("a segment");
     assert!(open(&place.0).is_ok());
-    let other = Log::open(&place.0.join("log"), GroupId(4), 64 << 10).expect("it can be read").expect_err("another group's");
+    let other =
+        Log::open(&place.0.join("log"), GroupId(4), 64 << 10).expect("it can be read").expect_err("another group's");
     assert!(other.why.contains("not of"), "{other}");
 }
 

@@ -8,17 +8,17 @@ mod feed;
 mod index;
 mod log;
 mod marks;
+mod orphans;
 mod recover;
 mod sealed;
-mod orphans;
 mod settings;
 mod shadow;
 mod store;
 mod tree;
 
 pub use feed::Feed;
-pub use settings::{Globs, Settings, StoreError};
 pub use orphans::Saved;
+pub use settings::{Globs, Settings, StoreError};
 #[doc(hidden)]
 pub use store::Fail;
 pub use store::{Status, Store};

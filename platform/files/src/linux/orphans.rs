@@ -90,7 +90,11 @@ pub(super) fn save(folder: &Path, from: Lsn, source: Source<'_>) -> io::Result<P
         let shown = String::from_utf8_lossy(&path).escape_debug().to_string();
         match kind {
             Kind::Regular => {
-                let to = File::options().read(true).write(true).create_new(true).open(part.join("files").join(saved_name(file)))?;
+                let to = File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(part.join("files").join(saved_name(file)))?;
                 disk::copy(fd, to.as_fd())?;
                 to.sync_all()?;
                 let (hash, length) = hash(&to)?;

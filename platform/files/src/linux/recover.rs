@@ -47,7 +47,11 @@ pub(super) fn open(settings: Settings) -> Result<Store, StoreError> {
     }
     let body = &marks.body;
     if body.checkpoint < log.history().base && !body.blank && !body.torn {
-        alarms.push_back(format!("the log begins after {}, and files are known up to {}", log.history().base, body.checkpoint));
+        alarms.push_back(format!(
+            "the log begins after {}, and files are known up to {}",
+            log.history().base,
+            body.checkpoint
+        ));
         marks.change(|body| body.torn = true).map_err(StoreError::io(state))?;
     }
     let body = &marks.body;
@@ -95,12 +99,14 @@ fn fits(settings: &Settings) -> Result<(), StoreError> {
     match opened {
         Ok(Some(_)) => Ok(()),
         Ok(None) => unfit(root, "its file system gives no lasting handles; put the group on ext4, xfs, btrfs or tmpfs"),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            unfit(root, "files are opened by handle here, for which CAP_DAC_READ_SEARCH is needed: run the daemon with it")
-        }
-        Err(error) => {
-            unfit(root, &format!("its file system has no file handles ({error}); put the group on ext4, xfs, btrfs or tmpfs"))
-        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => unfit(
+            root,
+            "files are opened by handle here, for which CAP_DAC_READ_SEARCH is needed: run the daemon with it",
+        ),
+        Err(error) => unfit(
+            root,
+            &format!("its file system has no file handles ({error}); put the group on ext4, xfs, btrfs or tmpfs"),
+        ),
     }
 }
 
@@ -190,14 +196,18 @@ pub(super) fn open_index(settings: &Settings, marks: &mut Marks, alarms: &mut Ve
         return Ok(index);
     }
     let what = if bytes.is_some() { "is damaged" } else { "is gone" };
-    alarms.push_back(format!("{} {what}: which file is which is not known, and other copies' files are taken", path.display()));
+    alarms.push_back(format!(
+        "{} {what}: which file is which is not known, and other copies' files are taken",
+        path.display()
+    ));
     if bytes.is_some() {
         std::fs::rename(&path, aside(&settings.state, "index")?)?;
     }
     // The log is whole, and counts; the files do not.
-    if !marks.body.blank {
-        marks.change(|body| body.torn = true)?;
-    }
+    marks.change(|body| {
+        body.torn |= !body.blank;
+        body.index = 0;
+    })?;
     Ok(Index::default())
 }
 

@@ -252,9 +252,7 @@ impl Store {
                 self.release(*captured);
                 return None;
             }
-            Work::Promise { op, era } => {
-                (*op, self.mark(|body| body.promised = body.promised.max(*era)))
-            }
+            Work::Promise { op, era } => (*op, self.mark(|body| body.promised = body.promised.max(*era))),
             Work::Append { op, staged, records, captured } => {
                 return self.append(&[(*op, *staged, records, *captured)]).pop();
             }
@@ -738,8 +736,7 @@ impl Store {
     fn save(&mut self, from: Lsn) -> Done {
         let mut shared = lock(&self.shared);
         let (tree, index, log) = (&mut self.tree, &mut shared.index, &self.log);
-        let source =
-            orphans::Source { group: self.settings.group, log, tree, index, all: self.marks.body.torn };
+        let source = orphans::Source { group: self.settings.group, log, tree, index, all: self.marks.body.torn };
         let saved = orphans::save(&self.settings.state.join("orphans"), from, source)?;
         drop(shared);
         self.alarm(format!("what only this copy had is in {}", saved.display()));
@@ -755,6 +752,8 @@ impl Store {
         self.staged = Some((shadow, staged));
         let (root, index) = made?;
         self.reached(Fail::SwitchBuilt)?;
+        // A start that goes on with the switch must know what the old folder held. The disk has all of it since the new one was built.
+        self.write_index()?;
         let serial = self.marks.body.index + 1;
         sealed::write(&index_path(&self.settings.state, serial), &sealed::seal_bytes(INDEX, &index.encode()))?;
         let switch = Switch { root, log: self.marks.body.log + 1, index: serial, upto };
@@ -839,4 +838,3 @@ pub(super) fn index_path(state: &Path, serial: u64) -> PathBuf {
 pub(super) fn log_path(state: &Path, number: u64) -> PathBuf {
     state.join(format!("log-{number}"))
 }
-

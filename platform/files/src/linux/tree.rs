@@ -99,6 +99,14 @@ impl Tree {
         Ok(self.open.get(&file))
     }
 
+    /// A directory, by a descriptor of its own.
+    fn folder(&mut self, index: &mut Index, dir: FileId) -> io::Result<Option<OwnedFd>> {
+        if !index.is_directory(dir) {
+            return Ok(None);
+        }
+        self.reach(index, dir)?.map(|dir| dir.as_fd().try_clone_to_owned()).transpose()
+    }
+
     fn find(&mut self, index: &mut Index, file: FileId) -> io::Result<Option<OwnedFd>> {
         let Some(node) = index.node(file) else { return Ok(None) };
         let kind = node.kind;
@@ -111,7 +119,7 @@ impl Tree {
             return open(handle, &self.root);
         }
         for (dir, name) in node.names.clone() {
-            let Some(dir) = self.reach(index, dir)? else { continue };
+            let Some(dir) = self.folder(index, dir)? else { continue };
             let Some(handle) = Handle::of(dir, &name)? else { continue };
             // One that is known by another number is not this one.
             if index.by_handle(&handle).is_some() {
@@ -131,7 +139,7 @@ impl Tree {
             return Ok(false);
         }
         let handle = index.node(file).and_then(|node| node.handle.clone());
-        let Some(dir) = self.reach(index, at.dir)? else { return Ok(false) };
+        let Some(dir) = self.folder(index, at.dir)? else { return Ok(false) };
         Ok(handle.is_some() && Handle::of(dir, &at.name)? == handle)
     }
 
@@ -170,7 +178,7 @@ impl Tree {
                 }
             }
             Change::Unlink { at } => self.unlink(index, at, care)?,
-            Change::Rmdir { at } => self.rmdir(index, at)?,
+            Change::Rmdir { at } => self.rmdir(index, at, care)?,
             Change::Attributes { file, attributes } => {
                 if let (Some(node), Some(fd)) = (index.node(*file).map(|node| node.kind), self.reach(index, *file)?) {
                     disk::set_attributes(fd, node, attributes)?;
@@ -217,8 +225,7 @@ impl Tree {
     /// Moves what is in the limbo to its place. What is there goes, and is kept in the limbo where it may be asked for again.
     fn settle(&mut self, index: &mut Index, limbo: &[u8], at: &Entry, care: Care) -> Done {
         self.clear(index, at, care)?;
-        let Some(dir) = self.reach(index, at.dir)? else { return Ok(()) };
-        let dir = dir.as_fd().try_clone_to_owned()?;
+        let Some(dir) = self.folder(index, at.dir)? else { return Ok(()) };
         match rustix::fs::renameat(&self.limbo, limbo, &dir, &at.name[..]) {
             Err(rustix::io::Errno::ISDIR | rustix::io::Errno::NOTDIR | rustix::io::Errno::NOTEMPTY) => {
                 self.stash(&dir, &at.name)?;
@@ -234,8 +241,7 @@ impl Tree {
         if care == Care::Exact {
             return Ok(());
         }
-        let Some(dir) = self.reach(index, at.dir)? else { return Ok(()) };
-        let dir = dir.as_fd().try_clone_to_owned()?;
+        let Some(dir) = self.folder(index, at.dir)? else { return Ok(()) };
         if disk::stat(&dir, &at.name)?.is_some() { self.stash(&dir, &at.name) } else { Ok(()) }
     }
 
@@ -247,7 +253,7 @@ impl Tree {
     /// Whether a new file has a place to be put. While changes are made loosely its directory may have gone with a later one: it is made
     /// in the limbo then, from where a later one may have taken it.
     fn placeable(&mut self, index: &mut Index, at: &Entry, care: Care) -> io::Result<bool> {
-        if care == Care::Loose || self.reach(index, at.dir)?.is_some() {
+        if care == Care::Loose || self.folder(index, at.dir)?.is_some() {
             return Ok(true);
         }
         self.tell(format!("directory {} is gone: {} is not made", at.dir, String::from_utf8_lossy(&at.name)));
@@ -344,8 +350,7 @@ impl Tree {
             }
             let to = self.fresh()?;
             self.clear(index, at, care)?;
-            let Some(dir) = self.reach(index, at.dir)? else { return Ok(()) };
-            let dir = dir.as_fd().try_clone_to_owned()?;
+            let Some(dir) = self.folder(index, at.dir)? else { return Ok(()) };
             // By the limbo: it may have been in the way of itself.
             if rustix::fs::renameat(&parent, &name[..], &self.limbo, &to[..]).is_ok() {
                 match rustix::fs::renameat(&self.limbo, &to[..], &dir, &at.name[..]) {
@@ -377,7 +382,7 @@ impl Tree {
         if at_to {
             if at_from {
                 // Two names of one file: a rename by the system would do nothing.
-                if let Some(dir) = self.reach(index, from.dir)? {
+                if let Some(dir) = self.folder(index, from.dir)? {
                     rustix::fs::unlinkat(dir, &from.name[..], AtFlags::empty())?;
                 }
             }
@@ -386,7 +391,7 @@ impl Tree {
         if !at_from || care == Care::Loose {
             self.put(index, file, to, care)?;
             if self.has(index, from, file)? && !index.is_directory(file) && self.has(index, to, file)? {
-                let Some(dir) = self.reach(index, from.dir)? else { return Ok(()) };
+                let Some(dir) = self.folder(index, from.dir)? else { return Ok(()) };
                 rustix::fs::unlinkat(dir, &from.name[..], AtFlags::empty())?;
             }
             return Ok(());
@@ -394,10 +399,8 @@ impl Tree {
         if !self.placeable(index, to, care)? {
             return Ok(());
         }
-        let Some(old) = self.reach(index, from.dir)? else { return Ok(()) };
-        let old = old.as_fd().try_clone_to_owned()?;
-        let Some(new) = self.reach(index, to.dir)? else { return Ok(()) };
-        let new = new.as_fd().try_clone_to_owned()?;
+        let Some(old) = self.folder(index, from.dir)? else { return Ok(()) };
+        let Some(new) = self.folder(index, to.dir)? else { return Ok(()) };
         match rustix::fs::renameat(&old, &from.name[..], &new, &to.name[..]) {
             Err(rustix::io::Errno::ISDIR | rustix::io::Errno::NOTDIR | rustix::io::Errno::NOTEMPTY) => {
                 self.put_aside(&new, &to.name)?;
@@ -410,25 +413,21 @@ impl Tree {
 
     fn unlink(&mut self, index: &mut Index, at: &Entry, care: Care) -> Done {
         self.clear(index, at, care)?;
-        let Some(dir) = self.reach(index, at.dir)? else { return Ok(()) };
-        match rustix::fs::unlinkat(dir, &at.name[..], AtFlags::empty()) {
+        let Some(dir) = self.folder(index, at.dir)? else { return Ok(()) };
+        match rustix::fs::unlinkat(&dir, &at.name[..], AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(rustix::io::Errno::ISDIR) => {
-                let dir = dir.as_fd().try_clone_to_owned()?;
-                self.put_aside(&dir, &at.name)
-            }
+            Err(rustix::io::Errno::ISDIR) => self.put_aside(&dir, &at.name),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn rmdir(&mut self, index: &mut Index, at: &Entry) -> Done {
-        let Some(dir) = self.reach(index, at.dir)? else { return Ok(()) };
-        match rustix::fs::unlinkat(dir, &at.name[..], AtFlags::REMOVEDIR) {
+    fn rmdir(&mut self, index: &mut Index, at: &Entry, care: Care) -> Done {
+        let Some(dir) = self.folder(index, at.dir)? else { return Ok(()) };
+        match rustix::fs::unlinkat(&dir, &at.name[..], AtFlags::REMOVEDIR) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::NOTDIR) => {
-                let dir = dir.as_fd().try_clone_to_owned()?;
-                self.put_aside(&dir, &at.name)
-            }
+            // A later change has put a file there, which it will put there again.
+            Err(rustix::io::Errno::NOTDIR) if care == Care::Loose => self.stash(&dir, &at.name),
+            Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::NOTDIR) => self.put_aside(&dir, &at.name),
             Err(error) => Err(error.into()),
         }
     }

@@ -3,4 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
 mod changes;
+mod compare;
+mod hostile;
+mod live;
 mod world;

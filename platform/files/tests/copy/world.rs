@@ -164,11 +164,8 @@ impl Model {
     /// By path.
     pub(crate) fn seen(&self) -> BTreeMap<Vec<u8>, Seen> {
         let mut first: BTreeMap<FileId, Vec<u8>> = BTreeMap::new();
-        let mut paths: Vec<(Vec<u8>, FileId)> = self
-            .names
-            .iter()
-            .filter_map(|((dir, name), file)| Some((self.path(*dir, name)?, *file)))
-            .collect();
+        let mut paths: Vec<(Vec<u8>, FileId)> =
+            self.names.iter().filter_map(|((dir, name), file)| Some((self.path(*dir, name)?, *file))).collect();
         paths.sort();
         let mut out = BTreeMap::new();
         for (path, file) in paths {

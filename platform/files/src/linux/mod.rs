@@ -11,10 +11,12 @@ mod marks;
 mod orphans;
 mod recover;
 mod sealed;
+mod second;
 mod settings;
 mod shadow;
 mod store;
 mod tree;
+mod work;
 
 pub use feed::Feed;
 pub use orphans::Saved;

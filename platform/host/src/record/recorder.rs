@@ -86,6 +86,12 @@ impl Recorder {
         self.steps
     }
 
+    /// Waits until the disk has all that was given to it.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        self.ring.settle();
+    }
+
     /// Steps that are missing since the last segment ended, because the disk does not take them.
     #[must_use]
     pub const fn missing(&self) -> u64 {

@@ -134,6 +134,15 @@ impl Ring {
         }
     }
 
+    /// Waits until nothing waits.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        while self.told.waiting.load(Ordering::Acquire) > 0 {
+            self.wake();
+            std::thread::yield_now();
+        }
+    }
+
     /// Ends the thread's pause.
     fn wake(&self) {
         if let Some(thread) = &self.thread {

@@ -307,18 +307,19 @@ impl Drainer {
     /// Says so once what was read anew is whole.
     pub(super) fn show(&mut self, consumer: &mut dyn Consumer) -> io::Result<()> {
         let shared = self.capture.shared;
+        let all = shared.tail.load(Relaxed) >= shared.head.load(Acquire);
         if let Some(at) = self.whole_at
-            && (shared.shipped.load(Relaxed).saturating_add(1) >= at
-                || shared.tail.load(Relaxed) >= shared.head.load(Acquire))
+            && (shared.shipped.load(Relaxed).saturating_add(1) >= at || all)
             && self.capture.reasons().in_order()
         {
-            shared.hidden.store(0, SeqCst);
-            consumer.take(&Operation {
-                seq: shared.shipped.load(Relaxed),
-                file: FileId(0),
-                publish: true,
-                change: Change::Resynced,
-            })?;
+            // A file may have been gone meanwhile before its bytes were read: then the tree is not to be shown until the record by which it
+            // went, which comes later.
+            let publish = all || shared.hidden.load(Relaxed) <= at;
+            if publish {
+                shared.hidden.store(0, SeqCst);
+            }
+            let seq = shared.shipped.load(Relaxed);
+            consumer.take(&Operation { seq, file: FileId(0), publish, change: Change::Resynced })?;
             shared.resyncing.store(0, SeqCst);
             self.whole_at = None;
         }

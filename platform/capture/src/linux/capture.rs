@@ -3,7 +3,7 @@
 
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -11,6 +11,7 @@ use std::path::Path;
 
 use libc::c_int;
 
+use super::busy::Busy;
 use super::files::Bound;
 use super::layout::{CONFIG, File, Kind, MAGIC, RECENT, Reasons, Shared, Status, state};
 use super::lock::{Got, Held};
@@ -18,20 +19,6 @@ use super::path::Name;
 use super::ring::{Say, Slot};
 use super::sys::{self, Errno};
 use crate::Globs;
-
-// Whether this thread holds a lock: a handler of a signal that changes files must not wait for it. A byte at a fixed distance from the
-// thread's own place (the initial-exec model of ELF's thread-local storage): Rust's own goes through a call in a library, twice for each
-// record.
-core::arch::global_asm!(
-    ".pushsection .tbss.apus_capture_busy,\"awT\",@nobits",
-    ".globl apus_capture_busy",
-    ".hidden apus_capture_busy",
-    ".type apus_capture_busy, @object",
-    ".size apus_capture_busy, 1",
-    "apus_capture_busy:",
-    ".zero 1",
-    ".popsection",
-);
 
 /// Faults that tests plant, to see that they are caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -87,44 +74,6 @@ pub enum Source {
 /// The descriptor belongs to a file that the table has forgotten: it must be looked up anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale;
-
-/// Set while a lock is held.
-pub(super) struct Busy(());
-
-impl Busy {
-    /// `None` if this thread holds one already.
-    #[inline]
-    pub(super) fn enter() -> Option<Self> {
-        let before: u8;
-        // SAFETY: reads and writes the byte above, which is this thread's alone. A handler in between leaves it as it found it.
-        unsafe {
-            core::arch::asm!(
-                "mov {at}, qword ptr [rip + apus_capture_busy@GOTTPOFF]",
-                "mov {before}, byte ptr fs:[{at}]",
-                "mov byte ptr fs:[{at}], 1",
-                at = out(reg) _,
-                before = out(reg_byte) before,
-                options(nostack, preserves_flags),
-            );
-        }
-        (before == 0).then_some(Self(()))
-    }
-}
-
-impl Drop for Busy {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe {
-            core::arch::asm!(
-                "mov {at}, qword ptr [rip + apus_capture_busy@GOTTPOFF]",
-                "mov byte ptr fs:[{at}], 0",
-                at = out(reg) _,
-                options(nostack, preserves_flags),
-            );
-        }
-    }
-}
 
 impl Capture {
     /// The ring at `path`.
@@ -605,11 +554,6 @@ impl Capture {
                 None
             }
         }
-    }
-
-    /// Text of the ring.
-    pub(super) fn copied(bytes: &[AtomicU8]) -> Vec<u8> {
-        bytes.iter().map(|byte| byte.load(Relaxed)).collect()
     }
 }
 

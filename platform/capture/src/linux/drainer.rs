@@ -359,12 +359,18 @@ impl Drainer {
     /// Says so once what was read anew is whole.
     pub(super) fn show(&mut self, consumer: &mut dyn Consumer) -> io::Result<()> {
         let shared = self.capture.shared;
+        let all = self.cursor >= shared.head.load(Acquire);
         if let Some(at) = self.whole_at
-            && (self.handed.saturating_add(1) >= at || self.cursor >= shared.head.load(Acquire))
+            && (self.handed.saturating_add(1) >= at || all)
             && self.capture.reasons().in_order()
         {
-            shared.hidden.store(0, SeqCst);
-            consumer.take(&Operation { seq: self.handed, file: FileId(0), publish: true, change: Change::Resynced })?;
+            // A file may have been gone meanwhile before its bytes were read: then the tree is not to be shown until the record by which it
+            // went, which comes later.
+            let publish = all || shared.hidden.load(Relaxed) <= at;
+            if publish {
+                shared.hidden.store(0, SeqCst);
+            }
+            consumer.take(&Operation { seq: self.handed, file: FileId(0), publish, change: Change::Resynced })?;
             self.whole_at = None;
             self.settling = Some(self.handed);
             self.give_up(consumer);

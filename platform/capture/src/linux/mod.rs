@@ -7,6 +7,7 @@
 
 mod ahead;
 mod before;
+mod busy;
 mod capture;
 mod drainer;
 mod files;

@@ -5,7 +5,8 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use libc::{AT_FDCWD, c_int};
 
-use super::capture::{Busy, Capture, Source};
+use super::busy::Busy;
+use super::capture::{Capture, Source};
 use super::files::Bound;
 use super::layout::{Kind, NONE, Reasons, state};
 use super::path::{Name, Place};

@@ -17,11 +17,56 @@ const OPEN: u64 = 512;
 /// The attribute of each copy that tells which file it is, so that a new process knows.
 const NUMBER: &std::ffi::CStr = c"user.apus.file";
 
+/// Which file has which names, both ways.
+#[derive(Default)]
+struct Names {
+    of: BTreeMap<u64, BTreeSet<PathBuf>>,
+    at: BTreeMap<PathBuf, u64>,
+}
+
+impl Names {
+    fn of(&self, file: u64) -> impl Iterator<Item = &PathBuf> {
+        self.of.get(&file).into_iter().flatten()
+    }
+
+    /// The name is this file's, and no other's.
+    fn add(&mut self, file: u64, path: PathBuf) {
+        self.remove(&path);
+        self.of.entry(file).or_default().insert(path.clone());
+        self.at.insert(path, file);
+    }
+
+    fn remove(&mut self, path: &Path) {
+        if let Some(file) = self.at.remove(path)
+            && let Some(names) = self.of.get_mut(&file)
+        {
+            names.remove(path);
+            if names.is_empty() {
+                self.of.remove(&file);
+            }
+        }
+    }
+
+    /// A name, or that of a directory and with it all below.
+    fn rename(&mut self, from: &Path, to: &Path) {
+        self.remove(to);
+        // What is below a path comes right after it.
+        let below = self.at.range(from.to_path_buf()..).take_while(|(path, _)| path.starts_with(from));
+        let moved: Vec<(PathBuf, u64)> = below.map(|(path, file)| (path.clone(), *file)).collect();
+        for (path, file) in moved {
+            let Ok(rest) = path.strip_prefix(from) else { continue };
+            let new = if rest.as_os_str().is_empty() { to.to_path_buf() } else { to.join(rest) };
+            self.remove(&path);
+            self.add(file, new);
+        }
+    }
+}
+
 /// A copy of the group's tree. An operation that comes again after a crash is done again without harm.
 pub struct Replay {
     tree: PathBuf,
     top: File,
-    names: BTreeMap<u64, BTreeSet<PathBuf>>,
+    names: Names,
     open: BTreeMap<u64, File>,
     /// The last operation after which the copy was a tree that a program could see, and whether it is one now.
     shown: (u64, bool),
@@ -36,7 +81,7 @@ impl Replay {
         let tree = tree.into();
         fs::create_dir_all(&tree)?;
         let top = File::open(&tree)?;
-        let mut replay = Self { tree, top, names: BTreeMap::new(), open: BTreeMap::new(), shown: (0, false) };
+        let mut replay = Self { tree, top, names: Names::default(), open: BTreeMap::new(), shown: (0, false) };
         let tree = replay.tree.clone();
         replay.find(&tree)?;
         Ok(replay)
@@ -55,7 +100,7 @@ impl Replay {
             } else if entry.file_type()?.is_file()
                 && let Some(number) = number(&entry.path())
             {
-                self.names.entry(number).or_default().insert(entry.path());
+                self.names.add(number, entry.path());
             }
         }
         Ok(())
@@ -86,21 +131,13 @@ impl Replay {
         if unsafe { libc::setxattr(name.as_ptr(), NUMBER.as_ptr(), text.as_ptr().cast(), text.len(), 0) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        self.forget(&path);
-        self.names.entry(file.0).or_default().insert(path);
+        self.names.add(file.0, path);
         Ok(())
-    }
-
-    fn forget(&mut self, path: &Path) {
-        self.names.retain(|_, names| {
-            names.remove(path);
-            !names.is_empty()
-        });
     }
 
     fn file(&mut self, file: FileId) -> io::Result<Option<&File>> {
         if !self.open.contains_key(&file.0) {
-            let Some(path) = self.names.get(&file.0).and_then(BTreeSet::first) else { return Ok(None) };
+            let Some(path) = self.names.of(file.0).next() else { return Ok(None) };
             let opened = match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 other => other?,
@@ -130,18 +167,7 @@ impl Replay {
             Err(error) if error.kind() == io::ErrorKind::NotFound && to.symlink_metadata().is_ok() => return Ok(()),
             other => other?,
         }
-        self.forget(&to);
-        for names in self.names.values_mut() {
-            *names = names
-                .iter()
-                .map(|name| {
-                    name.strip_prefix(&from).map_or_else(
-                        |_| name.clone(),
-                        |rest| if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) },
-                    )
-                })
-                .collect();
-        }
+        self.names.rename(&from, &to);
         Ok(())
     }
 
@@ -158,9 +184,9 @@ impl Replay {
             return Err(io::Error::last_os_error());
         }
         for path in [from, to] {
-            self.forget(&path);
+            self.names.remove(&path);
             if let Some(number) = number(&path) {
-                self.names.entry(number).or_default().insert(path);
+                self.names.add(number, path);
             }
         }
         Ok(())
@@ -210,7 +236,7 @@ impl Replay {
         let tree = self.tree.clone();
         self.prune(&tree, &kept)?;
         self.open.clear();
-        self.names.clear();
+        self.names = Names::default();
         self.find(&tree)
     }
 
@@ -224,8 +250,7 @@ impl Replay {
             .unwrap_or_else(|| self.tree.join(".apus-held"));
         gone(remove(&place))?;
         for entry in entries.iter().filter(|entry| entry.kind == Kind::File) {
-            let Some(known) = self.names.get(&entry.file.0).and_then(|names| names.iter().find(|name| name.exists()))
-            else {
+            let Some(known) = self.names.of(entry.file.0).find(|name| name.exists()) else {
                 continue;
             };
             if held.contains_key(&entry.file.0) {
@@ -279,8 +304,9 @@ impl Consumer for Replay {
                 if at.symlink_metadata().is_ok_and(|there| there.is_file()) {
                     let old = number(&at);
                     self.is(file, at.clone())?;
-                    let others = old.and_then(|old| self.names.remove(&old)).unwrap_or_default();
-                    self.names.entry(file.0).or_default().extend(others);
+                    // All names are of one inode, which has one number.
+                    let others: Vec<PathBuf> = old.into_iter().flat_map(|old| self.names.of(old)).cloned().collect();
+                    others.into_iter().for_each(|other| self.names.add(file.0, other));
                 }
             }
             Change::Create { path, mode } => self.create(file, path, mode)?,
@@ -321,27 +347,26 @@ impl Consumer for Replay {
             Change::Exchange { from, to } => self.exchange(file, from, to)?,
             Change::Link { path } => {
                 let at = self.at(path)?;
-                let known = self.names.get(&file.0).and_then(BTreeSet::first).cloned();
+                let known = self.names.of(file.0).next().cloned();
                 if let Some(known) = known
                     && number(&at) != Some(file.0)
                 {
                     gone(remove(&at))?;
                     fs::hard_link(known, &at)?;
-                    self.forget(&at);
-                    self.names.entry(file.0).or_default().insert(at);
+                    self.names.add(file.0, at);
                 }
             }
             Change::Symlink { path, target } => {
                 let at = self.at(path)?;
                 gone(remove(&at))?;
-                self.forget(&at);
+                self.names.remove(&at);
                 std::os::unix::fs::symlink(OsStr::from_bytes(target), &at)?;
             }
             Change::Unlink { path } => {
                 let at = self.at(path)?;
                 gone(fs::remove_file(&at))?;
-                self.forget(&at);
-                if !self.names.contains_key(&file.0) {
+                self.names.remove(&at);
+                if self.names.of(file.0).next().is_none() {
                     self.open.remove(&file.0);
                 }
             }
@@ -423,6 +448,23 @@ fn gone(done: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_known_both_ways() {
+        let mut names = Names::default();
+        for (file, path) in [(1, "d/a"), (1, "d/b"), (2, "d/c"), (3, "d-e"), (4, "x")] {
+            names.add(file, path.into());
+        }
+        names.rename(Path::new("d"), Path::new("f"));
+        let of = |names: &Names, file| names.of(file).map(|path| path.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(of(&names, 1), ["f/a", "f/b"]);
+        assert_eq!(of(&names, 3), ["d-e"], "no part of d");
+        names.rename(Path::new("f/c"), Path::new("x"));
+        assert_eq!((of(&names, 2), of(&names, 4)), (vec!["x".to_string()], vec![]));
+        names.add(5, "f/a".into());
+        names.remove(Path::new("f/b"));
+        assert!(of(&names, 1).is_empty() && names.at.len() == 3 && names.of.len() == 3);
+    }
 
     /// Files that changed places while the order was lost are each where the list says, whatever comes first in it.
     #[test]

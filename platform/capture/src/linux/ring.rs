@@ -219,6 +219,11 @@ impl Capture {
         }
     }
 
+    /// Text of the ring.
+    pub(super) fn copied(bytes: &[AtomicU8]) -> Vec<u8> {
+        bytes.iter().map(|byte| byte.load(Ordering::Relaxed)).collect()
+    }
+
     /// Where the kernel may put the bytes after the texts.
     #[allow(clippy::mut_from_ref, reason = "the bytes are those of one record that one thread fills")]
     pub(super) fn room(&self, slot: Slot, texts: usize, len: usize) -> &mut [u8] {
@@ -406,6 +411,45 @@ mod tests {
         record.offset.store(what.offset, SeqCst);
         record.len.store(what.len, SeqCst);
         shared.head.store(head.wrapping_add(what.head), SeqCst);
+    }
+
+    /// Whether what it was last given may be shown.
+    #[derive(Default)]
+    struct Shown(Option<bool>);
+
+    impl Consumer for Shown {
+        fn take(&mut self, operation: &Operation<'_>) -> std::io::Result<()> {
+            self.0 = Some(operation.publish);
+            Ok(())
+        }
+    }
+
+    /// While a listing is caught up with, a file goes before its bytes were read: what it leaves behind is not shown as whole once the
+    /// listing is, but when the record comes by which it went.
+    #[test]
+    fn a_file_that_is_gone_stays_hidden_after_a_listing() {
+        let dir = std::env::temp_dir().join(format!("apus-hidden-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("root")).expect("a folder");
+        let ring = dir.join("ring");
+        let capture = Group::new(dir.join("root"), &["*"]).create(&ring).expect("a ring");
+        let mut drainer = Drainer::open(&ring).expect("nobody drains it");
+        drainer.drain(&mut Listings(0, u64::MAX)).expect("it takes all");
+        assert!(capture.reasons().in_order() && capture.shown());
+        let shared = capture.shared;
+        let mut settle = |gone: u64| {
+            // As `renew` leaves it, then as `gone` does; more records wait.
+            (drainer.whole_at, _) = (Some(50), shared.hidden.swap(gone.max(50), SeqCst));
+            shared.shipped.store(49, SeqCst);
+            plant(&capture, &PLAIN);
+            let mut shown = Shown::default();
+            drainer.show(&mut shown).expect("it takes all");
+            shown.0
+        };
+        assert_eq!((settle(50), capture.shown()), (Some(true), true));
+        assert_eq!((settle(60), capture.shown()), (Some(false), false));
+        shared.shipped.store(60, SeqCst);
+        assert!(capture.shown());
+        std::fs::remove_dir_all(dir).expect("ours");
     }
 
     /// What a listing was made for is not forgotten where the consumer fails in the middle of it: the next one is of all.

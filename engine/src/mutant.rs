@@ -184,6 +184,7 @@ mutants! {
         AppliesBeforeDurable "applies-before-durable" "a copy applies records before they are durable in its log",
         GapTaken "gap-taken" "a copy takes records that do not follow those that it has",
         TakenTwice "taken-twice" "a copy takes its last record a second time",
+        CacheKept "cache-kept" "who writes again sends records that it kept in memory from when it wrote before",
         NumberedTwice "numbered-twice" "a captured change is now and then given two numbers",
         NeverResends "never-resends" "records that were lost on the way are not sent again",
         FirstPageOnly "first-page-only" "only the first stretch of the files is compared",

@@ -194,10 +194,10 @@ kinds! {
     SlowDisk "D11" "slow-disk" Disks None, Some((Time, 50 * MS, 5 * S)), true Free ["heap" "turmoil" "emulated"] "each write takes this much longer";
     TruncatedFile "D13" "truncated-file" Disks None, None, true Disk ["heap" "turmoil" "emulated"] "the file lost its end; found at the next start";
     ReadOnly "D14" "read-only" Disks None, None, true Free ["heap" "turmoil" "emulated"] "the disk is mounted read-only for a while";
-    FilesFull "D15" "files-full" Disks None, None, true Free ["heap"] "the disk has no room for replicated files and their log";
-    FilesError "D16" "files-error" Disks Some((500_000, 1_000_000)), None, true Free ["heap"] "writes of replicated files and their log fail at this rate";
-    FilesRot "D17" "files-rot" Disks None, None, false Free ["heap"] "a bit of a replicated file turns on a backup";
-    FilesMissed "D18" "files-missed" Disks None, Some((Count, 1, 1_000)), true Free ["heap"] "programs change replicated files and the capture misses it";
+    FilesFull "D15" "files-full" Disks None, None, true Free ["heap" "turmoil"] "the disk has no room for replicated files and their log";
+    FilesError "D16" "files-error" Disks Some((500_000, 1_000_000)), None, true Free ["heap" "turmoil"] "writes of replicated files and their log fail at this rate";
+    FilesRot "D17" "files-rot" Disks None, None, false Free ["heap" "turmoil"] "a bit of a replicated file turns on a backup";
+    FilesMissed "D18" "files-missed" Disks None, Some((Count, 1, 1_000)), true Free ["heap" "turmoil"] "programs change replicated files and the capture misses it";
     // Programs.
     ProgramCrash "S01" "program-crash" Programs None, None, false Free ["heap" "turmoil" "emulated"] "a program ends by itself";
     ProgramHang "S02" "program-hang" Programs None, None, true Free ["heap" "turmoil" "emulated"] "a thread of a program stops beating; the process lives";

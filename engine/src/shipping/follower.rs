@@ -182,6 +182,9 @@ impl Group {
             }
         }
         self.role = Role::Follower(follower);
+        // Whom this copy served while it followed nobody does so no more.
+        self.feeds.clear();
+        self.waiting.clear();
         self.ask_to_follow(ctx);
         self.ack(ctx);
         self.wake(ctx.now);

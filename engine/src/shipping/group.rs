@@ -9,8 +9,9 @@ use super::candidate::Candidate;
 use super::fact::{Fact, Trouble};
 use super::feed::{Feed, Waiting};
 use super::follower::{Follower, Run, Switch};
-use super::history::{Base, History};
-use super::message::{Ack, Ask, Have, Lead, Message};
+use super::history::History;
+use super::length::Mark;
+use super::message::{Lead, Message};
 use super::order::{Answer, Found, Happening, Work};
 use super::writer::Writer;
 use crate::config::GroupConfig;
@@ -55,13 +56,6 @@ pub(super) struct Opening {
     evidence: EvidenceId,
 }
 
-/// A place in the log, for cutting it.
-#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
-struct Mark {
-    base: Base,
-    bytes: u64,
-}
-
 /// One group on one node.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub struct Group {
@@ -73,29 +67,29 @@ pub struct Group {
     pub(super) promised: Epoch,
     promising: Option<(OpId, Epoch)>,
     /// Who asked before the promise was durable.
-    asked: BTreeMap<NodeId, Epoch>,
+    pub(super) asked: BTreeMap<NodeId, Epoch>,
     pub(super) log: History,
     /// How much of the log is durable here; all of it unless this node writes.
     pub(super) durable: Lsn,
     pub(super) applied: Lsn,
     applying: Option<(OpId, Lsn)>,
-    checkpoint: Lsn,
-    checkpointing: Option<(OpId, Lsn)>,
+    pub(super) checkpoint: Lsn,
+    pub(super) checkpointing: Option<(OpId, Lsn)>,
     pub(super) writer: Writer,
-    closing: Option<OpId>,
+    pub(super) closing: Option<OpId>,
     pub(super) feeds: BTreeMap<NodeId, Feed>,
     pub(super) waiting: Vec<Waiting>,
     pub(super) role: Role,
-    let_go: Option<(Epoch, Time)>,
-    marks: VecDeque<Mark>,
+    pub(super) let_go: Option<(Epoch, Time)>,
+    pub(super) marks: VecDeque<Mark>,
     /// Bytes in the log, and since the last mark.
-    bytes: u64,
-    unmarked: u64,
+    pub(super) bytes: u64,
+    pub(super) unmarked: u64,
     /// What the log of who follows is being changed by, also when it follows somebody else by then.
     pub(super) adding: Option<(OpId, Run)>,
     pub(super) switching: Option<(OpId, Switch)>,
     pub(super) trouble: Option<Trouble>,
-    retry: Option<Time>,
+    pub(super) retry: Option<Time>,
     pub(super) compare: bool,
     next_op: u64,
     pub(super) stream: u32,
@@ -344,7 +338,7 @@ impl Group {
     }
 
     /// Neither writes nor follows any more.
-    fn step_back(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn step_back(&mut self, ctx: &mut Ctx<'_>) {
         self.role = Role::Idle;
         self.close(ctx);
         self.wake(ctx.now);
@@ -429,106 +423,11 @@ impl Group {
             return;
         }
         self.let_go = None;
+        if matches!(self.role, Role::Primary { .. }) {
+            Self::fact(ctx, &[], Fact::LetGo { group: self.config.id, at: self.log.end, whole: !waits });
+        }
         self.role = Role::Idle;
-        Self::fact(ctx, &[], Fact::LetGo { group: self.config.id, at: self.log.end, whole: !waits });
         ctx.signal(Signal::LetGo { resource: self.config.resource, epoch });
-    }
-
-    // Messages.
-
-    pub(super) fn on_message(&mut self, ctx: &mut Ctx<'_>, from: NodeId, message: Message) {
-        if !self.found || !self.config.copies.contains(&from) {
-            return;
-        }
-        match message {
-            Message::Ask(ask) => self.on_ask(ctx, from, ask),
-            Message::Have(have) => self.on_have(ctx, from, have),
-            Message::Lead(lead) => self.on_lead(ctx, from, lead),
-            Message::Follow(follow) => self.on_follow(ctx, from, follow),
-            Message::Records(records) => self.on_records(ctx, from, &records),
-            Message::Ack(ack) => self.on_ack(ctx, from, ack),
-            Message::Begin(begin) => self.on_begin(ctx, from, begin),
-            Message::Holds(holds) => self.on_page(ctx, from, holds),
-            Message::Mends(mending) => self.on_mends(ctx, from, mending),
-            Message::Scrub(scrub) => self.on_scrub(ctx, from, scrub),
-            Message::Wrong(wrong) => self.on_wrong(ctx, from, wrong),
-        }
-        self.settle(ctx);
-    }
-
-    fn on_ask(&mut self, ctx: &mut Ctx<'_>, from: NodeId, ask: Ask) {
-        if ask.era < self.promised {
-            self.refuse(ctx, from, ask.era);
-        } else {
-            self.asked.insert(from, ask.era);
-            self.answer_asks(ctx);
-        }
-    }
-
-    /// Answers who asked, once the promise is durable and nothing is written here any more.
-    fn answer_asks(&mut self, ctx: &mut Ctx<'_>) {
-        let asked: Vec<(NodeId, Epoch)> = self.asked.iter().map(|(node, era)| (*node, *era)).collect();
-        for (node, era) in asked {
-            if era < self.promised {
-                self.asked.remove(&node);
-            } else if self.promise(ctx, era) {
-                if self.writer.era.is_some() {
-                    self.close(ctx);
-                }
-                if self.is_settled() {
-                    self.asked.remove(&node);
-                    self.tell_have(ctx, node, era);
-                }
-            }
-        }
-    }
-
-    pub(super) fn refuse(&mut self, ctx: &mut Ctx<'_>, from: NodeId, era: Epoch) {
-        Self::fact(ctx, &[], Fact::Refused { group: self.config.id, era, promised: self.promised });
-        self.tell_have(ctx, from, era);
-    }
-
-    fn tell_have(&self, ctx: &mut Ctx<'_>, to: NodeId, era: Epoch) {
-        let have = Have {
-            group: self.config.id,
-            era,
-            promised: self.promised,
-            blank: self.blank,
-            base: self.log.base,
-            end: self.log.end,
-            eras: self.log.eras.clone(),
-        };
-        Self::say(ctx, to, Message::Have(have));
-    }
-
-    pub(super) fn say(ctx: &mut Ctx<'_>, to: NodeId, message: Message) {
-        if ctx.speaks(to) >= crate::wire::FILES {
-            ctx.send(to, crate::io::Lane::Log, &crate::wire::Body::Shipping(message));
-        }
-    }
-
-    /// Tells who is followed how far this copy has come.
-    pub(super) fn ack(&self, ctx: &mut Ctx<'_>) {
-        let Role::Follower(follower) = &self.role else { return };
-        if !follower.may_ack() {
-            return;
-        }
-        let kept = follower.staged.as_ref().map_or(self.log.end, |staged| staged.end);
-        let ack = Ack {
-            group: self.config.id,
-            era: follower.era,
-            stream: follower.stream,
-            received: follower.received.end,
-            durable: if ctx.has(Mutant::AckBeforeDurable) { follower.received.end } else { kept },
-            applied: if follower.staged.is_some() { Lsn(0) } else { self.applied },
-            trouble: match self.trouble {
-                None => 0,
-                Some(_) if ctx.has(Mutant::TroubleUntold) => 0,
-                Some(Trouble::Full) => 1,
-                Some(Trouble::Failed) => 2,
-            },
-        };
-        Self::say(ctx, follower.source, Message::Ack(ack));
     }
 
     // Time.
@@ -623,6 +522,10 @@ impl Group {
         self.seen.clear();
         self.lagging.clear();
         self.cut_off.clear();
+        if !ctx.has(Mutant::CacheKept) {
+            // What this life wrote before may not be in the history any more, nor is what others wrote since among it.
+            self.writer.forget();
+        }
         self.writer.era = Some(era);
         (self.blank, self.whole) = (false, true);
         if !ctx.has(Mutant::EraUnmarked) {
@@ -645,86 +548,5 @@ impl Group {
             let (resource, epoch) = (self.config.resource, *grant);
             ctx.signal(Signal::FilesReady { resource, epoch, evidence: open.evidence });
         }
-    }
-
-    // The log's length.
-
-    /// Bytes came into the log, which durably ends with this position and check.
-    pub(super) fn mark(&mut self, bytes: u64, always: bool, (lsn, check): (Lsn, u32)) {
-        self.bytes += bytes;
-        self.unmarked += bytes;
-        if always || self.unmarked >= self.config.log_bytes / 16 {
-            self.unmarked = 0;
-            let base = Base { lsn, check, eras: self.log.eras_to(lsn) };
-            self.marks.push_back(Mark { base, bytes: self.bytes });
-        }
-    }
-
-    /// Another log has taken this one's place.
-    pub(super) fn marks_anew(&mut self, bytes: u64) {
-        self.marks.clear();
-        (self.bytes, self.unmarked) = (bytes, 0);
-        self.checkpoint = self.log.end;
-        self.mark(0, true, (self.log.end, self.log.check));
-    }
-
-    /// Keeps the log within its bound. What is cut off, a copy that has not taken it does without.
-    fn cut(&mut self, ctx: &mut Ctx<'_>) {
-        let limit = self.config.log_bytes;
-        // With half of the log filled only what everybody has goes; with three quarters more has to.
-        if self.bytes < limit / 2 {
-            return;
-        }
-        let settled = self.durable.min(self.applied_for_checkpoint());
-        if self.checkpointing.is_none() && self.checkpoint < settled && self.retry.is_none() && self.switching.is_none()
-        {
-            let op = self.op();
-            self.checkpointing = Some((op, settled));
-            self.order(ctx, Work::Checkpoint { op, at: settled });
-        }
-        let slowest = self.slowest(ctx);
-        let over = self.bytes >= limit / 4 * 3;
-        let mut cut = None;
-        while let Some(mark) = self.marks.front()
-            && mark.base.lsn <= self.checkpoint
-            && (mark.base.lsn <= slowest || over)
-            && (self.marks.len() > 1 || self.is_full())
-            && self.bytes - cut.as_ref().map_or(0, |mark: &Mark| mark.bytes) >= limit / 2
-        {
-            cut = self.marks.pop_front();
-        }
-        let Some(mark) = cut.filter(|mark| mark.base.lsn > self.log.base) else { return };
-        self.bytes -= mark.bytes;
-        self.marks.iter_mut().for_each(|later| later.bytes -= mark.bytes);
-        self.log.base = mark.base.lsn;
-        self.dropped(ctx, mark.base.lsn);
-        self.order(ctx, Work::Trim { base: mark.base });
-    }
-
-    fn applied_for_checkpoint(&self) -> Lsn {
-        if self.writer.era.is_some() { self.durable } else { self.applied }
-    }
-
-    /// What the copy that is furthest behind has; who does not write knows of none, and keeps what its bound allows.
-    fn slowest(&self, ctx: &Ctx<'_>) -> Lsn {
-        let Role::Primary { .. } = self.role else { return Lsn(0) };
-        let held = |node: &NodeId| {
-            self.feeds.get(node).map_or(Lsn(0), |feed| if feed.staged { feed.acked } else { feed.durable })
-        };
-        let others = self.others(ctx.me());
-        if ctx.has(Mutant::CutByFastest) {
-            return others.iter().map(held).max().unwrap_or(self.log.end);
-        }
-        others.iter().map(held).min().unwrap_or(self.log.end)
-    }
-
-    pub(super) const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    pub(super) fn run_logged(&mut self, run: &Run) {
-        self.log = run.after.clone();
-        self.durable = self.log.end;
-        self.mark(run.bytes.len() as u64, false, (self.log.end, self.log.check));
     }
 }

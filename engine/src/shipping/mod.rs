@@ -6,17 +6,20 @@
 #![allow(clippy::cast_possible_truncation, reason = "lengths are bounded before")]
 
 mod candidate;
+mod change;
 mod crc;
 mod fact;
 mod feed;
 mod follower;
 mod group;
 mod history;
+mod length;
 mod message;
 mod order;
 mod page;
 pub mod record;
 mod stand;
+mod talk;
 mod writer;
 
 pub use crc::{crc32c, crc32c_of};

@@ -46,6 +46,12 @@ impl Writer {
         self.era.is_none() && self.unlogged.is_empty() && self.appending.is_none()
     }
 
+    /// Forgets the newest records: they are read from the log.
+    pub(super) fn forget(&mut self) {
+        self.cache.clear();
+        self.cached = 0;
+    }
+
     /// Records after `after`, one behind the other, as far as they are in memory and within `most` bytes. Those that are not in the log
     /// yet can be had nowhere else.
     pub(super) fn cached(&self, after: Lsn, most: usize) -> Option<(Lsn, Vec<u8>)> {

@@ -794,7 +794,7 @@ pub(crate) struct ReplArgs {
     /// again, other, interposer, replay, fuse, fuse-device, fuse-through, fanotify-after, fanotify-before, seccomp, ebpf; all if left out
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub ways: Vec<String>,
-    /// libapus_interpose.so; beside this program if left out
+    /// The interposer's library; beside this program if left out
     #[arg(long, value_name = "FILE")]
     pub library: Option<PathBuf>,
     /// A part of the measurement that runs in a process of its own

@@ -204,6 +204,7 @@ impl World {
         self.line(Some(node), What::Refused);
         self.again(node, 500 * MS);
         self.nodes[node.0 as usize].storage = Storage::new(false);
+        self.files_wiped(node);
     }
 
     /// The process ends before it has begun, and is tried again.

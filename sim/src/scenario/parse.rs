@@ -506,7 +506,7 @@ fn read_size<'t>(r: &mut Reader<'t>, view: &View<'t>, kind: Kind) -> Option<(u64
 
 /// Every kind of packet, by its byte.
 fn packet_kinds() -> impl Iterator<Item = (u8, &'static str)> {
-    (0x10..0x40).map(|byte| (byte, apus_engine::wire::kind_name(byte))).filter(|(_, name)| *name != "unknown")
+    (0x10..0x50).map(|byte| (byte, apus_engine::wire::kind_name(byte))).filter(|(_, name)| *name != "unknown")
 }
 
 pub(super) fn packet_kind_names() -> Vec<&'static str> {

@@ -169,6 +169,7 @@ impl Replay {
     /// Names as they are listed: those that are missing are made, all others go.
     fn list(&mut self, entries: &[Listed]) -> io::Result<()> {
         let mut kept = BTreeSet::new();
+        let held = self.hold(entries)?;
         for entry in entries {
             let at = self.at(&entry.path)?;
             kept.insert(at.clone());
@@ -181,18 +182,16 @@ impl Replay {
                     }
                 }
                 Kind::File => {
-                    let known = self
-                        .names
-                        .get(&entry.file.0)
-                        .and_then(|names| names.iter().find(|name| name.exists()))
-                        .cloned();
-                    if number(&at) != Some(entry.file.0) {
-                        if there.as_ref().is_some_and(fs::Metadata::is_file) && known.is_none() {
+                    let known = held.get(&entry.file.0);
+                    let own = number(&at);
+                    if own != Some(entry.file.0) {
+                        let others = own.is_some_and(|own| held.contains_key(&own));
+                        if there.as_ref().is_some_and(fs::Metadata::is_file) && known.is_none() && !others {
                             // Known by a number that was forgotten: the content is right or will be sent.
                         } else {
                             gone(remove(&at))?;
                             match known {
-                                Some(known) => fs::hard_link(known, &at)?,
+                                Some(held) => fs::hard_link(held, &at)?,
                                 None => drop(File::create(&at)?),
                             }
                         }
@@ -213,6 +212,31 @@ impl Replay {
         self.open.clear();
         self.names.clear();
         self.find(&tree)
+    }
+
+    /// A name for each file of the list that the copy has and that is not where the list says, which no other entry takes from it. Where
+    /// such names are, nothing is listed: all of them go in the end.
+    fn hold(&mut self, entries: &[Listed]) -> io::Result<BTreeMap<u64, PathBuf>> {
+        let mut held = BTreeMap::new();
+        let place = (0u32..)
+            .map(|try_| self.tree.join(format!(".apus-held-{try_}")))
+            .find(|place| entries.iter().all(|entry| !place.ends_with(OsStr::from_bytes(&entry.path))))
+            .unwrap_or_else(|| self.tree.join(".apus-held"));
+        gone(remove(&place))?;
+        for entry in entries.iter().filter(|entry| entry.kind == Kind::File) {
+            let Some(known) = self.names.get(&entry.file.0).and_then(|names| names.iter().find(|name| name.exists()))
+            else {
+                continue;
+            };
+            if held.contains_key(&entry.file.0) {
+                continue;
+            }
+            fs::create_dir_all(&place)?;
+            let name = place.join(entry.file.0.to_string());
+            fs::hard_link(known, &name)?;
+            held.insert(entry.file.0, name);
+        }
+        Ok(held)
     }
 
     fn prune(&mut self, dir: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
@@ -399,6 +423,36 @@ fn gone(done: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Files that changed places while the order was lost are each where the list says, whatever comes first in it.
+    #[test]
+    fn a_list_keeps_files_apart() {
+        let dir = std::env::temp_dir().join(format!("apus-list-{}", std::process::id()));
+        let mut replay = Replay::new(dir.join("copy")).expect("a copy");
+        let mut take = |file, change| replay.take(&Operation { seq: 1, file: FileId(file), publish: true, change });
+        for (number, path) in [(7u64, b"a"), (8, b"b"), (9, b"c")] {
+            take(number, Change::Create { path, mode: 0o644 }).expect("a file");
+            let bytes: &[u8] = [b"7", b"8", b"9"][number as usize - 7];
+            take(number, Change::Write { offset: 0, bytes }).expect("written");
+        }
+        // The first two by turns, the third under another name, and a new one where it was.
+        let listed = |path: &[u8], number: u64| Listed {
+            path: path.to_vec(),
+            file: FileId(number),
+            kind: Kind::File,
+            mode: 0o644,
+            owner: (0, 0),
+            size: 1,
+        };
+        let entries = [listed(b"a", 8), listed(b"b", 7), listed(b"c", 10), listed(b"d", 9)];
+        take(0, Change::Listing { entries: &entries }).expect("listed");
+        let content = |name: &str| fs::read(dir.join("copy").join(name)).expect("it is there");
+        assert_eq!(["a", "b", "d"].map(content), [b"8", b"7", b"9"]);
+        assert_eq!(content("c"), b"", "new, and its content is sent");
+        assert!(replay.wants(&entries[2]));
+        assert_eq!(fs::read_dir(dir.join("copy")).expect("a folder").count(), 4);
+        fs::remove_dir_all(dir).expect("ours");
+    }
 
     /// A link in the copy is a name like another, and no way out of it.
     #[test]

@@ -40,6 +40,8 @@ pub(super) struct Shared {
     kept: u64,
     /// All of the ring was taken up to this record.
     pub(super) taken: u64,
+    /// Somebody waits until all was taken up to this one.
+    pub(super) awaited: Option<u64>,
     /// Names were taken from a listing: until the log has this number and the index is written down, the ring has to tell again.
     pub(super) unsettled: Option<(u64, u64)>,
     /// The index must be written down.
@@ -68,6 +70,7 @@ impl Shared {
             passed: VecDeque::new(),
             kept: 0,
             taken: 0,
+            awaited: None,
             unsettled: None,
             changed: false,
             barriers: VecDeque::new(),
@@ -526,6 +529,11 @@ impl Consumer for Feed {
         }
         if shared.logged.captured >= last {
             shared.settle();
+        }
+        let wake = shared.awaited.take_if(|upto| *upto <= seq).is_some();
+        drop(shared);
+        if wake {
+            (self.wake)();
         }
     }
 

@@ -311,6 +311,7 @@ impl Store {
         let told = std::mem::take(&mut shared.told);
         let mut out = std::mem::take(&mut shared.queue);
         let (taken, captured, changed) = (shared.taken, shared.captured, shared.changed);
+        shared.awaited = self.waits.iter().map(|wait| wait.upto).filter(|upto| *upto > taken).min();
         drop(shared);
         told.into_iter().for_each(|told| self.alarm(told));
         if changed {

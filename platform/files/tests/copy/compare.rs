@@ -11,7 +11,7 @@ use apus_files::linux::Fail;
 
 use crate::world::{Writer, append, apply, begin, done, equal, open, place, same, seen};
 
-fn digest(store: &mut Store, shadow: bool, from: &At) -> Page {
+pub(crate) fn digest(store: &mut Store, shadow: bool, from: &At) -> Page {
     match store.perform(&Work::Digest { op: OpId(5), shadow, from: from.clone() }) {
         Some((_, Answer::Page(page))) => page,
         other => panic!("{other:?}, {:?}", store.alarms()),

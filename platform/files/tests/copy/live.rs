@@ -26,7 +26,7 @@ fn library() -> PathBuf {
     places.into_iter().find(|place| place.exists()).expect("cargo builds the library for its tests")
 }
 
-fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let there = Command::new("which").arg(program).output().is_ok_and(|run| run.status.success());
     if !there {
         println!("SKIPPED: there is no {program}");
@@ -56,8 +56,8 @@ fn open(place: &Path) -> Store {
 }
 
 /// A daemon with its drainer. Dropped, it ends as if it was killed: nothing is told or kept any more.
-struct Daemon {
-    store: Store,
+pub(crate) struct Daemon {
+    pub(crate) store: Store,
     drains: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
 
@@ -88,21 +88,22 @@ impl Daemon {
 }
 
 /// Two copies, and what the engine would do between them.
-struct World {
-    place: Place,
-    ring: PathBuf,
-    one: Option<Daemon>,
-    two: Store,
-    history: History,
-    captured: u64,
+pub(crate) struct World {
+    pub(crate) place: Place,
+    pub(crate) ring: PathBuf,
+    pub(crate) one: Option<Daemon>,
+    pub(crate) two: Store,
+    pub(crate) history: History,
+    pub(crate) captured: u64,
+    pub(crate) answers: Vec<Answer>,
     /// Numbered, and not yet ordered to be logged.
     unlogged: Vec<(Vec<u8>, u64)>,
-    missed: u64,
-    kills: u64,
+    pub(crate) missed: u64,
+    pub(crate) kills: u64,
 }
 
 impl World {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let place = place(name);
         let base = std::fs::canonicalize(&place.0).expect("it is there");
         let ring = base.join("ring");
@@ -116,6 +117,7 @@ impl World {
             two,
             history: History::default(),
             captured: 0,
+            answers: Vec::new(),
             unlogged: Vec::new(),
             missed: 0,
             kills: 0,
@@ -144,7 +146,7 @@ impl World {
         }
     }
 
-    fn number(&mut self, change: Change) -> Vec<u8> {
+    pub(crate) fn number(&mut self, change: Change) -> Vec<u8> {
         let record = Record { group: GROUP, era: ERA, lsn: self.history.end.next(), prev: self.history.check, change };
         let bytes = record.encode().0;
         self.history.push(&Head::read(&bytes).expect("whole"));
@@ -152,7 +154,7 @@ impl World {
     }
 
     /// One turn of the daemon: what happened is numbered, logged here, and logged and applied there. Whether there was something.
-    fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         let happened = self.one.as_mut().expect("it runs").store.happened();
         let any = !happened.is_empty();
         for what in happened {
@@ -166,8 +168,13 @@ impl World {
                         self.unlogged.push((bytes, captured.number));
                     }
                 }
-                Happening::Missed => self.missed += 1,
-                other => panic!("{other:?}"),
+                Happening::Missed => {
+                    self.missed += 1;
+                    let mark = self.number(Change::Era { fresh: true });
+                    self.unlogged.push((mark, self.captured));
+                }
+                Happening::Done { answer, .. } => self.answers.push(answer),
+                other @ Happening::Found(_) => panic!("{other:?}"),
             }
         }
         while !self.unlogged.is_empty() {
@@ -181,7 +188,7 @@ impl World {
         any
     }
 
-    fn ship(&mut self) {
+    pub(crate) fn ship(&mut self) {
         let one = &mut self.one.as_mut().expect("it runs").store;
         loop {
             let from = self.two.status().end.next();
@@ -194,7 +201,7 @@ impl World {
     }
 
     /// The daemon is killed, and another one begins.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.kills += 1;
         self.one = None;
         self.unlogged.clear();
@@ -210,7 +217,7 @@ impl World {
     }
 
     /// Runs until the program has ended and all of it is shipped; now and then `now_and_then` is asked for.
-    fn run(&mut self, mut child: Child, mut now_and_then: impl FnMut(&mut Self)) {
+    pub(crate) fn run(&mut self, mut child: Child, mut now_and_then: impl FnMut(&mut Self)) {
         let begun = Instant::now();
         loop {
             self.turn();
@@ -225,7 +232,7 @@ impl World {
     }
 
     /// All that was captured is logged and shipped.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let begun = Instant::now();
         let capture = apus_capture::linux::Capture::at(&self.ring).expect("a ring");
         loop {
@@ -240,14 +247,24 @@ impl World {
         self.ship();
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// The same without shipping: records after something was missed are no good to who has not compared.
+    pub(crate) fn settle_files(&mut self) {
+        let begun = Instant::now();
+        let capture = apus_capture::linux::Capture::at(&self.ring).expect("a ring");
+        while self.turn() || !capture.status().reasons.in_order() || capture.status().waiting > 0 || !capture.shown() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not settle: {:?}", capture.status());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("LD_PRELOAD", library()).env("APUS_CAPTURE", &self.ring).current_dir(self.place.0.join("1/root"));
         command.stdout(Stdio::null());
         command
     }
 
-    fn same(&self, what: &str) {
+    pub(crate) fn same(&self, what: &str) {
         let tree = |copy: &str| {
             let mut tree = seen(&self.place.0.join(copy).join("root"));
             tree.retain(|path, _| !path.ends_with(b"-shm"));
@@ -261,7 +278,7 @@ const ROWS: &str = "PRAGMA journal_mode = JOURNAL; CREATE TABLE IF NOT EXISTS t 
     WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 40) INSERT INTO t (b) SELECT randomblob(3000) FROM c;
     DELETE FROM t WHERE a % 7 = 3; UPDATE t SET b = randomblob(5000) WHERE a % 5 = 1;";
 
-fn sqlite(world: &World, journal: &str, times: usize) -> Child {
+pub(crate) fn sqlite(world: &World, journal: &str, times: usize) -> Child {
     let script = vec![ROWS.replace("JOURNAL", journal); times].join("\n");
     let path = world.place.0.join(format!("{journal}.sql"));
     std::fs::write(&path, script).expect("a file");
@@ -344,6 +361,13 @@ os.mkdir('gone'); os.rmdir('gone')
 f = os.open('sparse', os.O_CREAT | os.O_RDWR)
 os.posix_fallocate(f, 0, 200000); os.pwrite(f, b'end', 900000); os.ftruncate(f, 1000000)
 fd2 = os.open('tmp.new', os.O_CREAT | os.O_WRONLY, 0o600); os.write(fd2, b'new'); os.fsync(fd2); os.rename('tmp.new', 'sparse2')
+import ctypes
+os.symlink('nowhere', 'way')
+assert ctypes.CDLL(None).renameat2(-100, b'sparse', -100, b'way', 2) == 0
+os.unlink('sparse'); os.rename('way', 'sparse')
+open('one', 'w').write('one'); open('two', 'w').write('two')
+assert ctypes.CDLL(None).renameat2(-100, b'one', -100, b'two', 2) == 0
+assert open('one').read() == 'two'
 os.unlink('sparse2'); os.write(fd2, b'nobody sees this'); os.fsync(fd2)
 "#;
     for round in 0..3 {
@@ -355,6 +379,7 @@ os.unlink('sparse2'); os.write(fd2, b'nobody sees this'); os.fsync(fd2)
         });
         let child = command.arg("-c").arg(script).spawn().expect("it runs");
         world.run(child, |_| {});
+        assert_eq!(world.missed, 0, "nothing was missed");
         world.same(&format!("round {round}"));
         world.kill();
         world.settle();

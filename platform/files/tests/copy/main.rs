@@ -6,4 +6,5 @@ mod changes;
 mod compare;
 mod hostile;
 mod live;
+mod lost;
 mod world;

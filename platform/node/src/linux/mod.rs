@@ -5,6 +5,10 @@ mod apply;
 mod cluster;
 mod control;
 mod fence;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod files;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "no_files.rs"]
 pub(crate) mod files;
 mod held;
 mod http;

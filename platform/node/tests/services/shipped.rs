@@ -49,14 +49,14 @@ fn skipped() -> bool {
 }
 
 /// A service `db` that writes rows in `books`, and acknowledges them in a file of the cluster's.
-fn books(top: &str, kind: &str, lease: &str) -> (String, String) {
+fn books(mode: &str, kind: &str, lease: &str) -> (String, String) {
     let exe = std::env::current_exe().expect("it runs");
     let library = library().expect("it was looked for");
     let services = format!(
         "[[services]]\nname = \"db\"\ncommand = [\"{}\", \"rows\", \"{kind}\", \"ROOT\", \"FOLDER\"]\ndirectory = \"ROOT\"\n\
          ready = \"notify\"\nfailures = 200\nbackoff = \"10ms\"\nbackoff_max = \"50ms\"\nstop = {{ grace = \"500ms\" }}\n\
-         [[groups]]\nname = \"books\"\nservice = \"db\"\nroot = \"ROOT\"\npatterns = [\"**\", \"!*-shm\"]\nmode = \"sync\"\n\
-         library = \"{}\"\n{top}\n",
+         [[groups]]\nname = \"books\"\nservice = \"db\"\nroot = \"ROOT\"\npatterns = [\"**\", \"!*-shm\"]\n\
+         mode = \"{mode}\"\nlibrary = \"{}\"\n",
         exe.display(),
         library.display(),
     );
@@ -327,7 +327,7 @@ pub(crate) fn powered_off() {
         println!("files by SQLite: SKIPPED: sqlite3 is not installed; lines of a file instead");
     }
     let _rings = Rings;
-    let (top, services) = books("", if sqlite { "sqlite" } else { "lines" }, "1s");
+    let (top, services) = books("sync", if sqlite { "sqlite" } else { "lines" }, "1s");
     let mut cluster = Cluster::new("powered-off", NODES, &top, &services);
     let (first, _) = cluster.ready("db", 0, |node, row: &Row| row["node"] == node);
     writes(&cluster, 50);
@@ -407,7 +407,7 @@ pub(crate) fn killed() {
     println!("{kills} kills, APUS_SEED={seed}");
     let mut rng = Seed(seed).stream("kills");
     let _rings = Rings;
-    let (top, services) = books("", "lines", "20s");
+    let (top, services) = books("sync", "lines", "20s");
     let mut cluster = Cluster::new("files-killed", NODES, &top, &services);
     let (writer, row) = cluster.ready("db", 0, |node, row: &Row| row["node"] == node);
     writes(&cluster, 20);
@@ -435,4 +435,62 @@ pub(crate) fn killed() {
     assert!(acknowledged.is_subset(&there), "all that was acknowledged is in every copy");
     assert_eq!(compared(&cluster), before, "nothing was compared anew\n{}", cluster.story());
     println!("  {} rows acknowledged", acknowledged.len());
+}
+
+/// By order, nothing is lost even where no program waits; who is not captured is kept out; a program that crashes goes on.
+pub(crate) fn moved() {
+    if skipped() {
+        return;
+    }
+    let _rings = Rings;
+    let (top, services) = books("async", "lines", "20s");
+    let mut cluster = Cluster::new("files-moved", NODES, &top, &services);
+    let (first, row) = cluster.ready("db", 0, |node, row: &Row| row["node"] == node);
+    writes(&cluster, 50);
+    alike(&cluster, first);
+
+    crate::tests::signal("KILL", &[crate::tests::pid(&row)]);
+    let (_, again) = cluster.ready("db", 0, |node, now: &Row| node == first && now["pid"] != row["pid"]);
+    writes(&cluster, 20);
+    assert_eq!(again["restarts"], 1);
+    alike(&cluster, first);
+
+    let mut stranger = Command::new("/bin/sh");
+    stranger.args(["-c", "echo stranger >> rows"]).current_dir(root(&cluster, first)).stderr(Stdio::null());
+    assert!(!stranger.status().expect("a shell").success(), "it is refused");
+    cluster.wait("the guard's word", || copy(&cluster, first)["strangers"]["refused"].as_u64() > Some(0));
+    writes(&cluster, 20);
+    alike(&cluster, first);
+
+    let second = (first + 1) % NODES;
+    let acknowledged = acks(&cluster);
+    assert_eq!(cluster.ask(first, &json!({ "do": "move", "what": "db", "node": second }))["done"], true);
+    cluster.ready("db", 0, |node, row: &Row| node == second && row["node"] == second);
+    found(&cluster, &acknowledged);
+    writes(&cluster, 20);
+    alike(&cluster, second);
+
+    // A daemon that is ended in order leaves its program, and finds it again.
+    let (_, row) = cluster.ready("db", 0, |node, _| node == second);
+    assert_eq!(cluster.end(second), Some(0));
+    cluster.start(second);
+    let (_, again) = cluster.ready("db", 0, |node, _| node == second);
+    assert_eq!(again["pid"], row["pid"]);
+    writes(&cluster, 20);
+    alike(&cluster, second);
+    for node in 0..NODES {
+        assert_eq!(cluster.ask(node, &json!({ "do": "orphans" }))["orphans"], json!([]), "nothing was parted from");
+    }
+    for (question, said) in [
+        (json!({ "do": "files", "group": "boks" }), "`boks` is no group of files: known here are books"),
+        (json!({ "do": "compare", "group": "books", "node": 9 }), "that node takes no records of `books` at present"),
+    ] {
+        let refused = cluster.try_ask(second, &question).expect_err(said);
+        assert!(refused.contains(said), "{refused}");
+    }
+    let other = (second + 1) % NODES;
+    let compared = cluster.said("compares: true");
+    assert_eq!(cluster.ask(second, &json!({ "do": "compare", "group": "books", "node": other }))["done"], true);
+    cluster.wait("a comparison", || cluster.said("compares: true") > compared);
+    alike(&cluster, second);
 }

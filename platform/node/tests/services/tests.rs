@@ -26,6 +26,7 @@ const ALL: &[(&str, fn())] = &[
     ("a new file is applied as far as it can be, and the rest at a reload", operated::applied),
     ("another machine is fenced once, with an epoch, by a majority", fenced::fenced),
     ("files survive power-off with every row that was acknowledged", shipped::powered_off),
+    ("files go along when their program is moved, and strangers are kept out", shipped::moved),
     ("files survive daemons that are killed at any moment", shipped::killed),
     ("crashes and hangs are seen in time", supervise::smoke),
 ];

@@ -509,6 +509,7 @@ impl Judge {
             }
             Fact::Recovered { node, .. } => {
                 self.told_trouble.remove(&node);
+                self.troubled_since.remove(&node);
             }
             Fact::Dropped { node, upto, .. } => {
                 self.told_dropped.insert(node, upto);

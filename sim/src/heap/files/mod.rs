@@ -350,8 +350,9 @@ impl World {
                 let published = ack.applied > Lsn(0);
                 if published { files.judge.tells(node, ack.era, ack.durable, &files.vaults) } else { Ok(()) }
             }),
-            Message::Follow(Follow { era, from: Some(lsn), .. }) if leaves => {
-                files.judge.tells(node, era, lsn, &files.vaults)
+            Message::Follow(Follow { era, from, .. }) if leaves => {
+                let seen = files.judge.promised(node, vault, era);
+                seen.and_then(|()| from.map_or(Ok(()), |lsn| files.judge.tells(node, era, lsn, &files.vaults)))
             }
             Message::Follow(follow) if !leaves => {
                 if vault.open == Some(follow.era) && follow.from.is_none_or(|from| from >= vault.log.base.lsn) {

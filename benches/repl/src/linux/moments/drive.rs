@@ -334,7 +334,10 @@ fn part(
             part.torn += 1;
             part.first.get_or_insert_with(|| format!("moment {}: {why}", part.moments));
             if let Some(kept) = &plan.keep {
-                std::fs::rename(&moment, kept.join(format!("{workload}-{name}-{}", part.moments)))?;
+                let kept = kept.join(format!("{workload}-{name}-{}", part.moments));
+                std::fs::rename(&moment, &kept)?;
+                // What the programs have meanwhile, to compare with.
+                Command::new("cp").arg("-a").arg(&site.root).arg(kept.join("root")).status()?;
                 continue;
             }
         }

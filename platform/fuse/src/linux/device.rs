@@ -208,6 +208,15 @@ pub(super) fn stay(processor: usize) {
     }
 }
 
+/// Lets this thread run as soon as it has something to do, before programs: it stays on one processor and serves those that wait for it
+/// there. Without the right to it, it waits its turn.
+pub(super) fn first() {
+    let priority = libc::sched_param { sched_priority: 1 };
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameter is there.
+    unsafe { libc::sched_setscheduler(0, policy, &raw const priority) };
+}
+
 /// What an answer over the ring begins with.
 pub(super) fn ring_head(unique: u64, error: i32, into: &mut [u8]) {
     Answer::new(into).u32(OUT_HEADER as u32).i32(-error).u64(unique);

@@ -61,6 +61,9 @@ pub struct Options {
     pub transport: Option<Transport>,
     /// Whether files outside the group are read and written without this process.
     pub passthrough: bool,
+    /// Whether the threads that serve over `io_uring` run before programs (`SCHED_RR`, where it is allowed): each stays on the processor of
+    /// the program that waits for it, and would wait there behind others.
+    pub realtime: bool,
     /// What `fsync` waits for, besides the disk.
     pub barrier: Option<Box<dyn Barrier>>,
 }
@@ -76,6 +79,7 @@ impl Options {
             stall_ms: 200,
             transport: None,
             passthrough: true,
+            realtime: true,
             barrier: None,
         }
     }
@@ -113,7 +117,14 @@ impl Mounted {
         })?;
         let first = set_aside(backing::raw(&root));
         let queue = Queue::new(first, options.queue_bytes, Duration::from_millis(options.stall_ms));
-        let server = Arc::new(Server::new(root, found.key[0], (patterns, direct), names, queue, options.barrier));
+        let server = Arc::new(Server::new(
+            root,
+            found.key[0],
+            (patterns, direct),
+            names,
+            queue,
+            (options.realtime, options.barrier),
+        ));
         let mut handover = Handover::new(Arc::clone(&server), consumer);
         // Before anybody can change a thing.
         handover.begin()?;

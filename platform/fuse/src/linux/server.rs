@@ -45,6 +45,8 @@ pub(super) struct Server {
     pub(super) transport: OnceLock<Transport>,
     /// The threads that take requests.
     pub(super) lanes: OnceLock<Arc<Lanes>>,
+    /// Whether threads that stay on one processor run before programs.
+    pub(super) realtime: bool,
     pub(super) barrier: Option<Box<dyn Barrier>>,
     pub(super) untracked: AtomicU64,
     /// Whether all that was read anew is whole and shown.
@@ -121,7 +123,7 @@ impl Server {
         (patterns, direct): (Vec<u8>, Vec<u8>),
         names: Names,
         queue: Queue,
-        barrier: Option<Box<dyn Barrier>>,
+        (realtime, barrier): (bool, Option<Box<dyn Barrier>>),
     ) -> Self {
         Self {
             root,
@@ -136,6 +138,7 @@ impl Server {
             passthrough: AtomicBool::new(false),
             transport: OnceLock::new(),
             lanes: OnceLock::new(),
+            realtime,
             barrier,
             untracked: AtomicU64::new(0),
             shown: AtomicBool::new(false),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
 use apus_capture::linux::sys::{self, Errno};
 
 use super::backing::{Done, check};
-use super::device::{ring_head, ring_number, stay};
+use super::device::{first, ring_head, ring_number, stay};
 use super::protocol::{Header, OP, PAYLOAD};
 use super::server::{Request, Server};
 
@@ -168,6 +168,9 @@ fn submission(device: RawFd, command: u32, commit: u64, queue: usize) -> [u8; SU
 /// Serves the queue of one processor until the mount is gone.
 pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize, begun: &dyn Fn()) -> Done<()> {
     stay(queue);
+    if server.realtime {
+        first();
+    }
     let mut headers = vec![0u8; HEADERS];
     let mut payload = vec![0u8; PAYLOAD];
     let parts = [

@@ -315,7 +315,8 @@ impl Judge {
         let expected = if lsn <= theirs.log.end() { theirs.log.era(lsn) } else { era };
         let has = mine.log.era(lsn);
         if has != expected {
-            let what = format!("{node} tells {writer} that it has {lsn}, which is of {has} here and of {expected} there");
+            let what =
+                format!("{node} tells {writer} that it has {lsn}, which is of {has} here and of {expected} there");
             return wrong("files-ack-true", what);
         }
         Ok(())
@@ -382,7 +383,11 @@ impl Judge {
                 None => Ok(()),
             };
         }
-        if early { wrong("files-let-go", format!("{node} lets go with {at} before the others have it")) } else { Ok(()) }
+        if early {
+            wrong("files-let-go", format!("{node} lets go with {at} before the others have it"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Another history takes a log's place: what is in no other must be saved.
@@ -522,7 +527,8 @@ impl Judge {
                 if let Some((_, takes)) = answers.and_then(|answers| answers.get(&from)).copied() {
                     let mine = vaults.get(&node).filter(|vault| !vault.blank).map(|vault| vault.log.history().rank());
                     if let Some(mine) = mine.filter(|mine| *mine > takes) {
-                        let what = format!("{node} takes {} of {} though it has {} of {}", takes.1, takes.0, mine.1, mine.0);
+                        let what =
+                            format!("{node} takes {} of {} though it has {} of {}", takes.1, takes.0, mine.1, mine.0);
                         return wrong("files-furthest", what);
                     }
                     self.chooses(now, node, era, takes)?;

@@ -319,8 +319,7 @@ impl Vault {
 
     /// A bit of a file turns; its own changes are known as such until the files are compared.
     pub(crate) fn rot(&mut self, rng: &mut Rng) -> bool {
-        let files: Vec<_> =
-            self.tree.files.iter().filter(|(_, file)| file.len() > 0).map(|(at, _)| *at).collect();
+        let files: Vec<_> = self.tree.files.iter().filter(|(_, file)| file.len() > 0).map(|(at, _)| *at).collect();
         let Some(at) = files.get(rng.below(files.len() as u64) as usize) else { return false };
         let many = self.tree.files.get(at).map_or(0, |file| file.len() as u64);
         let bit = rng.below(many * 8) as usize;

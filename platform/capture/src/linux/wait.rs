@@ -80,8 +80,9 @@ impl Capture {
             if sys::boot() >= self.shared.lease.load(Acquire) {
                 return false;
             }
-            if in_order && Busy::enter().is_none() {
-                // A handler of a signal: what it interrupted holds a lock, and would do so for as long as this waits.
+            if Busy::enter().is_none() {
+                // A handler of a signal: what it interrupted holds a lock, and would do so for as long as this waits. The order may be
+                // lost by what the handler wrote itself, and cannot be kept again before that lock is let go.
                 return false;
             }
             if in_order && (mark.record.is_none() || self.shared.lost.load(SeqCst) != mark.lost) {
@@ -108,7 +109,7 @@ mod tests {
     use std::sync::atomic::Ordering::SeqCst;
 
     use super::super::{Capture, Consumer, Drainer, Group, Operation, sys};
-    use super::Mark;
+    use super::{Busy, Mark};
 
     /// Takes all.
     struct Takes;
@@ -168,6 +169,50 @@ mod tests {
     }
 
     #[test]
+    fn who_may_not_enter_leaves_what_it_found() {
+        let outer = Busy::enter();
+        assert!(outer.is_some());
+        assert!(Busy::enter().is_none() && Busy::enter().is_none());
+        drop(outer);
+        assert!(Busy::enter().is_some());
+    }
+
+    #[test]
+    fn a_handler_in_the_middle_of_a_change_is_told_of_a_failure_whatever_it_wrote() {
+        let (dir, capture, bound) = group("handler");
+        let mut drainer = settle(&dir);
+        capture.wait_for_release(true);
+        capture.lease(u64::MAX);
+        let fd = std::os::fd::AsRawFd::as_raw_fd;
+        let file = std::fs::File::options().write(true).open(dir.join("root/a")).expect("it is there");
+        let (tell, told) = std::sync::mpsc::channel();
+        let (mut went, waiting) = (None, &capture);
+        std::thread::scope(|scope| {
+            // What waits for ever is let go as if nobody waited any more, so that it fails instead.
+            scope.spawn(move || {
+                if told.recv_timeout(std::time::Duration::from_secs(60)).is_err() {
+                    waiting.wait_for_release(false);
+                }
+            });
+            let done = capture.change(bound, fd(&file), super::super::Source::At(0, 1), || {
+                // The handler writes, and has what it wrote put on the disk.
+                let wrote = capture.change(bound, fd(&file), super::super::Source::At(1, 1), || 1);
+                assert_eq!(wrote, Ok(1));
+                assert!(!capture.reasons().in_order(), "it was written without a lock");
+                went = Some(capture.wait_released(bound, capture.mark(bound)));
+                1
+            });
+            assert_eq!(done, Ok(1));
+            let _ = tell.send(());
+        });
+        assert_eq!(went, Some(false));
+        // What was interrupted lets go of its lock: the order is kept again.
+        while drainer.drain(&mut Takes).expect("it takes all") != super::super::Drained::Idle {}
+        assert!(capture.reasons().in_order());
+        std::fs::remove_dir_all(dir).expect("ours");
+    }
+
+    #[test]
     fn a_record_that_went_with_the_order_is_made_again() {
         let (dir, capture, bound) = group("lost");
         capture.wait_for_release(true);
@@ -178,12 +223,12 @@ mod tests {
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| capture.wait_released(bound, mark));
             let mut drainer = settle(&dir);
-            // The record comes after the listing, and no other does.
-            while capture.status().next <= capture.status().shipped + 1 {
+            // The record comes after the listing.
+            while !waits.is_finished() {
+                drainer.drain(&mut Takes).expect("it takes all");
+                capture.release(capture.status().shipped);
                 std::thread::yield_now();
             }
-            while drainer.drain(&mut Takes).expect("it takes all") != super::super::Drained::Idle {}
-            capture.release(capture.status().shipped);
             assert!(waits.join().expect("it ends"));
         });
         std::fs::remove_dir_all(dir).expect("ours");

@@ -22,6 +22,8 @@ const FILE: u64 = 4;
 const APPENDS: u64 = 8;
 /// Opened so that writes return once they are on the disk.
 const DURABLE: u64 = 16;
+/// One of the group's. Looked at anew whenever it is put on the disk, since it may be moved.
+const DIRECTORY: u64 = 32;
 
 const NEW: u32 = 0;
 const STARTING: u32 = 1;
@@ -205,6 +207,7 @@ pub(crate) fn appends(fd: c_int, yes: bool) {
 fn encode(class: Class, how: u64) -> u64 {
     match class {
         Class::Never => NEVER,
+        Class::Directory => DIRECTORY,
         Class::Outside(entered) => OUTSIDE | u64::from(entered) << 8,
         Class::File(bound) => FILE | how | u64::from(bound.index) << 8 | u64::from(bound.generation) << 32,
     }
@@ -295,10 +298,22 @@ fn kept(capture: &Capture, fd: c_int) -> bool {
     marked(capture, fd).is_none_or(|marked| released(capture, fd, marked))
 }
 
+/// What is put on the disk by way of `fd`; `None`: nothing of the group.
+fn target(capture: &Capture, fd: c_int) -> Option<Target> {
+    if let Some((bound, _)) = of(capture, fd) {
+        return Some(Target::File(bound));
+    }
+    let names = match FDS.get(fd as usize) {
+        Some(slot) => slot.load(Relaxed) == DIRECTORY,
+        None => capture.classify(fd) == Class::Directory,
+    };
+    names.then_some(Target::Names)
+}
+
 /// What `fd` is open on is about to be put on the disk; `None`: it does not belong to the group.
 pub(crate) fn marked(capture: &Capture, fd: c_int) -> Option<(Target, Mark)> {
     loop {
-        let target = Target::File(of(capture, fd)?.0);
+        let target = target(capture, fd)?;
         match capture.mark(target) {
             Ok(mark) => return Some((target, mark)),
             Err(Stale) => forget(fd),

@@ -27,6 +27,24 @@ pub(crate) fn waits() {
     tell("durable", durable.write_all_at(b"two", 0));
     let aside = std::fs::File::create("aside.txt").expect("a file");
     tell("aside", aside.sync_all());
+    std::fs::create_dir_all("below").expect("a directory");
+    std::fs::write("below/new.db", "three").expect("a file");
+    std::fs::rename("below/new.db", "below/named.db").expect("it is there");
+    for (what, path) in [("root", "."), ("outside", ".."), ("below", "below")] {
+        tell(what, std::fs::File::open(path).expect("a directory").sync_all());
+    }
+    // The same number each time.
+    for (what, path) in [("listed-outside", c".."), ("listed", c"below")] {
+        // SAFETY: the name ends with a zero.
+        let stream = unsafe { libc::opendir(path.as_ptr()) };
+        // SAFETY: a stream that was just opened.
+        let fd = unsafe { libc::dirfd(stream) };
+        // SAFETY: a descriptor, no memory.
+        let done = unsafe { libc::fsync(fd) };
+        tell(what, if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) });
+        // SAFETY: opened above.
+        unsafe { libc::closedir(stream) };
+    }
     std::fs::remove_file("plain.db").expect("it is there");
     tell("unlinked", file.sync_all());
 }
@@ -43,8 +61,13 @@ pub(crate) fn who_waits_is_let_go_or_told() {
     // No lease: who waits is told at once.
     finish(world.role("waits", &[]).spawn().expect("it runs"));
     let error = libc::EIO;
-    let want = format!("write 0, fsync {error}, fdatasync {error}, durable {error}, aside 0, unlinked 0, ");
-    assert_eq!(told(&world), want);
+    let want = |error: i32| {
+        format!(
+            "write 0, fsync {error}, fdatasync {error}, durable {error}, aside 0, root {error}, outside 0, below {error}, \
+             listed-outside 0, listed {error}, unlinked 0, "
+        )
+    };
+    assert_eq!(told(&world), want(error));
     world.capture.lease(u64::MAX);
     let mut child = world.role("waits", &[]).spawn().expect("it runs");
     while child.try_wait().expect("ours").is_none() {
@@ -53,7 +76,7 @@ pub(crate) fn who_waits_is_let_go_or_told() {
         std::thread::sleep(Duration::from_millis(1));
     }
     finish(child);
-    assert_eq!(told(&world), "write 0, fsync 0, fdatasync 0, durable 0, aside 0, unlinked 0, ");
+    assert_eq!(told(&world), want(0));
     world.settle();
     world.stop();
 }

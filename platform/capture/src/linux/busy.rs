@@ -33,7 +33,8 @@ impl Busy {
                 options(nostack, preserves_flags),
             );
         }
-        (before == 0).then_some(Self(()))
+        // Made where it is wanted alone: one that is dropped unused would say that no lock is held.
+        if before == 0 { Some(Self(())) } else { None }
     }
 }
 

@@ -534,27 +534,6 @@ impl Capture {
         }
         self.wake();
     }
-
-    /// A file of the group was told to be on the disk. The number of the record, if there is one: the order may be lost, or the file
-    /// without a name.
-    pub fn synced(&self, bound: Bound) -> Option<u64> {
-        let file = self.file(bound.index);
-        if !self.reasons().in_order()
-            || file.generation.load(Relaxed) != bound.generation
-            || file.dead.load(Relaxed) != 0
-        {
-            return None;
-        }
-        let _busy = Busy::enter()?;
-        // Nothing to wait for and nothing destroyed: one record, complete at once.
-        match self.reserve(Say::of(Kind::Sync, bound.index, file.id.load(Relaxed)), state::DONE) {
-            Some(slot) => Some(slot.seq),
-            None => {
-                self.full();
-                None
-            }
-        }
-    }
 }
 
 /// A descriptor of the same file from which bytes can be read.

@@ -34,4 +34,4 @@ pub use operation::{Change, Consumer, FileId, Kind, Listed, Operation};
 pub use path::{Name, Place, text};
 pub use replay::Replay;
 pub use ring::Group;
-pub use wait::Mark;
+pub use wait::{Mark, Target};

@@ -17,9 +17,11 @@ use crate::Globs;
 /// What a descriptor is to the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// No plain file.
+    /// Neither a plain file nor a directory.
     Never,
-    /// A file that does not belong to the group, as long as [`Capture::entered`] is this.
+    /// A directory within the group's root, or the root.
+    Directory,
+    /// A file or directory that does not belong to the group, as long as [`Capture::entered`] is this.
     Outside(u32),
     /// A file of the group.
     File(Bound),
@@ -141,11 +143,17 @@ impl Capture {
     pub fn classify(&self, fd: c_int) -> Class {
         let entered = self.entered();
         let Ok(stat) = sys::fstat(fd) else { return Class::Never };
-        if !stat.is_file() {
+        if !stat.is_file() && !stat.is_dir() {
             return Class::Never;
         }
         if stat.links == 0 || stat.key[0] != self.shared.device.load(Relaxed) {
             return Class::Outside(entered);
+        }
+        if stat.is_dir() {
+            // One that cannot be told is waited for: too much is put on the disk then, not too little.
+            let ours = |name: &Name| name.as_bytes() == self.root() || self.inside(name).is_some();
+            let apart = Name::of(fd).is_ok_and(|name| !ours(&name));
+            return if apart { Class::Outside(entered) } else { Class::Directory };
         }
         if let Some(bound) = self.find(stat.key) {
             return Class::File(bound);

@@ -3,7 +3,7 @@
 use apus_capture::linux::Source;
 use libc::{c_int, c_uint, c_void, iovec, off_t, size_t, ssize_t};
 
-use super::state::{bytes, bytes_as, capture, errno, file, raw};
+use super::state::{bytes, bytes_as, capture, errno, file, marked, raw, released};
 
 fn written(len: size_t) -> impl Fn(bool) -> Source {
     move |appends| if appends { Source::Append(len as u64) } else { Source::Here(len as u64) }
@@ -183,15 +183,11 @@ sendfiles!(sendfile sendfile64);
 macro_rules! syncs {
     ($($name:ident)*) => {hook! {$(
         fn $name(fd: c_int) -> c_int, real => {
-            let (Some(capture), Some((bound, _))) = (capture(), file(fd)) else { return real() };
-            if !capture.awaits() {
-                capture.synced(bound);
-                return real();
-            }
+            let Some(capture) = capture() else { return real() };
+            let Some(mark) = marked(capture, fd) else { return real() };
             // This disk and those of the copies work at the same time.
-            let mark = capture.mark(bound);
             let done = real();
-            if done == 0 && !capture.wait_released(bound, mark) {
+            if done == 0 && capture.awaits() && !released(capture, fd, mark) {
                 errno(libc::EIO);
                 return -1;
             }

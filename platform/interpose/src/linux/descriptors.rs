@@ -70,6 +70,14 @@ hook! {
         forget_all(from.max(0) as usize, usize::MAX);
         real();
     };
+    // The C library closes its descriptor by a call of its own.
+    fn closedir(stream: *mut libc::DIR) -> c_int, real => {
+        if !stream.is_null() {
+            // SAFETY: the caller's stream.
+            forget(unsafe { libc::dirfd(stream) });
+        }
+        real()
+    };
     fn daemon(stay: c_int, keep: c_int) -> c_int, real => {
         let done = real();
         forget_all(0, 2);

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use apus_capture::linux::sys::{self, Errno};
-use apus_capture::linux::{Bound, Bug, Capture, Class, Source, Stale};
+use apus_capture::linux::{Bound, Bug, Capture, Class, Mark, Source, Stale, Target};
 use libc::{c_char, c_int};
 
 /// Descriptors whose class is remembered; higher ones are looked at each time.
@@ -22,6 +22,8 @@ const FILE: u64 = 4;
 const APPENDS: u64 = 8;
 /// Opened so that writes return once they are on the disk.
 const DURABLE: u64 = 16;
+/// One of the group's. Looked at anew whenever it is put on the disk, since it may be moved.
+const DIRECTORY: u64 = 32;
 
 const NEW: u32 = 0;
 const STARTING: u32 = 1;
@@ -205,6 +207,7 @@ pub(crate) fn appends(fd: c_int, yes: bool) {
 fn encode(class: Class, how: u64) -> u64 {
     match class {
         Class::Never => NEVER,
+        Class::Directory => DIRECTORY,
         Class::Outside(entered) => OUTSIDE | u64::from(entered) << 8,
         Class::File(bound) => FILE | how | u64::from(bound.index) << 8 | u64::from(bound.generation) << 32,
     }
@@ -271,7 +274,7 @@ pub(crate) fn bytes_as(
         let Some((bound, appends)) = of(capture, fd) else { return real() };
         match capture.change(bound, fd, source(appends), &mut call) {
             Ok(result) => {
-                if result > 0 && capture.awaits() && (durable || is_durable(fd)) && !kept(capture, bound) {
+                if result > 0 && capture.awaits() && (durable || is_durable(fd)) && !kept(capture, fd) {
                     return finish(-(libc::EIO as isize));
                 }
                 return finish(result);
@@ -291,7 +294,45 @@ fn is_durable(fd: c_int) -> bool {
 
 /// Waits until the copies have what was written so far; `false`: the time for it is over.
 #[cold]
-fn kept(capture: &Capture, bound: Bound) -> bool {
-    let mark = capture.mark(bound);
-    capture.wait_released(bound, mark)
+fn kept(capture: &Capture, fd: c_int) -> bool {
+    marked(capture, fd).is_none_or(|marked| released(capture, fd, marked))
+}
+
+/// What is put on the disk by way of `fd`; `None`: nothing of the group.
+fn target(capture: &Capture, fd: c_int) -> Option<Target> {
+    if let Some((bound, _)) = of(capture, fd) {
+        return Some(Target::File(bound));
+    }
+    let names = match FDS.get(fd as usize) {
+        Some(slot) => slot.load(Relaxed) == DIRECTORY,
+        None => capture.classify(fd) == Class::Directory,
+    };
+    names.then_some(Target::Names)
+}
+
+/// What `fd` is open on is about to be put on the disk; `None`: it does not belong to the group.
+pub(crate) fn marked(capture: &Capture, fd: c_int) -> Option<(Target, Mark)> {
+    loop {
+        let target = target(capture, fd)?;
+        match capture.mark(target) {
+            Ok(mark) => return Some((target, mark)),
+            Err(Stale) => forget(fd),
+        }
+    }
+}
+
+/// Waits until the copies have what was marked; `false`: the time for it is over.
+pub(crate) fn released(capture: &Capture, fd: c_int, mut marked: (Target, Mark)) -> bool {
+    loop {
+        let (target, mark) = marked;
+        match capture.wait_released(target, mark) {
+            Ok(in_time) => return in_time,
+            Err(Stale) => forget(fd),
+        }
+        match self::marked(capture, fd) {
+            Some(next) => marked = next,
+            // It has no name any more.
+            None => return true,
+        }
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::time::Duration;
 
-use crate::world::{World, finish};
+use crate::world::{Kept, What, World, finish};
 
 /// Role: what waits, and what does not, each with its name on a line before it and the error number, or 0, behind.
 pub(crate) fn waits() {
@@ -26,6 +27,24 @@ pub(crate) fn waits() {
     tell("durable", durable.write_all_at(b"two", 0));
     let aside = std::fs::File::create("aside.txt").expect("a file");
     tell("aside", aside.sync_all());
+    std::fs::create_dir_all("below").expect("a directory");
+    std::fs::write("below/new.db", "three").expect("a file");
+    std::fs::rename("below/new.db", "below/named.db").expect("it is there");
+    for (what, path) in [("root", "."), ("outside", ".."), ("below", "below")] {
+        tell(what, std::fs::File::open(path).expect("a directory").sync_all());
+    }
+    // The same number each time.
+    for (what, path) in [("listed-outside", c".."), ("listed", c"below")] {
+        // SAFETY: the name ends with a zero.
+        let stream = unsafe { libc::opendir(path.as_ptr()) };
+        // SAFETY: a stream that was just opened.
+        let fd = unsafe { libc::dirfd(stream) };
+        // SAFETY: a descriptor, no memory.
+        let done = unsafe { libc::fsync(fd) };
+        tell(what, if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) });
+        // SAFETY: opened above.
+        unsafe { libc::closedir(stream) };
+    }
     std::fs::remove_file("plain.db").expect("it is there");
     tell("unlinked", file.sync_all());
 }
@@ -42,17 +61,80 @@ pub(crate) fn who_waits_is_let_go_or_told() {
     // No lease: who waits is told at once.
     finish(world.role("waits", &[]).spawn().expect("it runs"));
     let error = libc::EIO;
-    let want = format!("write 0, fsync {error}, fdatasync {error}, durable {error}, aside 0, unlinked 0, ");
-    assert_eq!(told(&world), want);
+    let want = |error: i32| {
+        format!(
+            "write 0, fsync {error}, fdatasync {error}, durable {error}, aside 0, root {error}, outside 0, below {error}, \
+             listed-outside 0, listed {error}, unlinked 0, "
+        )
+    };
+    assert_eq!(told(&world), want(error));
     world.capture.lease(u64::MAX);
     let mut child = world.role("waits", &[]).spawn().expect("it runs");
     while child.try_wait().expect("ours").is_none() {
         // What was handed over is kept: it may go on.
         world.capture.release(world.status().shipped);
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
     finish(child);
-    assert_eq!(told(&world), "write 0, fsync 0, fdatasync 0, durable 0, aside 0, unlinked 0, ");
+    assert_eq!(told(&world), want(0));
     world.settle();
+    world.stop();
+}
+
+/// Ends a wait of `child` once it is seen to wait: a record asks for it, and nothing is released before.
+fn let_go(world: &World, mut child: std::process::Child) {
+    let asked = || {
+        let history = world.history.lock().expect("no thread ends while it holds it");
+        history.iter().any(|kept| kept.what == What::Other("Sync".into()))
+    };
+    while !asked() {
+        assert!(child.try_wait().expect("ours").is_none(), "it did not wait");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(child.try_wait().expect("ours").is_none(), "nothing was released");
+    while child.try_wait().expect("ours").is_none() {
+        world.capture.release(world.status().shipped);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    finish(child);
+}
+
+/// More files than are kept in the table once they are written and handed over.
+const CROWD: usize = 12_400;
+
+/// Role: writes a file, and has it put on the disk once its place in the table is another's.
+pub(crate) fn crowd() {
+    let file = std::fs::File::create("swept.db").expect("a file");
+    file.write_all_at(b"one", 0).expect("written");
+    for number in 0..CROWD {
+        std::fs::File::create(format!("{number}.db")).expect("a file");
+    }
+    std::fs::write("made.txt", "").expect("outside the group");
+    while !std::fs::exists("swept.txt").expect("a look") {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    file.sync_all().expect("in time");
+}
+
+/// A file that lost its place in the table is waited for as any other.
+pub(crate) fn a_file_that_was_swept_is_waited_for() {
+    let mut world = World::new(&["*.db"], |_| {});
+    world.drain(0);
+    world.capture.wait_for_release(true);
+    world.capture.lease(u64::MAX);
+    let mut child = world.role("crowd", &[]).spawn().expect("it runs");
+    let created = |kept: &Kept| (kept.what == What::Create("swept.db".into())).then_some(kept.seq);
+    let sits = || {
+        let number = world.history.lock().expect("no thread ends while it holds it").iter().find_map(created);
+        !world.root.join("made.txt").exists() || world.capture.known().iter().any(|(file, ..)| Some(file.0) == number)
+    };
+    while sits() {
+        assert!(child.try_wait().expect("ours").is_none(), "it ended early");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::fs::write(world.root.join("swept.txt"), "").expect("outside the group");
+    let_go(&world, child);
+    world.settle();
+    assert_eq!(world.status().lost, 1, "the order was lost: {:?}", world.status().ever.words());
     world.stop();
 }

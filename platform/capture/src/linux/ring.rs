@@ -439,6 +439,7 @@ mod tests {
         let mut settle = |gone: u64| {
             // As `renew` leaves it, then as `gone` does; more records wait.
             (drainer.whole_at, _) = (Some(50), shared.hidden.swap(gone.max(50), SeqCst));
+            drainer.handed = 49;
             shared.shipped.store(49, SeqCst);
             plant(&capture, &PLAIN);
             let mut shown = Shown::default();

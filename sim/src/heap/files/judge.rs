@@ -120,6 +120,10 @@ impl Judge {
 
     /// A mark is written; its record may reach no disk for long.
     fn mark(&mut self, node: NodeId, (era, lsn): Spot, fresh: bool, vaults: &BTreeMap<NodeId, Vault>) -> Seen {
+        if lsn == Lsn(0) {
+            // Nothing was marked.
+            return Ok(());
+        }
         let record = Record { group: self.config.id, era, lsn, prev: 0, change: Change::Era { fresh } };
         vaults.get(&node).map_or(Ok(()), |vault| self.learn(node, vault, &record))
     }

@@ -148,7 +148,12 @@ impl Ring {
         let done = unsafe { sys::call(libc::SYS_io_uring_enter, [ring, submit, wait, GETEVENTS, 0, 0]) };
         match done {
             0.. => Ok((done as usize).min(submit)),
-            _ if done == -(libc::EINTR as isize) || done == -(libc::EAGAIN as isize) => Ok(0),
+            _ if done == -(libc::EINTR as isize) => Ok(0),
+            _ if done == -(libc::EAGAIN as isize) => {
+                // The kernel has no memory just now; whoever could give it some must run.
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                Ok(0)
+            }
             _ => Err(Errno(-done as i32)),
         }
     }

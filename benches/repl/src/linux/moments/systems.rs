@@ -383,7 +383,7 @@ impl Syncthing {
             }
             let _ = writeln!(
                 text,
-                "<gui enabled=\"false\"/>\n<options><listenAddress>tcp://127.0.0.1:2200{at}</listenAddress><globalAnnounceEnabled>false</globalAnnounceEnabled><localAnnounceEnabled>false</localAnnounceEnabled><relaysEnabled>false</relaysEnabled><natEnabled>false</natEnabled><urAccepted>-1</urAccepted><autoUpgradeIntervalH>0</autoUpgradeIntervalH><reconnectionIntervalS>1</reconnectionIntervalS><startBrowser>false</startBrowser><crashReportingEnabled>false</crashReportingEnabled></options>\n</configuration>"
+                "<gui enabled=\"false\"/>\n<options><listenAddress>tcp://127.0.0.1:2200{at}</listenAddress><globalAnnounceEnabled>false</globalAnnounceEnabled><localAnnounceEnabled>false</localAnnounceEnabled><relaysEnabled>false</relaysEnabled><natEnabled>false</natEnabled><urAccepted>-1</urAccepted><autoUpgradeIntervalH>0</autoUpgradeIntervalH><reconnectionIntervalS>1</reconnectionIntervalS><startBrowser>false</startBrowser><setLowPriority>false</setLowPriority><crashReportingEnabled>false</crashReportingEnabled></options>\n</configuration>"
             );
             std::fs::write(home.join("config.xml"), text)?;
             std::fs::create_dir_all(folder.join(".stfolder"))?;

@@ -161,6 +161,8 @@ fn commits(number: u64, done: &AtomicU64) -> io::Result<()> {
             git(&["gc", "-q", "--prune=now"])?;
         }
         done.fetch_add(1, Relaxed);
+        // A copy that lags behind the lives of files is never one that can be shown: no faster than a busy person's tools.
+        std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
 }

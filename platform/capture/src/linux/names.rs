@@ -178,6 +178,11 @@ impl Capture {
         class
     }
 
+    /// Whether `fd` is open on something of the group's file system.
+    pub fn shares_disk(&self, fd: c_int) -> bool {
+        sys::fstat(fd).is_ok_and(|stat| stat.key[0] == self.shared.device.load(Relaxed))
+    }
+
     /// Opens a file for writing. `flags` are those of the call; `path` is what the program says.
     pub fn open(&self, dir: c_int, path: &[u8], flags: c_int, call: Call<'_>) -> (isize, Option<Class>) {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & (libc::O_CREAT | libc::O_TRUNC) != 0;

@@ -3,7 +3,7 @@
 use apus_capture::linux::Source;
 use libc::{c_int, c_uint, c_void, iovec, off_t, size_t, ssize_t};
 
-use super::state::{bytes, bytes_as, capture, errno, file, marked, raw, released};
+use super::state::{bytes, bytes_as, capture, errno, file, marked, marked_all, raw, released};
 
 fn written(len: size_t) -> impl Fn(bool) -> Source {
     move |appends| if appends { Source::Append(len as u64) } else { Source::Here(len as u64) }
@@ -196,6 +196,27 @@ macro_rules! syncs {
     )*}};
 }
 syncs!(fsync fdatasync);
+
+hook! {
+    fn syncfs(fd: c_int) -> c_int, real => {
+        let Some(capture) = capture().filter(|capture| capture.shares_disk(fd)) else { return real() };
+        let mark = marked_all(capture);
+        let done = real();
+        if done == 0 && capture.awaits() && mark.is_some_and(|mark| !released(capture, fd, mark)) {
+            errno(libc::EIO);
+            return -1;
+        }
+        done
+    };
+    fn sync() -> (), real => {
+        let mark = capture().and_then(|capture| Some((capture, marked_all(capture)?)));
+        real();
+        if let Some((capture, mark)) = mark && capture.awaits() {
+            // It has no way to fail. Once the lease is over the program is ended by its keeper.
+            released(capture, -1, mark);
+        }
+    };
+}
 
 /// Calls whose bytes are written by other threads, or by the C library's own.
 fn leaves(fd: c_int) {

@@ -321,6 +321,11 @@ pub(crate) fn marked(capture: &Capture, fd: c_int) -> Option<(Target, Mark)> {
     }
 }
 
+/// All that there is is about to be put on the disk.
+pub(crate) fn marked_all(capture: &Capture) -> Option<(Target, Mark)> {
+    capture.mark(Target::Names).ok().map(|mark| (Target::Names, mark))
+}
+
 /// Waits until the copies have what was marked; `false`: the time for it is over.
 pub(crate) fn released(capture: &Capture, fd: c_int, mut marked: (Target, Mark)) -> bool {
     loop {

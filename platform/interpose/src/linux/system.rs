@@ -54,6 +54,11 @@ pub unsafe extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d
         libc::SYS_ioctl => unsafe { bytes::ioctl(fd, b as libc::c_ulong, c as *mut c_void) },
         libc::SYS_fsync => unsafe { bytes::fsync(fd) },
         libc::SYS_fdatasync => unsafe { bytes::fdatasync(fd) },
+        libc::SYS_syncfs => unsafe { bytes::syncfs(fd) },
+        libc::SYS_sync => {
+            unsafe { bytes::sync() };
+            0
+        }
         libc::SYS_truncate => unsafe { names::truncate(text, b as i64) },
         libc::SYS_open => unsafe { names::open(text, b as c_int, c as u32) },
         libc::SYS_creat => unsafe { names::creat(text, b as u32) },

@@ -40,6 +40,7 @@ fn main() {
             Some("mapping") => calls::mapping(),
             Some("waits") => waits::waits(),
             Some("crowd") => waits::crowd(),
+            Some("all") => waits::all(),
             Some("drain") => kills::drain(),
             Some("churn") => kills::churn(),
             other => panic!("no role {other:?}"),
@@ -54,7 +55,7 @@ fn main() {
         println!("capture: SKIPPED: {why}");
         return;
     }
-    let tests: [(&str, fn()); 20] = [
+    let tests: [(&str, fn()); 21] = [
         ("overwrites_are_shipped_as_they_were", proof::overwrites_are_shipped_as_they_were),
         ("threads_keep_their_order", proof::threads_keep_their_order),
         ("a_capture_without_copies_is_caught", proof::a_capture_without_copies_is_caught),
@@ -69,6 +70,7 @@ fn main() {
         ("the_table_of_files_is_cleared", kills::the_table_of_files_is_cleared),
         ("who_waits_is_let_go_or_told", waits::who_waits_is_let_go_or_told),
         ("a_file_that_was_swept_is_waited_for", waits::a_file_that_was_swept_is_waited_for),
+        ("who_puts_all_on_the_disk_waits", waits::who_puts_all_on_the_disk_waits),
         ("a_stranger_is_refused", guarded::a_stranger_is_refused),
         ("a_stranger_is_told", guarded::a_stranger_is_told),
         ("databases_are_whole_at_any_moment", programs::databases_are_whole_at_any_moment),

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::time::Duration;
 
-use crate::world::{Kept, What, World, finish};
+use crate::world::{Kept, What, World, finish, setting};
 
 /// Role: what waits, and what does not, each with its name on a line before it and the error number, or 0, behind.
 pub(crate) fn waits() {
@@ -25,6 +25,11 @@ pub(crate) fn waits() {
         .open("durable.db")
         .expect("a file");
     tell("durable", durable.write_all_at(b"two", 0));
+    let part = libc::iovec { iov_base: b"six".as_ptr().cast_mut().cast(), iov_len: 3 };
+    // SAFETY: one part, of bytes that stay.
+    let wrote =
+        unsafe { libc::pwritev2(std::os::fd::AsRawFd::as_raw_fd(&file), &raw const part, 1, 0, libc::RWF_DSYNC) };
+    tell("flagged", if wrote == 3 { Ok(()) } else { Err(std::io::Error::last_os_error()) });
     let aside = std::fs::File::create("aside.txt").expect("a file");
     tell("aside", aside.sync_all());
     std::fs::create_dir_all("below").expect("a directory");
@@ -63,7 +68,7 @@ pub(crate) fn who_waits_is_let_go_or_told() {
     let error = libc::EIO;
     let want = |error: i32| {
         format!(
-            "write 0, fsync {error}, fdatasync {error}, durable {error}, aside 0, root {error}, outside 0, below {error}, \
+            "write 0, fsync {error}, fdatasync {error}, durable {error}, flagged {error}, aside 0, root {error}, outside 0, below {error}, \
              listed-outside 0, listed {error}, unlinked 0, "
         )
     };
@@ -109,7 +114,6 @@ pub(crate) fn crowd() {
     for number in 0..CROWD {
         std::fs::File::create(format!("{number}.db")).expect("a file");
     }
-    std::fs::write("made.txt", "").expect("outside the group");
     while !std::fs::exists("swept.txt").expect("a look") {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -126,7 +130,7 @@ pub(crate) fn a_file_that_was_swept_is_waited_for() {
     let created = |kept: &Kept| (kept.what == What::Create("swept.db".into())).then_some(kept.seq);
     let sits = || {
         let number = world.history.lock().expect("no thread ends while it holds it").iter().find_map(created);
-        !world.root.join("made.txt").exists() || world.capture.known().iter().any(|(file, ..)| Some(file.0) == number)
+        number.is_none_or(|number| world.capture.known().iter().any(|(file, ..)| file.0 == number))
     };
     while sits() {
         assert!(child.try_wait().expect("ours").is_none(), "it ended early");
@@ -137,4 +141,32 @@ pub(crate) fn a_file_that_was_swept_is_waited_for() {
     world.settle();
     assert_eq!(world.status().lost, 1, "the order was lost: {:?}", world.status().ever.words());
     world.stop();
+}
+
+/// Role: renames, and has all put on the disk.
+pub(crate) fn all() {
+    std::fs::write("new.db", "one").expect("a file");
+    std::fs::rename("new.db", "named.db").expect("it is there");
+    if setting("APUS_DISK") == 0 {
+        // SAFETY: no arguments.
+        unsafe { libc::sync() };
+    } else {
+        let any = std::fs::File::create("any.txt").expect("a file");
+        // SAFETY: a descriptor, no memory.
+        let done = unsafe { libc::syncfs(std::os::fd::AsRawFd::as_raw_fd(&any)) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+/// `sync` and `syncfs` wait for all of the group.
+pub(crate) fn who_puts_all_on_the_disk_waits() {
+    for disk in 0..2 {
+        let mut world = World::new(&["*.db"], |_| {});
+        world.drain(0);
+        world.capture.wait_for_release(true);
+        world.capture.lease(u64::MAX);
+        let_go(&world, world.role("all", &[("APUS_DISK", disk.to_string())]).spawn().expect("it runs"));
+        world.settle();
+        world.stop();
+    }
 }

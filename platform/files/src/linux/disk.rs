@@ -55,7 +55,15 @@ impl Handle {
     pub(super) fn open(&self, mount: impl AsFd, flags: OFlags) -> io::Result<Option<OwnedFd>> {
         let Some(handle) = self.to_sys() else { return Ok(None) };
         let flags = (flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
-        match sys::open_handle(mount.as_fd().as_raw_fd(), &handle, flags) {
+        let open = || sys::open_handle(mount.as_fd().as_raw_fd(), &handle, flags);
+        // A kernel in want of memory says so of a handle at once, and not the next time.
+        let mut got = open();
+        for _ in 0..3 {
+            if got == Err(sys::Errno(libc::ENOMEM)) {
+                got = open();
+            }
+        }
+        match got {
             // SAFETY: just opened, nobody else's.
             Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
             Err(sys::Errno(libc::ESTALE | libc::ENOENT)) => Ok(None),

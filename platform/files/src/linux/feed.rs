@@ -13,7 +13,7 @@ use apus_capture::{Change as Op, Consumer, FileId as Id, Kind as OpKind, Listed,
 use apus_engine::FileId;
 use apus_engine::shipping::record::{MOST_BYTES, MOST_TARGET};
 use apus_engine::shipping::{Attributes, Captured, Change, Entry, Happening};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::disk::{self, Handle, Kind};
 use super::index::Index;
@@ -267,6 +267,23 @@ impl Feed {
         Some(Attributes { mtime: 0, ..about })
     }
 
+    /// What is at a path below the root, by no link: directories and links have no handle in the ring.
+    fn there(&self, path: &[u8], kind: Kind) -> Option<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let opened = rustix::fs::openat2(&self.mount, path, flags, Mode::empty(), how).ok()?;
+        let is = Kind::of(rustix::fs::fstat(&opened).ok()?.st_mode);
+        Some(opened).filter(|_| is == Some(kind))
+    }
+
+    /// Who owns what was just made, if not the system's own user; and what it is called by the file system.
+    fn made(&self, index: &mut Index, file: FileId, path: &[u8], (kind, mode): (Kind, u32)) -> Option<Change> {
+        let opened = self.there(path, kind)?;
+        index.insert(file, kind, Handle::of_open(&opened).ok().filter(|handle| index.by_handle(handle).is_none()));
+        let has = disk::owner(&opened, kind).ok().filter(|has| (has.uid, has.gid) != (0, 0))?;
+        Some(Change::Attributes { file, attributes: Attributes { mode, ..has } })
+    }
+
     fn take_one(&mut self, shared: &mut Shared, operation: &Operation<'_>) -> io::Result<Vec<Change>> {
         let index = &shared.index;
         let id = operation.file;
@@ -340,6 +357,7 @@ impl Feed {
             Op::Symlink { path, target } if (1..=MOST_TARGET).contains(&target.len()) => {
                 let (file, at) = (self.number(operation.seq), entry(path)?);
                 out.push(Change::Symlink { file, at, target: target.to_vec() });
+                out.extend(self.made(&mut shared.index, file, path, (Kind::Symlink, 0o777)));
             }
             Op::Unlink { path } => {
                 let at = entry(path)?;
@@ -350,6 +368,7 @@ impl Feed {
             Op::Mkdir { path, mode } => {
                 let (file, at) = (self.number(operation.seq), entry(path)?);
                 out.push(Change::Mkdir { file, at, mode: mode & disk::DIR_MODE });
+                out.extend(self.made(&mut shared.index, file, path, (Kind::Directory, mode)));
             }
             Op::Rmdir { path } => {
                 let at = entry(path)?;

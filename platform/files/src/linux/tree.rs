@@ -390,9 +390,15 @@ impl Tree {
         }
         if !at_from || care == Care::Loose {
             self.put(index, file, to, care)?;
-            if self.has(index, from, file)? && !index.is_directory(file) && self.has(index, to, file)? {
-                let Some(dir) = self.folder(index, from.dir)? else { return Ok(()) };
-                rustix::fs::unlinkat(dir, &from.name[..], AtFlags::empty())?;
+            if self.has(index, from, file)?
+                && let Some(dir) = self.folder(index, from.dir)?
+            {
+                if self.has(index, to, file)? {
+                    rustix::fs::unlinkat(&dir, &from.name[..], AtFlags::empty())?;
+                } else {
+                    // Its new directory has gone with a later change, or is in it: the old name goes all the same, and the file stays.
+                    self.stash(&dir, &from.name)?;
+                }
             }
             return Ok(());
         }

@@ -358,6 +358,16 @@ for i in range(60):
     except FileExistsError: pass
 os.rename('a', 'e'); os.mkdir('a'); os.rename('e/b', 'a/b')
 os.mkdir('gone'); os.rmdir('gone')
+os.makedirs('theirs/own', exist_ok=True)
+if os.getuid() == 0:
+    os.chown('theirs', 1234, 1234)
+    if os.fork() == 0:
+        os.setgid(1234); os.setuid(1234)
+        try:
+            os.mkdir('theirs/dir%s' % ROUND); os.symlink('x', 'theirs/link%s' % ROUND)
+            open('theirs/file%s' % ROUND, 'w').write('mine')
+        finally: os._exit(0)
+    os.wait()
 f = os.open('sparse', os.O_CREAT | os.O_RDWR)
 os.posix_fallocate(f, 0, 200000); os.pwrite(f, b'end', 900000); os.ftruncate(f, 1000000)
 fd2 = os.open('tmp.new', os.O_CREAT | os.O_WRONLY, 0o600); os.write(fd2, b'new'); os.fsync(fd2); os.rename('tmp.new', 'sparse2')
@@ -372,7 +382,7 @@ os.unlink('sparse2'); os.write(fd2, b'nobody sees this'); os.fsync(fd2)
 "#;
     for round in 0..3 {
         let mut command = world.command("python3");
-        let script = script.replace("seed(5)", &format!("seed({round})")).replace("makedirs('a/b/c'); os.mkdir('d')", if round == 0 {
+        let script = script.replace("ROUND", &round.to_string()).replace("seed(5)", &format!("seed({round})")).replace("makedirs('a/b/c'); os.mkdir('d')", if round == 0 {
             "makedirs('a/b/c'); os.mkdir('d')"
         } else {
             "makedirs('a/b/c', exist_ok=True); import shutil; shutil.rmtree('a'); shutil.rmtree('e'); os.makedirs('a/b/c')"

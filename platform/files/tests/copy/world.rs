@@ -161,6 +161,13 @@ impl Model {
         Some(out)
     }
 
+    /// All paths of a file.
+    pub(crate) fn paths(&self, file: FileId) -> Vec<std::ffi::OsString> {
+        use std::os::unix::ffi::OsStringExt as _;
+        let names = self.names.iter().filter(|(_, named)| **named == file);
+        names.filter_map(|((dir, name), _)| Some(std::ffi::OsString::from_vec(self.path(*dir, name)?))).collect()
+    }
+
     /// By path.
     pub(crate) fn seen(&self) -> BTreeMap<Vec<u8>, Seen> {
         let mut first: BTreeMap<FileId, Vec<u8>> = BTreeMap::new();
@@ -371,7 +378,19 @@ pub(crate) fn append(store: &mut Store, records: Vec<u8>) {
 }
 
 pub(crate) fn apply(store: &mut Store, upto: Lsn) {
-    done(store, &Work::Apply { op: OpId(2), upto });
+    let work = Work::Apply { op: OpId(2), upto };
+    for _ in 0..100 {
+        match store.perform(&work) {
+            Some((_, Answer::Done)) => return,
+            // As the engine does: what the machine lacks it may have the next time.
+            other => {
+                let alarms = store.alarms();
+                let lacks = alarms.iter().any(|alarm| alarm.contains("Cannot allocate memory"));
+                assert!(lacks, "{work:?}: {other:?}, {alarms:?}");
+            }
+        }
+    }
+    panic!("the machine has no memory");
 }
 
 /// A copy that is not blank: its history begins here.

@@ -129,7 +129,7 @@ impl Shared {
     }
 
     /// A ring begins, or is gone on with, after this record.
-    pub(super) fn begin(&mut self, shipped: u64) {
+    pub(super) fn begin(&mut self, ring: u64, shipped: u64) {
         self.seats.clear();
         self.passed.clear();
         self.steps.clear();
@@ -137,7 +137,9 @@ impl Shared {
         (self.kept, self.taken, self.unsettled) = (shipped, shipped, None);
         self.captured = self.logged.captured;
         self.barriers.clear();
-        self.barriers.push_back((self.logged.captured, self.logged.seq));
+        // Whom the daemon before would have let go on. A new ring counts from one: of its records the log has none.
+        let seq = if self.logged.ring == ring { self.logged.seq } else { 0 };
+        self.barriers.push_back((self.logged.captured, seq));
     }
 
     fn push(&mut self, change: Change, seq: u64, part: u32) {

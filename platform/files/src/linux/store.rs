@@ -180,9 +180,11 @@ impl Store {
         }
         let mount = self.tree.root.as_fd().try_clone_to_owned().map_err(failed())?;
         let mut shared = lock(&self.shared);
-        shared.begin(capture.status().shipped);
+        shared.begin(id, capture.status().shipped);
         let skip = if shared.logged.ring == id { shared.logged } else { Seat::default() };
         drop(shared);
+        // A ring is drained by one feed: what was released before was another's.
+        self.released = 0;
         let known = capture.known();
         self.ring = Some(capture);
         Ok(Feed::new(Arc::clone(&self.shared), wake, mount, self.marks.body.ring, skip, known))

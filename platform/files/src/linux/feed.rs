@@ -49,6 +49,8 @@ pub(super) struct Shared {
     /// Barriers that somebody may wait for: number, record of the ring.
     pub(super) barriers: VecDeque<(u64, u64)>,
     pub(super) told: Vec<String>,
+    /// Which feed is taken; what an earlier one still hands over is not.
+    feed: u64,
 }
 
 /// What a number does to the index.
@@ -75,7 +77,13 @@ impl Shared {
             changed: false,
             barriers: VecDeque::new(),
             told: Vec::new(),
+            feed: 0,
         }
+    }
+
+    /// Nothing is taken any more: the last number is the last one.
+    pub(super) const fn end(&mut self) {
+        self.feed += 1;
     }
 
     /// Where in the ring a number came from.
@@ -135,6 +143,7 @@ impl Shared {
         self.steps.clear();
         self.durable = self.index.clone();
         (self.kept, self.taken, self.unsettled) = (shipped, shipped, None);
+        self.feed += 1;
         self.captured = self.logged.captured;
         self.barriers.clear();
         // Whom the daemon before would have let go on. A new ring counts from one: of its records the log has none.
@@ -176,6 +185,8 @@ pub(super) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 /// thread of its own.
 pub struct Feed {
     shared: Arc<Mutex<Shared>>,
+    /// Which one it is.
+    serial: u64,
     wake: Box<dyn Fn() + Send>,
     mount: OwnedFd,
     ring: Ring,
@@ -210,9 +221,10 @@ impl Feed {
     ) -> Self {
         let dead = known.iter().filter(|(_, _, dead)| *dead).map(|(id, ..)| id.0).collect();
         let handles = known.into_iter().map(|(id, handle, _)| (id.0, Handle::from_sys(&handle))).collect();
-        let (new, at) = (false, (0, 0));
+        let (new, at, serial) = (false, (0, 0), lock(&shared).feed);
         let mut feed = Self {
             shared,
+            serial,
             wake,
             mount,
             ring,
@@ -452,6 +464,9 @@ impl Consumer for Feed {
     fn take(&mut self, operation: &Operation<'_>) -> io::Result<()> {
         let all = Arc::clone(&self.shared);
         let mut shared = lock(&all);
+        if shared.feed != self.serial {
+            return Ok(());
+        }
         let seq = operation.seq;
         match operation.change {
             Op::Listing { entries } => {
@@ -523,6 +538,9 @@ impl Consumer for Feed {
 
     fn passed(&mut self, seq: u64) {
         let mut shared = lock(&self.shared);
+        if shared.feed != self.serial {
+            return;
+        }
         shared.taken = seq;
         let last = shared.captured;
         match shared.passed.back_mut() {
@@ -541,6 +559,9 @@ impl Consumer for Feed {
 
     fn kept(&self) -> u64 {
         let shared = lock(&self.shared);
+        if shared.feed != self.serial {
+            return 0;
+        }
         let unsettled = shared.unsettled.map_or(u64::MAX, |(_, seq)| seq.saturating_sub(1));
         shared.kept.min(unsettled)
     }

@@ -252,6 +252,12 @@ impl Feed {
         }
     }
 
+    /// All of the ring was taken up to this record.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        lock(&self.shared).taken
+    }
+
     fn number(&self, id: u64) -> FileId {
         FileId(self.ring.prefix | id)
     }

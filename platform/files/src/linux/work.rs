@@ -74,12 +74,13 @@ impl Store {
             let many = run[at..].iter().take_while(|(_, other, ..)| other == staged).count();
             let part = &run[at..at + many];
             let done = self.append_run(*staged, part);
-            let answer = match done {
-                Ok(()) => Answer::Done,
-                Err(error) => self.failed("log", &error),
+            let (good, answer) = match done {
+                Ok(()) => (many, Answer::Done),
+                Err((good, error)) => (good, self.failed("log", &error)),
             };
             let failed = answer != Answer::Done;
-            out.extend(part.iter().map(|(op, ..)| (*op, answer.clone())));
+            out.extend(part[..good].iter().map(|(op, ..)| (*op, Answer::Done)));
+            out.extend(part[good..].iter().map(|(op, ..)| (*op, answer.clone())));
             at += many;
             if failed && !*staged {
                 // What comes after it would leave a gap.
@@ -90,7 +91,8 @@ impl Store {
         out
     }
 
-    pub(super) fn append_run(&mut self, staged: bool, run: &[Append<'_>]) -> io::Result<()> {
+    /// If it fails: how many of them are durable all the same.
+    pub(super) fn append_run(&mut self, staged: bool, run: &[Append<'_>]) -> Result<(), (usize, io::Error)> {
         let ring = self.marks.body.ring.id;
         let shared = lock(&self.shared);
         let seat = |captured: u64| {
@@ -104,15 +106,16 @@ impl Store {
         drop(shared);
         if staged {
             let Some((_, log)) = &mut self.staged else {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "no files are being compared"));
+                return Err((0, io::Error::new(io::ErrorKind::NotFound, "no files are being compared")));
             };
             return log.append(&batches);
         }
         if let Some(why) = &self.stuck {
-            return Err(io::Error::other(format!("the files could not be closed yet: {why}")));
+            return Err((0, io::Error::other(format!("the files could not be closed yet: {why}"))));
         }
-        let last = batches.iter().filter_map(|batch| batch.seat).next_back();
-        self.log.append(&batches)?;
+        let done = self.log.append(&batches);
+        let good = done.as_ref().map_or_else(|(good, _)| *good, |()| batches.len());
+        let last = batches[..good].iter().filter_map(|batch| batch.seat).next_back();
         if let Some(seat) = last {
             lock(&self.shared).logged(seat);
         }
@@ -121,7 +124,7 @@ impl Store {
             self.applied = self.log.history().end;
         }
         self.try_closed();
-        Ok(())
+        done
     }
 
     pub(super) fn read(&mut self, from: Lsn, most: u32) -> Done {

@@ -97,7 +97,12 @@ impl Store {
     }
 
     pub(super) fn switch(&mut self, upto: Lsn) -> Done {
+        let decided = self.marks.body.switch.as_ref().map(|switch| switch.upto);
         self.end_switch()?;
+        if decided == Some(upto) && self.log.history().end == upto && !self.marks.body.torn {
+            // It had failed half-way.
+            return Ok(Answer::Done);
+        }
         let Some((mut shadow, staged)) = self.staged.take() else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no files are being compared"));
         };
@@ -114,9 +119,9 @@ impl Store {
         // From here on there is no way back, and a start goes on.
         self.reached(Fail::SwitchMarked)?;
         let old = lock(&self.shared).index.clone();
-        if let Err(error) = recover::exchange(&self.settings, &self.marks, &mut self.alarms) {
+        if !recover::exchange(&self.settings, &self.marks, &mut self.alarms)? {
             self.marks.change(|body| body.switch = None)?;
-            return Err(error);
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the files that were compared are gone"));
         }
         self.reached(Fail::SwitchExchanged)?;
         let Some((_, log)) = self.staged.take() else { return Ok(Answer::Done) };

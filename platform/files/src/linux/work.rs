@@ -110,6 +110,7 @@ impl Store {
             };
             return log.append(&batches);
         }
+        self.not_between().map_err(|error| (0, error))?;
         if let Some(why) = &self.stuck {
             return Err((0, io::Error::other(format!("the files could not be closed yet: {why}"))));
         }
@@ -140,7 +141,16 @@ impl Store {
         }
     }
 
+    /// A switch that was decided and could not be ended: neither log nor files are known to be those that count.
+    fn not_between(&self) -> io::Result<()> {
+        if self.marks.body.switch.is_none() {
+            return Ok(());
+        }
+        Err(io::Error::other("other files were to take the place of these and it failed half-way: restart the daemon"))
+    }
+
     pub(super) fn apply(&mut self, upto: Lsn) -> Done {
+        self.not_between()?;
         if self.closing {
             // What programs did is in the files, and not all of it may be in the log.
             return Err(io::Error::other("the files are not closed yet"));

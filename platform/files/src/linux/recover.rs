@@ -302,7 +302,7 @@ pub(super) fn settled(marks: &mut Marks, seat: Seat) -> io::Result<()> {
         let Some(switch) = body.switch.take() else { return };
         (body.log, body.index, body.checkpoint) = (switch.log, switch.index, switch.upto);
         (body.open, body.blank, body.torn) = (None, false, false);
-        body.seat = seat;
+        (body.seat, body.saved) = (seat, None);
     })
 }
 

@@ -291,7 +291,7 @@ impl Store {
         (self.closing, self.stuck, self.lost) = (false, None, false);
         self.mark(|body| {
             (body.open, body.boot) = (Some(era), boot());
-            (body.blank, body.torn) = (false, false);
+            (body.blank, body.torn, body.saved) = (false, false, None);
         })
     }
 

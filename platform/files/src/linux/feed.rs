@@ -51,6 +51,8 @@ pub(super) struct Shared {
     pub(super) told: Vec<String>,
     /// Which feed is taken; what an earlier one still hands over is not.
     feed: u64,
+    /// None is.
+    pub(super) over: bool,
 }
 
 /// What a number does to the index.
@@ -78,12 +80,14 @@ impl Shared {
             barriers: VecDeque::new(),
             told: Vec::new(),
             feed: 0,
+            over: true,
         }
     }
 
     /// Nothing is taken any more: the last number is the last one.
     pub(super) const fn end(&mut self) {
         self.feed += 1;
+        self.over = true;
     }
 
     /// Where in the ring a number came from.
@@ -144,6 +148,7 @@ impl Shared {
         self.durable = self.index.clone();
         (self.kept, self.taken, self.unsettled) = (shipped, shipped, None);
         self.feed += 1;
+        self.over = false;
         self.captured = self.logged.captured;
         self.barriers.clear();
         // Whom the daemon before would have let go on. A new ring counts from one: of its records the log has none.

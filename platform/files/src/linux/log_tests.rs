@@ -316,7 +316,7 @@ fn a_trim_that_failed_is_made_again() {
     let mut log = Log::create(&place.0.join("log"), GROUP, 64 << 10, Base::default(), Seat::default()).expect("a log");
     let mut history = History::default();
     for _ in 0..4 {
-        log.append(&[Batch { records: &records(&mut history, 1, 40 << 10), seat: None }]).expect("room");
+        log.append(&[Batch { records: &records(&mut history, 1, 31 << 10), seat: None }]).expect("room");
     }
     assert_eq!(log.segments.len(), 4);
     let path = std::mem::replace(&mut log.segments[0].path, place.0.join("nowhere"));

@@ -201,10 +201,15 @@ impl Store {
         Ok(Feed::new(Arc::clone(&self.shared), wake, mount, self.marks.body.ring, skip, known))
     }
 
-    /// Nothing is taken from the feed any more. Programs go on without it; whoever closes the files has it called for them.
+    /// Nothing is taken from the feed any more: what waits for it waits no longer.
+    pub fn stop_feed(&self) {
+        lock(&self.shared).end();
+    }
+
+    /// The same, and of the ring nothing is expected.
     pub fn end_feed(&mut self) {
         self.ring = None;
-        lock(&self.shared).end();
+        self.stop_feed();
     }
 
     /// Programs have ended, and what they did cannot be taken to its end: once they are closed the files are torn.
@@ -336,7 +341,7 @@ impl Store {
         let mut shared = lock(&self.shared);
         let told = std::mem::take(&mut shared.told);
         let mut out = std::mem::take(&mut shared.queue);
-        let (taken, captured, changed) = (shared.taken, shared.captured, shared.changed);
+        let (taken, captured, changed, over) = (shared.taken, shared.captured, shared.changed, shared.over);
         shared.awaited = self.waits.iter().map(|wait| wait.upto).filter(|upto| *upto > taken).min();
         drop(shared);
         told.into_iter().for_each(|told| self.alarm(told));
@@ -345,7 +350,7 @@ impl Store {
             let _ = self.write_index();
         }
         for wait in std::mem::take(&mut self.waits) {
-            if wait.upto > taken && !self.lost {
+            if wait.upto > taken && !self.lost && !over {
                 self.waits.push(wait);
                 continue;
             }

@@ -248,7 +248,8 @@ impl Store {
     fn write_index_with(&mut self, also: impl FnOnce(&mut Body)) -> io::Result<()> {
         let serial = self.marks.body.index + 1;
         let mut shared = lock(&self.shared);
-        let (at, bytes) = if self.marks.body.open.is_some() && self.ring.is_some() {
+        let all = shared.logged.captured >= shared.captured;
+        let (at, bytes) = if self.marks.body.open.is_some() && (self.ring.is_some() || !all) {
             (self.log.history().end, shared.at_log_end().encode())
         } else {
             (self.applied, shared.index.encode())

@@ -188,28 +188,45 @@ fn a_flush_that_failed_once_is_not_believed_the_second_time() {
     assert!(store.found().expect("it is found").torn);
 }
 
-/// What programs did cannot be taken to its end: that is told, and the copy can be closed all the same.
+/// What programs did cannot be taken to its end, or its thread has ended before somebody else's record: the copy can be closed all the same,
+/// and the first is told.
 #[test]
-fn a_copy_whose_last_changes_cannot_be_taken_is_closed_and_torn() {
-    let place = place("lose");
-    let mut writer = Writer::new();
-    let mut store = open(&place.0);
-    begin(&mut store, &mut writer);
-    done(&mut store, &Work::Open { op: OpId(1), era: Epoch(9 << 20) });
-    let path = ring(&place.0);
-    let mut feed = store.feed(&path, Box::new(|| {})).unwrap_or_else(|error| panic!("{error}"));
-    let capture = Capture::at(&path).expect("a ring");
-    let mut drainer = Drainer::open(&path).expect("nobody drains it");
-    while drainer.drain(&mut feed).expect("it takes all") != Drained::Idle {}
-    store.happened();
-    // A record that is never handed over.
-    std::fs::write(place.0.join("root/a"), "a").expect("a file");
-    let file = std::fs::File::open(place.0.join("root/a")).expect("it is there");
-    assert!(matches!(capture.classify(file.as_raw_fd()), Class::File(_)));
-    assert_eq!(store.perform(&Work::Close { op: OpId(77) }), None);
-    assert_eq!(store.happened(), [], "it waits for the record: {:?}", capture.status());
-    store.lose("the ring cannot be read");
-    let told = store.happened();
-    assert_eq!(told, [Happening::Missed, Happening::Done { op: OpId(77), answer: Answer::Done }]);
-    assert_eq!((store.open_era(), store.status().torn), (None, true));
+fn a_copy_whose_last_changes_cannot_be_taken_is_closed() {
+    for lost in [true, false] {
+        let place = place(if lost { "lose" } else { "stop" });
+        let mut writer = Writer::new();
+        let mut store = open(&place.0);
+        begin(&mut store, &mut writer);
+        done(&mut store, &Work::Open { op: OpId(1), era: Epoch(9 << 20) });
+        std::fs::write(place.0.join("root/a"), "a").expect("a file");
+        let path = ring(&place.0);
+        let mut feed = store.feed(&path, Box::new(|| {})).unwrap_or_else(|error| panic!("{error}"));
+        let capture = Capture::at(&path).expect("a ring");
+        let mut drainer = Drainer::open(&path).expect("nobody drains it");
+        while drainer.drain(&mut feed).expect("it takes all") != Drained::Idle {}
+        let listed = store.happened();
+        let captured = listed.iter().find_map(|what| match what {
+            Happening::Captured(captured) => captured.last().map(|last| last.number),
+            _ => None,
+        });
+        if let Some(captured) = captured {
+            let records = writer.write(Change::Barrier { file: FileId::ROOT });
+            done(&mut store, &Work::Append { op: OpId(2), staged: false, records, captured });
+        }
+        // A record that is never handed over.
+        let file = std::fs::File::open(place.0.join("root/a")).expect("it is there");
+        let Class::File(bound) = capture.classify(file.as_raw_fd()) else { panic!("it belongs to the group") };
+        capture.mark(bound);
+        assert_eq!(store.perform(&Work::Close { op: OpId(77) }), None);
+        assert_eq!(store.happened(), [], "it waits for the record: {:?}", capture.status());
+        if lost {
+            store.lose("the ring cannot be read");
+        } else {
+            store.stop_feed();
+        }
+        let mut told = store.happened();
+        assert_eq!(told.pop(), Some(Happening::Done { op: OpId(77), answer: Answer::Done }));
+        assert_eq!(told.contains(&Happening::Missed), lost, "{told:?}");
+        assert_eq!((store.open_era(), store.status().torn), (None, lost));
+    }
 }

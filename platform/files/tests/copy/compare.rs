@@ -221,9 +221,9 @@ fn a_switch_that_is_ended_anywhere_is_done_or_not() {
 /// An error in the middle of a switch is not taken for its end: nothing is thrown away, nothing added, and it is ended later.
 #[test]
 fn a_switch_that_meets_an_error_is_tried_again() {
-    let place = place("again");
+    let place = place("retried");
     let (one, two) = (place.0.join("1"), place.0.join("2"));
-    let mut rng = Seed(7).stream("again");
+    let mut rng = Seed(7).stream("retried");
     let (mut writer, mut other) = (Writer::new(), Writer::new());
     let (mut first, mut second) = (open(&one), open(&two));
     begin(&mut first, &mut writer);

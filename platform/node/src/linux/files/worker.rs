@@ -200,6 +200,8 @@ impl<'s> Worker<'s> {
         if !all {
             self.store.lose("what programs did last cannot be taken");
         }
+        // Its thread has ended: what others may still record is in no history.
+        self.store.stop_feed();
         self.perform(vec![close]);
     }
 

@@ -222,6 +222,14 @@ impl Drainer {
         Ok(())
     }
 
+    /// Programs have ended: reads a last time what they changed through mappings. [`drain`](Self::drain) has found nothing before.
+    ///
+    /// # Errors
+    /// Those of the consumer.
+    pub fn look_last(&mut self, consumer: &mut dyn Consumer) -> io::Result<()> {
+        self.reread(consumer)
+    }
+
     pub(super) fn crowded(&self) -> bool {
         self.capture.shared.used.load(Relaxed) as usize > FILES / 4 * 3
     }

@@ -49,6 +49,10 @@ pub(super) struct Shared {
     /// Barriers that somebody may wait for: number, record of the ring.
     pub(super) barriers: VecDeque<(u64, u64)>,
     pub(super) told: Vec<String>,
+    /// Which feed is taken; what an earlier one still hands over is not.
+    feed: u64,
+    /// None is.
+    pub(super) over: bool,
 }
 
 /// What a number does to the index.
@@ -75,7 +79,15 @@ impl Shared {
             changed: false,
             barriers: VecDeque::new(),
             told: Vec::new(),
+            feed: 0,
+            over: true,
         }
+    }
+
+    /// Nothing is taken any more: the last number is the last one.
+    pub(super) const fn end(&mut self) {
+        self.feed += 1;
+        self.over = true;
     }
 
     /// Where in the ring a number came from.
@@ -129,15 +141,19 @@ impl Shared {
     }
 
     /// A ring begins, or is gone on with, after this record.
-    pub(super) fn begin(&mut self, shipped: u64) {
+    pub(super) fn begin(&mut self, ring: u64, shipped: u64) {
         self.seats.clear();
         self.passed.clear();
         self.steps.clear();
         self.durable = self.index.clone();
         (self.kept, self.taken, self.unsettled) = (shipped, shipped, None);
+        self.feed += 1;
+        self.over = false;
         self.captured = self.logged.captured;
         self.barriers.clear();
-        self.barriers.push_back((self.logged.captured, self.logged.seq));
+        // Whom the daemon before would have let go on. A new ring counts from one: of its records the log has none.
+        let seq = if self.logged.ring == ring { self.logged.seq } else { 0 };
+        self.barriers.push_back((self.logged.captured, seq));
     }
 
     fn push(&mut self, change: Change, seq: u64, part: u32) {
@@ -174,6 +190,8 @@ pub(super) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 /// thread of its own.
 pub struct Feed {
     shared: Arc<Mutex<Shared>>,
+    /// Which one it is.
+    serial: u64,
     wake: Box<dyn Fn() + Send>,
     mount: OwnedFd,
     ring: Ring,
@@ -208,9 +226,10 @@ impl Feed {
     ) -> Self {
         let dead = known.iter().filter(|(_, _, dead)| *dead).map(|(id, ..)| id.0).collect();
         let handles = known.into_iter().map(|(id, handle, _)| (id.0, Handle::from_sys(&handle))).collect();
-        let (new, at) = (false, (0, 0));
+        let (new, at, serial) = (false, (0, 0), lock(&shared).feed);
         let mut feed = Self {
             shared,
+            serial,
             wake,
             mount,
             ring,
@@ -236,6 +255,12 @@ impl Feed {
                 shared.index.set_handle(file, Some(handle.clone()));
             }
         }
+    }
+
+    /// All of the ring was taken up to this record.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        lock(&self.shared).taken
     }
 
     fn number(&self, id: u64) -> FileId {
@@ -469,6 +494,9 @@ impl Consumer for Feed {
     fn take(&mut self, operation: &Operation<'_>) -> io::Result<()> {
         let all = Arc::clone(&self.shared);
         let mut shared = lock(&all);
+        if shared.feed != self.serial {
+            return Ok(());
+        }
         let seq = operation.seq;
         match operation.change {
             Op::Listing { entries } => {
@@ -540,6 +568,9 @@ impl Consumer for Feed {
 
     fn passed(&mut self, seq: u64) {
         let mut shared = lock(&self.shared);
+        if shared.feed != self.serial {
+            return;
+        }
         shared.taken = seq;
         let last = shared.captured;
         match shared.passed.back_mut() {
@@ -558,6 +589,9 @@ impl Consumer for Feed {
 
     fn kept(&self) -> u64 {
         let shared = lock(&self.shared);
+        if shared.feed != self.serial {
+            return 0;
+        }
         let unsettled = shared.unsettled.map_or(u64::MAX, |(_, seq)| seq.saturating_sub(1));
         shared.kept.min(unsettled)
     }

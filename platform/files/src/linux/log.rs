@@ -4,18 +4,20 @@
 //! segment  4096 bytes: what the log begins after here, sealed; then frames, one behind the other; zeros up to its length
 //! frame    0  "AF", version 1, kind (1: records, 2: seal)   4 bytes of records     8 first position   16 check before it
 //!         20  part                                         24 captured           32 ring            40 ring's record
-//!         48  durable when this was written                56 segment            60 check of the 60 bytes before
-//!         64  records as the engine encodes them
+//!         48  durable when this was written                56 segment            60 check of the other 68 bytes
+//!         64  the segment's mark, a random number          72 records as the engine encodes them
 //! ```
+//! By the mark no bytes of a file that a program wrote pass for a frame.
+//!
 //! A batch counts as a whole or not at all. A seal says that all before it was durable; it is written without waiting, and the next
 //! frame takes its place.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use apus_engine::shipping::{Base, Head, History, Record, crc32c};
+use apus_engine::shipping::{Base, Head, History, Record, crc32c_of};
 use apus_engine::{GroupId, Lsn};
 use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
@@ -28,7 +30,7 @@ const MAGIC: [u8; 8] = *b"APUSLOG1";
 /// Bytes before a segment's first frame.
 pub(super) const FRONT: u64 = 4096;
 /// Bytes of a frame's header.
-pub(super) const FRAME: usize = 64;
+pub(super) const FRAME: usize = 72;
 /// Between two frames whose places are remembered.
 const STRIDE: u64 = 32 * 1024;
 
@@ -39,6 +41,7 @@ struct Front {
     number: u64,
     base: Base,
     seat: Seat,
+    mark: u64,
 }
 
 /// The header of a batch.
@@ -51,6 +54,7 @@ struct Frame {
     seat: Seat,
     synced: Lsn,
     segment: u32,
+    mark: u64,
 }
 
 impl Frame {
@@ -66,16 +70,21 @@ impl Frame {
             to.copy_from_slice(&word.to_le_bytes());
         }
         out[56..60].copy_from_slice(&self.segment.to_le_bytes());
-        let check = crc32c(&out[..60]);
-        out[60..].copy_from_slice(&check.to_le_bytes());
+        out[64..].copy_from_slice(&self.mark.to_le_bytes());
+        let check = Self::check(&out);
+        out[60..64].copy_from_slice(&check.to_le_bytes());
         out
+    }
+
+    fn check(bytes: &[u8; FRAME]) -> u32 {
+        crc32c_of(&[&bytes[..60], &bytes[64..]])
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
         let front: &[u8; FRAME] = bytes.first_chunk()?;
         let small = |at: usize| front[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let large = |at: usize| front[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        if front[..3] != *b"AF\x01" || crc32c(&front[..60]) != small(60) || !matches!(front[3], 1 | 2) {
+        if front[..3] != *b"AF\x01" || Self::check(front) != small(60) || !matches!(front[3], 1 | 2) {
             return None;
         }
         Some(Self {
@@ -86,6 +95,7 @@ impl Frame {
             seat: Seat { part: small(20), captured: large(24), ring: large(32), seq: large(40) },
             synced: Lsn(large(48)),
             segment: small(56),
+            mark: large(64),
         })
     }
 }
@@ -96,6 +106,7 @@ struct Segment {
     path: PathBuf,
     file: File,
     base: Base,
+    mark: u64,
     /// Frames that are remembered: the position before, and where.
     places: Vec<(Lsn, u64)>,
     end: u64,
@@ -223,9 +234,9 @@ impl Log {
             return Ok(damage(0, "it does not follow the segment before"));
         }
         self.seat = front.seat;
-        let base = front.base;
+        let Front { base, mark, .. } = front;
         let mut segment =
-            Segment { number, path: path.clone(), file, base, places: Vec::new(), end: FRONT, length, bytes: 0 };
+            Segment { number, path: path.clone(), file, base, mark, places: Vec::new(), end: FRONT, length, bytes: 0 };
         let wrong = loop {
             match self.frame(&bytes, &segment) {
                 Ok(Some((frame, size))) => self.took(&mut segment, &bytes, &frame, size),
@@ -238,7 +249,7 @@ impl Log {
         let rest = bytes.get(segment.end as usize..).unwrap_or_default();
         let known = (0..rest.len().saturating_sub(FRAME - 1)).step_by(8).find_map(|at| {
             let frame = Frame::read(&rest[at..])?;
-            (frame.segment == number as u32 && frame.synced > end).then_some(frame.synced)
+            (frame.mark == mark && frame.segment == number as u32 && frame.synced > end).then_some(frame.synced)
         });
         if let Some(known) = known {
             let (offset, why) = wrong.unwrap_or((segment.end, "no record is there"));
@@ -256,8 +267,8 @@ impl Log {
             return Ok(None);
         }
         let Some(frame) = Frame::read(rest) else { return Err((at, "the header of a batch is not whole")) };
-        let next = (frame.segment, frame.first, frame.prev);
-        if next != (segment.number as u32, self.history.end.next(), self.history.check) {
+        let next = (frame.mark, frame.segment, frame.first, frame.prev);
+        if next != (segment.mark, segment.number as u32, self.history.end.next(), self.history.check) {
             return Err((at, "a batch does not follow the one before"));
         }
         if frame.seal {
@@ -335,8 +346,15 @@ impl Log {
         let path = segment_path(&self.folder, number);
         let new = path.with_extension("new");
         let length = self.size.max(FRONT + need + FRAME as u64);
-        let front = Front { group: self.group, number, base: base.clone(), seat };
+        let mark = random()?;
+        let front = Front { group: self.group, number, base: base.clone(), seat, mark };
         let mut bytes = sealed::seal(MAGIC, &front)?;
+        if bytes.len() as u64 > FRONT {
+            // Whoever sent it remembers more eras than a copy does.
+            let why =
+                format!("{} eras before a log's beginning are more than one segment has room for", base.eras.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         bytes.resize(FRONT as usize, 0);
         let made = (|| {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
@@ -348,8 +366,8 @@ impl Log {
             Ok(file)
         })();
         let file = made.inspect_err(|_: &io::Error| drop(std::fs::remove_file(&new)))?;
-        let base = base.clone();
-        self.segments.push_back(Segment { number, path, file, base, places: Vec::new(), end: FRONT, length, bytes: 0 });
+        let (base, places) = (base.clone(), Vec::new());
+        self.segments.push_back(Segment { number, path, file, base, mark, places, end: FRONT, length, bytes: 0 });
         self.sealed = false;
         Ok(())
     }
@@ -358,11 +376,16 @@ impl Log {
         Base { lsn: self.history.end, check: self.history.check, eras: self.history.eras.clone() }
     }
 
-    /// Puts batches behind the end and makes them durable, by one flush if they fit one segment. If it fails, nothing of them is found
-    /// later.
-    pub(super) fn append(&mut self, batches: &[Batch<'_>]) -> io::Result<()> {
+    /// Puts batches behind the end and makes them durable, by one flush if they fit one segment. If it fails: how many of them are durable
+    /// all the same, with the error; nothing of the others is found later.
+    pub(super) fn append(&mut self, batches: &[Batch<'_>]) -> Result<(), (usize, io::Error)> {
         let mut done = 0;
-        while done < batches.len() {
+        self.append_from(batches, &mut done).map_err(|error| (done, error))
+    }
+
+    fn append_from(&mut self, batches: &[Batch<'_>], at: &mut usize) -> io::Result<()> {
+        while *at < batches.len() {
+            let done = *at;
             let need = |batch: &Batch<'_>| (FRAME + batch.records.len()) as u64;
             let room = self.segments.back().map_or(0, |last| last.length - last.end);
             if self.sealed || need(&batches[done]) + FRAME as u64 > room {
@@ -378,7 +401,7 @@ impl Log {
                 many += 1;
             }
             self.write(&batches[done..done + many])?;
-            done += many;
+            *at += many;
         }
         Ok(())
     }
@@ -386,7 +409,7 @@ impl Log {
     fn write(&mut self, batches: &[Batch<'_>]) -> io::Result<()> {
         let synced = self.history.end;
         let Some(last) = self.segments.back() else { return Err(io::ErrorKind::NotFound.into()) };
-        let (number, at) = (last.number as u32, last.end);
+        let (number, at, mark) = (last.number as u32, last.end, last.mark);
         let (mut history, mut seat) = (self.history.clone(), self.seat);
         let mut bytes = Vec::with_capacity(batches.iter().map(|batch| FRAME + batch.records.len()).sum());
         let mut frames = Vec::new();
@@ -412,6 +435,7 @@ impl Log {
                 seat,
                 synced,
                 segment: number,
+                mark,
             };
             frames.push((before, bytes.len() as u64, batch.records.len() as u64));
             bytes.extend_from_slice(&frame.encode());
@@ -434,6 +458,7 @@ impl Log {
             seat: Seat::default(),
             synced: self.history.end,
             segment: number,
+            mark,
         };
         let Some(last) = self.segments.back_mut() else { return Ok(()) };
         for (before, offset, records) in frames {
@@ -497,9 +522,10 @@ impl Log {
             && next.base.lsn <= upto
         {
             let base = next.base.lsn;
-            if let Some(gone) = self.segments.pop_front() {
-                std::fs::remove_file(&gone.path)?;
+            if let Some(first) = self.segments.front() {
+                std::fs::remove_file(&first.path)?;
             }
+            self.segments.pop_front();
             self.history.base = base;
         }
         Ok(())
@@ -533,6 +559,13 @@ impl Segment {
             self.places.push((before, self.end));
         }
     }
+}
+
+/// A number that nobody else knows.
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 fn allocate(file: &File, length: u64) -> io::Result<()> {

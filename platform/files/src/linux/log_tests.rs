@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use apus_engine::shipping::{Base, Change, Head, History, Record};
+use apus_engine::shipping::{Base, Change, EraStart, Head, History, Record};
 use apus_engine::{Epoch, FileId, GroupId, Lsn};
 
 use super::*;
@@ -223,6 +223,7 @@ fn what_failed_is_not_found() {
         seat: Seat::default(),
         synced: kept.end,
         segment: 1,
+        mark: log.segments.back().expect("one").mark,
     };
     write_at(&log.segments.back().expect("one").file, &[&frame.encode()[..], &lost].concat(), at).expect("room");
     let mut history = kept.clone();
@@ -238,4 +239,92 @@ fn what_failed_is_not_found() {
     let mut log = log;
     assert!(log.append(&[Batch { records: &other, seat: None }]).is_err());
     assert!(log.append(&[Batch { records: b"nonsense", seat: None }]).is_err());
+}
+
+/// A program writes what a batch's header looks like, and the machine fails in the middle of that: it is a torn tail like any other.
+#[test]
+fn content_that_looks_like_a_header_is_no_damage() {
+    let place = folder("looks");
+    let log = Log::create(&place.0.join("log"), GROUP, 64 << 10, Base::default(), Seat::default()).expect("a log");
+    let mut history = History::default();
+    let mut log = log;
+    log.append(&[Batch { records: &records(&mut history, 2, 100), seat: None }]).expect("room");
+    let (path, end) = log.segments.back().map(|last| (last.path.clone(), last.end)).expect("one");
+    let kept = history.end;
+    let header = Frame {
+        seal: true,
+        bytes: 0,
+        first: Lsn(99),
+        prev: 0,
+        seat: Seat::default(),
+        synced: Lsn(98),
+        segment: 1,
+        mark: 0,
+    };
+    // Wherever in the file such bytes come to lie.
+    let content: Vec<u8> = (0..8).flat_map(|shift| [&vec![1; shift][..], &header.encode()].concat()).collect();
+    let change = Change::Write { file: FileId(9), offset: 0, bytes: content };
+    let (bytes, _) = Record { group: GROUP, era: Epoch(5), lsn: kept.next(), prev: history.check, change }.encode();
+    log.append(&[Batch { records: &bytes, seat: None }]).expect("room");
+    drop(log);
+    let mut torn = std::fs::read(&path).expect("a segment");
+    let seal = end as usize + FRAME + bytes.len();
+    torn[end as usize..end as usize + FRAME].fill(0);
+    torn[seal..seal + FRAME].fill(0);
+    assert!((0..torn.len() - FRAME).any(|at| Frame::read(&torn[at..]).is_some_and(|frame| frame.synced == Lsn(98))));
+    std::fs::write(&path, torn).expect("a segment");
+    let log = open(&place.0).unwrap_or_else(|damage| panic!("{damage}"));
+    assert_eq!(log.history().end, kept);
+}
+
+/// Of batches that need more than one segment those that are durable count, and the others are not found.
+#[test]
+fn of_batches_in_two_segments_the_first_may_be_durable_alone() {
+    let place = folder("two");
+    let mut log = Log::create(&place.0.join("log"), GROUP, 64 << 10, Base::default(), Seat::default()).expect("a log");
+    let mut history = History::default();
+    let group: Vec<Vec<u8>> = (0..3).map(|_| records(&mut history, 1, 25 << 10)).collect();
+    let batches: Vec<Batch<'_>> = group.iter().map(|records| Batch { records, seat: None }).collect();
+    // There is no place for a second segment.
+    let folder = std::mem::replace(&mut log.folder, place.0.join("gone"));
+    let (good, _) = log.append(&batches).expect_err("no room");
+    assert_eq!((good, log.history().end), (2, Lsn(2)));
+    log.folder = folder;
+    log.append(&batches[good..]).expect("room");
+    drop(log);
+    assert_eq!(open(&place.0).expect("it is whole").history().end, history.end);
+}
+
+/// What a log begins after is kept as it was given, or not taken at all.
+#[test]
+fn more_eras_than_a_segment_has_room_for_are_refused() {
+    let place = folder("eras");
+    let eras = |many: u64| {
+        let era = |at| EraStart { era: Epoch(u64::MAX - many + at), first: Lsn(u64::MAX / 2 + at), fresh: true };
+        Base { lsn: Lsn(u64::MAX / 2 + many), check: 5, eras: (0..many).map(era).collect() }
+    };
+    let create = |base| Log::create(&place.0.join("log"), GROUP, 64 << 10, base, Seat::default());
+    assert_eq!(create(eras(300)).expect_err("too many").kind(), io::ErrorKind::InvalidData);
+    drop(create(eras(64)).expect("as many as a history remembers"));
+    assert_eq!(open(&place.0).expect("it is whole").base(), eras(64));
+}
+
+/// A segment that cannot be removed stays in the log.
+#[test]
+fn a_trim_that_failed_is_made_again() {
+    let place = folder("trim");
+    let mut log = Log::create(&place.0.join("log"), GROUP, 64 << 10, Base::default(), Seat::default()).expect("a log");
+    let mut history = History::default();
+    for _ in 0..4 {
+        log.append(&[Batch { records: &records(&mut history, 1, 31 << 10), seat: None }]).expect("room");
+    }
+    assert_eq!(log.segments.len(), 4);
+    let path = std::mem::replace(&mut log.segments[0].path, place.0.join("nowhere"));
+    assert!(log.trim(Lsn(3)).is_err());
+    assert_eq!((log.segments.len(), log.history().base), (4, Lsn(0)));
+    log.segments[0].path = path;
+    log.trim(Lsn(3)).expect("it goes");
+    assert_eq!(log.history().base, Lsn(3));
+    drop(log);
+    assert_eq!(open(&place.0).expect("it is whole").history().base, Lsn(3));
 }

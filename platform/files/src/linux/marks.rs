@@ -47,6 +47,16 @@ pub(super) struct Switch {
     pub(super) upto: Lsn,
 }
 
+/// What was saved last of what only this copy has: of which history, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Saved {
+    pub(super) end: Lsn,
+    pub(super) check: u32,
+    pub(super) from: Lsn,
+    pub(super) torn: bool,
+    pub(super) folder: String,
+}
+
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Body {
@@ -66,6 +76,8 @@ pub(super) struct Body {
     /// At least so far was captured.
     pub(super) seat: Seat,
     pub(super) switch: Option<Switch>,
+    /// Until the files are others.
+    pub(super) saved: Option<Saved>,
 }
 
 /// The file, and what it says.

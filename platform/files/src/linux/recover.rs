@@ -246,30 +246,32 @@ fn published(settings: &Settings) -> io::Result<std::path::PathBuf> {
     std::fs::canonicalize(&settings.root)
 }
 
-/// Has the second folder take the published one's place, unless it has it already.
-pub(super) fn exchange(settings: &Settings, marks: &Marks, alarms: &mut VecDeque<String>) -> io::Result<()> {
-    let Some(switch) = &marks.body.switch else { return Ok(()) };
-    let root = published(settings)?;
-    if Handle::of_open(File::open(&root)?)? == switch.root {
-        return Ok(());
+/// Has the second folder take the published one's place, unless it has it already. `false`: somebody has taken the second one away, and the
+/// published one is what it was. After an error it is not known which of both is published: the switch stays marked, and this is tried again.
+pub(super) fn exchange(settings: &Settings, marks: &Marks, alarms: &mut VecDeque<String>) -> io::Result<bool> {
+    let Some(switch) = &marks.body.switch else { return Ok(true) };
+    let (root, new) = (published(settings)?, shadow_root(settings));
+    if Handle::of_open(File::open(&root)?)? != switch.root {
+        let there = match File::open(&new) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(Handle::of_open(other?)?),
+        };
+        if there.as_ref() != Some(&switch.root) {
+            alarms.push_back(format!("{}: the folder that was to be published is gone", new.display()));
+            return Ok(false);
+        }
+        rustix::fs::renameat_with(rustix::fs::CWD, &root, rustix::fs::CWD, &new, RenameFlags::EXCHANGE)?;
     }
-    let new = shadow_root(settings);
-    let there = File::open(&new).and_then(Handle::of_open);
-    if !there.as_ref().is_ok_and(|there| *there == switch.root) {
-        let why = format!("{}: the folder that was to be published is gone", new.display());
-        alarms.push_back(why.clone());
-        return Err(io::Error::new(io::ErrorKind::NotFound, why));
-    }
-    rustix::fs::renameat_with(rustix::fs::CWD, &root, rustix::fs::CWD, &new, RenameFlags::EXCHANGE)?;
+    // Also after a restart: the rename may have been as far as here.
     sealed::sync_folder(root.parent().unwrap_or(Path::new("/")))?;
-    sealed::sync_folder(new.parent().unwrap_or(Path::new("/")))
+    sealed::sync_folder(new.parent().unwrap_or(Path::new("/")))?;
+    Ok(true)
 }
 
 /// Ends a switch that a crash has interrupted: it was decided.
 pub(super) fn end_switch(settings: &Settings, marks: &mut Marks, alarms: &mut VecDeque<String>) -> io::Result<()> {
     let Some(switch) = marks.body.switch.clone() else { return Ok(()) };
-    if exchange(settings, marks, alarms).is_err() {
-        // Somebody has taken the folder away: what is published is the old one, and stays so.
+    if !exchange(settings, marks, alarms)? {
         return marks.change(|body| {
             body.switch = None;
             body.torn |= !body.blank;
@@ -300,7 +302,7 @@ pub(super) fn settled(marks: &mut Marks, seat: Seat) -> io::Result<()> {
         let Some(switch) = body.switch.take() else { return };
         (body.log, body.index, body.checkpoint) = (switch.log, switch.index, switch.upto);
         (body.open, body.blank, body.torn) = (None, false, false);
-        body.seat = seat;
+        (body.seat, body.saved) = (seat, None);
     })
 }
 

@@ -11,7 +11,7 @@ use super::disk::{self, Handle};
 use super::feed::lock;
 use super::index::Index;
 use super::log::Log;
-use super::marks::{Seat, Switch};
+use super::marks::{Saved, Seat, Switch};
 use super::orphans;
 use super::recover;
 use super::sealed;
@@ -87,17 +87,33 @@ impl Store {
     }
 
     pub(super) fn save(&mut self, from: Lsn) -> Done {
+        let folder = self.settings.state.join("orphans");
+        let (end, check, torn) = (self.log.history().end, self.log.history().check, self.marks.body.torn);
+        let known = self.marks.body.saved.as_ref();
+        if known.is_some_and(|is| {
+            (is.end, is.check, is.from, is.torn) == (end, check, from, torn) && folder.join(&is.folder).is_dir()
+        }) {
+            // Whoever begins to follow anew asks for it anew.
+            return Ok(Answer::Done);
+        }
         let mut shared = lock(&self.shared);
         let (tree, index, log) = (&mut self.tree, &mut shared.index, &self.log);
         let source = orphans::Source { group: self.settings.group, log, tree, index, all: self.marks.body.torn };
-        let saved = orphans::save(&self.settings.state.join("orphans"), from, source)?;
+        let saved = orphans::save(&folder, from, source)?;
         drop(shared);
+        let name = saved.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.marks.change(|body| body.saved = Some(Saved { end, check, from, torn, folder: name }))?;
         self.alarm(format!("what only this copy had is in {}", saved.display()));
         Ok(Answer::Done)
     }
 
     pub(super) fn switch(&mut self, upto: Lsn) -> Done {
+        let decided = self.marks.body.switch.as_ref().map(|switch| switch.upto);
         self.end_switch()?;
+        if decided == Some(upto) && self.log.history().end == upto && !self.marks.body.torn && !self.marks.body.blank {
+            // It had failed half-way.
+            return Ok(Answer::Done);
+        }
         let Some((mut shadow, staged)) = self.staged.take() else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no files are being compared"));
         };
@@ -114,9 +130,9 @@ impl Store {
         // From here on there is no way back, and a start goes on.
         self.reached(Fail::SwitchMarked)?;
         let old = lock(&self.shared).index.clone();
-        if let Err(error) = recover::exchange(&self.settings, &self.marks, &mut self.alarms) {
+        if !recover::exchange(&self.settings, &self.marks, &mut self.alarms)? {
             self.marks.change(|body| body.switch = None)?;
-            return Err(error);
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the files that were compared are gone"));
         }
         self.reached(Fail::SwitchExchanged)?;
         let Some((_, log)) = self.staged.take() else { return Ok(Answer::Done) };

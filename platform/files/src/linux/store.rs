@@ -88,6 +88,12 @@ pub struct Store {
     waits: Vec<Wait>,
     /// No program changes the files any more; it is kept so once all is in the log.
     pub(super) closing: bool,
+    /// What keeps it from being closed.
+    pub(super) stuck: Option<String>,
+    /// What programs did was not taken to its end.
+    pub(super) lost: bool,
+    /// The file system did not take what was to be durable. It says so once: nothing later vouches for what came before.
+    pub(super) unsynced: bool,
     told: bool,
     pub(super) released: u64,
     pub(super) fail: Option<Fail>,
@@ -108,6 +114,8 @@ pub enum Fail {
     SwitchDone,
     /// An index was written, and is not marked.
     IndexWritten,
+    /// When the files are to be durable: as if the file system said that they are not.
+    Flush,
 }
 
 pub(super) type Done<T = Answer> = io::Result<T>;
@@ -148,6 +156,9 @@ impl Store {
             ring: None,
             waits: Vec::new(),
             closing: false,
+            stuck: None,
+            lost: false,
+            unsynced: false,
             told: false,
             released: 0,
             fail: None,
@@ -180,12 +191,31 @@ impl Store {
         }
         let mount = self.tree.root.as_fd().try_clone_to_owned().map_err(failed())?;
         let mut shared = lock(&self.shared);
-        shared.begin(capture.status().shipped);
+        shared.begin(id, capture.status().shipped);
         let skip = if shared.logged.ring == id { shared.logged } else { Seat::default() };
         drop(shared);
+        // A ring is drained by one feed: what was released before was another's.
+        self.released = 0;
         let known = capture.known();
         self.ring = Some(capture);
         Ok(Feed::new(Arc::clone(&self.shared), wake, mount, self.marks.body.ring, skip, known))
+    }
+
+    /// Nothing is taken from the feed any more: what waits for it waits no longer.
+    pub fn stop_feed(&self) {
+        lock(&self.shared).end();
+    }
+
+    /// The same, and of the ring nothing is expected.
+    pub fn end_feed(&mut self) {
+        self.ring = None;
+        self.stop_feed();
+    }
+
+    /// Programs have ended, and what they did cannot be taken to its end: once they are closed the files are torn.
+    pub fn lose(&mut self, why: &str) {
+        self.alarm(format!("{why}: other copies will compare their files, and this one is compared after a restart"));
+        self.lost = true;
     }
 
     /// What the disk holds; all of it is durable then. With a feed: once all is taken that lies in the ring by now.
@@ -237,6 +267,7 @@ impl Store {
     /// Does it. `None`: there is no answer (`Find`, `Trim`, `Release`), or it comes by [`happened`](Self::happened). Never panics; a full
     /// disk is [`Answer::Full`], other trouble [`Answer::Failed`], and [`alarms`](Self::alarms) tells why.
     pub fn perform(&mut self, work: &Work) -> Option<(OpId, Answer)> {
+        self.try_closed();
         let (op, done) = match work {
             Work::Find => return None,
             Work::Trim { base } => {
@@ -310,7 +341,7 @@ impl Store {
         let mut shared = lock(&self.shared);
         let told = std::mem::take(&mut shared.told);
         let mut out = std::mem::take(&mut shared.queue);
-        let (taken, captured, changed) = (shared.taken, shared.captured, shared.changed);
+        let (taken, captured, changed, over) = (shared.taken, shared.captured, shared.changed, shared.over);
         shared.awaited = self.waits.iter().map(|wait| wait.upto).filter(|upto| *upto > taken).min();
         drop(shared);
         told.into_iter().for_each(|told| self.alarm(told));
@@ -319,7 +350,7 @@ impl Store {
             let _ = self.write_index();
         }
         for wait in std::mem::take(&mut self.waits) {
-            if wait.upto > taken {
+            if wait.upto > taken && !self.lost && !over {
                 self.waits.push(wait);
                 continue;
             }

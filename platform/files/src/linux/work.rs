@@ -74,12 +74,13 @@ impl Store {
             let many = run[at..].iter().take_while(|(_, other, ..)| other == staged).count();
             let part = &run[at..at + many];
             let done = self.append_run(*staged, part);
-            let answer = match done {
-                Ok(()) => Answer::Done,
-                Err(error) => self.failed("log", &error),
+            let (good, answer) = match done {
+                Ok(()) => (many, Answer::Done),
+                Err((good, error)) => (good, self.failed("log", &error)),
             };
             let failed = answer != Answer::Done;
-            out.extend(part.iter().map(|(op, ..)| (*op, answer.clone())));
+            out.extend(part[..good].iter().map(|(op, ..)| (*op, Answer::Done)));
+            out.extend(part[good..].iter().map(|(op, ..)| (*op, answer.clone())));
             at += many;
             if failed && !*staged {
                 // What comes after it would leave a gap.
@@ -90,7 +91,8 @@ impl Store {
         out
     }
 
-    pub(super) fn append_run(&mut self, staged: bool, run: &[Append<'_>]) -> io::Result<()> {
+    /// If it fails: how many of them are durable all the same.
+    pub(super) fn append_run(&mut self, staged: bool, run: &[Append<'_>]) -> Result<(), (usize, io::Error)> {
         let ring = self.marks.body.ring.id;
         let shared = lock(&self.shared);
         let seat = |captured: u64| {
@@ -104,21 +106,26 @@ impl Store {
         drop(shared);
         if staged {
             let Some((_, log)) = &mut self.staged else {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "no files are being compared"));
+                return Err((0, io::Error::new(io::ErrorKind::NotFound, "no files are being compared")));
             };
             return log.append(&batches);
         }
-        let last = batches.iter().filter_map(|batch| batch.seat).next_back();
-        self.log.append(&batches)?;
+        self.not_between().map_err(|error| (0, error))?;
+        if let Some(why) = &self.stuck {
+            return Err((0, io::Error::other(format!("the files could not be closed yet: {why}"))));
+        }
+        let done = self.log.append(&batches);
+        let good = done.as_ref().map_or_else(|(good, _)| *good, |()| batches.len());
+        let last = batches[..good].iter().filter_map(|batch| batch.seat).next_back();
         if let Some(seat) = last {
             lock(&self.shared).logged(seat);
         }
-        if self.marks.body.open.is_some() {
+        if self.marks.body.open.is_some() && self.ring.is_some() {
             // What a program wrote is in its files.
             self.applied = self.log.history().end;
         }
         self.try_closed();
-        Ok(())
+        done
     }
 
     pub(super) fn read(&mut self, from: Lsn, most: u32) -> Done {
@@ -134,7 +141,20 @@ impl Store {
         }
     }
 
+    /// A switch that was decided and could not be ended: neither log nor files are known to be those that count.
+    fn not_between(&self) -> io::Result<()> {
+        if self.marks.body.switch.is_none() {
+            return Ok(());
+        }
+        Err(io::Error::other("other files were to take the place of these and it failed half-way: restart the daemon"))
+    }
+
     pub(super) fn apply(&mut self, upto: Lsn) -> Done {
+        self.not_between()?;
+        if self.closing {
+            // What programs did is in the files, and not all of it may be in the log.
+            return Err(io::Error::other("the files are not closed yet"));
+        }
         while self.applied < upto {
             let bytes = self.log.read(self.applied.next(), disk::CHUNK)?;
             if bytes.is_empty() {
@@ -201,16 +221,35 @@ impl Store {
     /// Files and index are durable.
     pub(super) fn checkpoint(&mut self) -> io::Result<()> {
         if self.marks.body.open.is_none() {
-            rustix::fs::syncfs(&self.tree.root)?;
+            self.flush()?;
         }
         self.write_index()
     }
 
+    /// Files are durable. A file system tells of what it lost once: after that only a start, which makes the changes since the last
+    /// checkpoint again, can say so.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.unsynced {
+            return Err(io::Error::other(
+                "files were not made durable once: restart the daemon, and they are made again",
+            ));
+        }
+        let done = self.reached(Fail::Flush).and_then(|()| Ok(rustix::fs::syncfs(&self.tree.root)?));
+        self.unsynced = done.is_err();
+        done
+    }
+
     /// Writes the index down. While programs write it is that of the log's end.
     pub(super) fn write_index(&mut self) -> io::Result<()> {
+        self.write_index_with(|_| {})
+    }
+
+    /// The same, and what else is so from then on.
+    fn write_index_with(&mut self, also: impl FnOnce(&mut Body)) -> io::Result<()> {
         let serial = self.marks.body.index + 1;
         let mut shared = lock(&self.shared);
-        let (at, bytes) = if self.marks.body.open.is_some() && self.ring.is_some() {
+        let all = shared.logged.captured >= shared.captured;
+        let (at, bytes) = if self.marks.body.open.is_some() && (self.ring.is_some() || !all) {
             (self.log.history().end, shared.at_log_end().encode())
         } else {
             (self.applied, shared.index.encode())
@@ -219,7 +258,10 @@ impl Store {
         sealed::write(&index_path(&self.settings.state, serial), &sealed::seal_bytes(INDEX, &bytes))?;
         self.reached(Fail::IndexWritten)?;
         let old = self.marks.body.index;
-        self.marks.change(|body| (body.index, body.checkpoint) = (serial, at))?;
+        self.marks.change(|body| {
+            (body.index, body.checkpoint) = (serial, at);
+            also(body);
+        })?;
         let _ = std::fs::remove_file(index_path(&self.settings.state, old));
         let mut shared = lock(&self.shared);
         shared.changed = false;
@@ -240,26 +282,36 @@ impl Store {
             self.loose = None;
             self.tree.purge()?;
         }
-        if self.ring.is_none() || self.marks.body.open.is_none() {
+        if self.marks.body.open.is_none() {
+            // Before programs write: what was applied until now is made again by nobody.
+            self.checkpoint()?;
+        } else if self.ring.is_none() {
             self.write_index()?;
         }
         self.tree.let_go();
-        self.closing = false;
+        (self.closing, self.stuck, self.lost) = (false, None, false);
         self.mark(|body| {
             (body.open, body.boot) = (Some(era), boot());
-            (body.blank, body.torn) = (false, false);
+            (body.blank, body.torn, body.saved) = (false, false, None);
         })
     }
 
     /// Programs have ended, and all they did was told: whether the files are what was told of them.
     pub(super) fn look_closed(&mut self, out: &mut Vec<Happening>) {
-        self.closing = true;
-        self.ring = None;
+        self.closing = self.marks.body.open.is_some();
+        self.end_feed();
+        out.append(&mut lock(&self.shared).queue);
+        if self.lost {
+            out.push(Happening::Missed);
+            if let Err(error) = self.marks.change(|body| body.torn = true) {
+                drop(self.failed("close", &error));
+            }
+        }
         if let Some(era) = self.marks.body.open {
             let index = lock(&self.shared).index.clone();
             match adopt(&mut self.tree, &index, &self.settings.globs, Some(prefix(era))) {
                 Ok((index, changed)) => {
-                    if changed {
+                    if changed && !self.lost {
                         self.alarm("programs changed names unseen: other copies will compare their files".to_owned());
                         out.push(Happening::Missed);
                     }
@@ -272,7 +324,9 @@ impl Store {
     }
 
     pub(super) fn try_closed(&mut self) {
-        if !self.closing || self.marks.body.open.is_none() {
+        self.closing &= self.marks.body.open.is_some();
+        if !self.closing {
+            self.stuck = None;
             return;
         }
         let shared = lock(&self.shared);
@@ -282,14 +336,22 @@ impl Store {
             return;
         }
         self.applied = self.log.history().end;
-        self.closing = false;
-        let era = self.marks.body.open;
-        let closed = self.marks.change(|body| (body.open, body.seat) = (None, seat)).and_then(|()| self.checkpoint());
-        if let Err(error) = closed {
-            self.failed("close", &error);
-            if self.marks.body.open.is_none() {
-                // Without a checkpoint a start would make old changes to these files: they count as open.
-                let _ = self.marks.change(|body| body.open = era);
+        // All at once: without a checkpoint a start would make old changes to these files, and closed without their content being
+        // durable it would make none.
+        let closed = self.flush().and_then(|()| self.write_index_with(|body| (body.open, body.seat) = (None, seat)));
+        match closed {
+            Ok(()) => (self.closing, self.stuck) = (false, None),
+            // It is tried again before whatever comes next. Until then the log and the files stay as they are.
+            Err(error) => {
+                let why = error.to_string();
+                if self.stuck.as_ref() != Some(&why) {
+                    drop(self.failed("close", &error));
+                }
+                self.stuck = Some(why);
+                if self.unsynced {
+                    // What programs wrote is made again by nobody.
+                    let _ = self.marks.change(|body| body.torn = true);
+                }
             }
         }
     }

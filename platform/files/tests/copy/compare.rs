@@ -5,11 +5,11 @@ use std::path::Path;
 
 use apus_engine::shipping::{Answer, Attributes, Change, Entry, Item, Mend, Mends, Page, Place as At, Sort, Work};
 use apus_engine::wire::Wire as _;
-use apus_engine::{FileId, Lsn, OpId, Rng, Seed};
+use apus_engine::{Epoch, FileId, Lsn, OpId, Rng, Seed};
 use apus_files::Store;
 use apus_files::linux::Fail;
 
-use crate::world::{Writer, append, apply, begin, done, equal, open, place, same, seen};
+use crate::world::{Writer, append, apply, begin, done, equal, open, place, same, seen, settings};
 
 pub(crate) fn digest(store: &mut Store, shadow: bool, from: &At) -> Page {
     match store.perform(&Work::Digest { op: OpId(5), shadow, from: from.clone() }) {
@@ -216,6 +216,57 @@ fn a_switch_that_is_ended_anywhere_is_done_or_not() {
             .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("log-")));
         assert_eq!(logs.count(), 1, "{fail:?}");
     }
+}
+
+/// An error in the middle of a switch is not taken for its end: nothing is thrown away, nothing added, and it is ended later.
+#[test]
+fn a_switch_that_meets_an_error_is_tried_again() {
+    let place = place("retried");
+    let (one, two) = (place.0.join("1"), place.0.join("2"));
+    let mut rng = Seed(7).stream("retried");
+    let (mut writer, mut other) = (Writer::new(), Writer::new());
+    let (mut first, mut second) = (open(&one), open(&two));
+    begin(&mut first, &mut writer);
+    begin(&mut second, &mut other);
+    some(&mut first, &mut writer, &mut rng, 60);
+    some(&mut second, &mut other, &mut rng, 60);
+    shadow(&mut second, &writer);
+    walk(&mut first, &mut second, |_, _| {});
+    second.fail_at(Some(Fail::SwitchMarked));
+    let order = Work::Switch { op: OpId(9), upto: writer.history.end };
+    assert!(matches!(second.perform(&order), Some((_, Answer::Failed))));
+    second.fail_at(None);
+    // The folder cannot be opened for a while.
+    let (new, away) = (two.join("state/shadow/new"), two.join("away"));
+    std::fs::rename(&new, &away).expect("it is there");
+    symlink(&new, &new).expect("a link to itself");
+    let before = other.history.end;
+    let records = other.write(Change::Barrier { file: FileId(1) });
+    for order in [
+        &order,
+        &Work::Append { op: OpId(1), staged: false, records, captured: 0 },
+        &Work::Apply { op: OpId(2), upto: before },
+        &Work::Open { op: OpId(3), era: Epoch(9 << 20) },
+    ] {
+        assert!(matches!(second.perform(order), Some((_, Answer::Failed))), "{order:?}");
+    }
+    drop(second);
+    for _ in 0..2 {
+        assert!(Store::open(settings(&two)).is_err(), "it is not known which files count");
+    }
+    std::fs::remove_file(&new).expect("the link");
+    std::fs::rename(&away, &new).expect("it goes back");
+    let mut second = open(&two);
+    assert_eq!(second.found().expect("it is found").log.end, writer.history.end);
+    same(&two.join("root"), &writer.model, "ended by a start");
+    // Within one life too.
+    shadow(&mut second, &writer);
+    walk(&mut first, &mut second, |_, _| {});
+    second.fail_at(Some(Fail::SwitchExchanged));
+    assert!(matches!(second.perform(&order), Some((_, Answer::Failed))));
+    second.fail_at(None);
+    done(&mut second, &order);
+    same(&two.join("root"), &writer.model, "ended by the next order");
 }
 
 /// Names that are not the group's stay where they are; those that would be, and that nobody knows, are put aside and told.

@@ -16,7 +16,7 @@ use apus_files::{Globs, Settings, Store};
 use crate::world::{GROUP, Place, done, equal, place, seen};
 
 const PATTERNS: [&str; 2] = ["**", "!*-shm"];
-const ERA: Epoch = Epoch(3 << 20 | 1);
+pub(crate) const ERA: Epoch = Epoch(3 << 20 | 1);
 
 /// The library, built for this test.
 fn library() -> PathBuf {
@@ -44,7 +44,7 @@ fn settings(place: &Path) -> Settings {
     }
 }
 
-fn open(place: &Path) -> Store {
+pub(crate) fn open(place: &Path) -> Store {
     std::fs::create_dir_all(place.join("root")).expect("a folder");
     loop {
         match Store::open(settings(place)) {
@@ -71,6 +71,10 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
+    pub(crate) const fn of(store: Store) -> Self {
+        Self { store, drains: None }
+    }
+
     fn drain(&mut self, ring: &Path) {
         let mut feed = self.store.feed(ring, Box::new(|| {})).unwrap_or_else(|error| panic!("{error}"));
         let mut drainer = Drainer::open(ring).expect("nobody drains it");
@@ -131,7 +135,7 @@ impl World {
         world
     }
 
-    fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         let base = self.place.0.join("1/root");
         let mut group = Group::new(std::fs::canonicalize(base).expect("it is there"), &PATTERNS);
         // The order must not be lost because the machine is busy.
@@ -144,6 +148,14 @@ impl World {
         while !capture.status().reasons.in_order() || !capture.shown() {
             std::thread::yield_now();
         }
+    }
+
+    /// A daemon that was begun anew drains the ring that is there.
+    pub(crate) fn go_on(&mut self) {
+        let ring = self.ring.clone();
+        let one = self.one.as_mut().expect("it runs");
+        one.drain(&ring);
+        one.store.found().expect("it is found");
     }
 
     pub(crate) fn number(&mut self, change: Change) -> Vec<u8> {

@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
 mod changes;
+mod closed;
 mod compare;
 mod hostile;
 mod live;

@@ -2,6 +2,7 @@
 //! orders, renews the programs' lease and lets them go on, and waits for nothing.
 
 mod ask;
+mod last;
 mod past;
 mod queue;
 mod rows;

@@ -14,6 +14,7 @@ use apus_files::{Feed, Globs, Store};
 use tokio::sync::mpsc;
 
 use super::super::Say;
+use super::last::{self, Last};
 use super::queue::Queue;
 use crate::{Group, Guarded};
 
@@ -65,15 +66,26 @@ fn run(settings: Settings) {
 /// Programs are captured.
 struct Capturing {
     stop: Arc<AtomicBool>,
+    /// The drainer stops for this too.
+    pause: Arc<AtomicBool>,
+    last: Arc<Last>,
     ring: Arc<Capture>,
     drains: JoinHandle<()>,
     guards: Option<JoinHandle<()>>,
 }
 
 impl Capturing {
+    /// Programs have ended: the drainer takes what is left, and wakes the group's thread.
+    fn programs_ended(&self) {
+        self.last.programs_ended();
+        self.pause.store(true, Ordering::SeqCst);
+        self.ring.rouse();
+    }
+
     /// Ends it; the guard has answered its last question when the thread that is given has ended.
     fn end(self) -> Option<JoinHandle<()>> {
         self.stop.store(true, Ordering::SeqCst);
+        self.pause.store(true, Ordering::SeqCst);
         self.ring.rouse();
         let _ = self.drains.join();
         self.guards
@@ -86,14 +98,22 @@ struct Worker<'s> {
     capturing: Option<Capturing>,
     /// The guard of an earlier ring.
     guarded: Option<JoinHandle<()>>,
+    /// Done once all that programs left is taken.
+    close: Option<Work>,
     /// When this is answered, no program changes the files any more.
     closing: Option<OpId>,
+    /// The ring of programs that have ended, until the files are closed.
+    spent: bool,
     looked: Option<Instant>,
 }
 
 impl<'s> Worker<'s> {
     fn new(settings: &'s Settings) -> Result<Self, String> {
-        let group = &settings.group;
+        let (group, ring) = (&settings.group, &settings.queue.ring);
+        if settings.queue.captured().is_none() && ring.exists() {
+            // Whoever runs still has a lease that is renewed, however long it takes to read the disk.
+            settings.queue.set_ring(Capture::at(ring).ok().map(Arc::new));
+        }
         let store = Store::open(apus_files::Settings {
             group: group.engine.id,
             root: group.root.clone(),
@@ -102,11 +122,20 @@ impl<'s> Worker<'s> {
             log_bytes: group.engine.log_bytes,
         });
         let store = store.map_err(|error| error.to_string())?;
-        let mut worker = Self { settings, store, capturing: None, guarded: None, closing: None, looked: None };
-        let ring = &settings.queue.ring;
+        let (close, closing, spent, looked) = (None, None, false, None);
+        let mut worker = Self { settings, store, capturing: None, guarded: None, close, closing, spent, looked };
         if worker.store.open_era().is_some() && ring.exists() {
             // A program may be writing still; what it did meanwhile lies in the ring.
-            worker.capture()?;
+            if let Err(why) = worker.capture() {
+                if last::is_mapped(ring) {
+                    return Err(why);
+                }
+                worker.say(&format!("{why}; no program has it any more, and the copy goes on without what is in it"));
+                worker.store.end_feed();
+            }
+        }
+        if worker.capturing.is_none() {
+            settings.queue.set_ring(None);
         }
         worker.status();
         Ok(worker)
@@ -124,10 +153,12 @@ impl<'s> Worker<'s> {
         loop {
             let works = self.settings.queue.take();
             if self.settings.queue.is_over() {
+                self.store.end_feed();
                 self.capturing.take().map(Capturing::end);
                 return;
             }
             self.carry_out(works);
+            self.let_go();
             self.status();
             let alarms = self.store.alarms();
             let left_out = alarms.len().saturating_sub(NOTES);
@@ -146,9 +177,13 @@ impl<'s> Worker<'s> {
         if let (Some(record), Some(ring)) = (self.store.released(), self.settings.queue.captured()) {
             ring.release(record);
         }
+        self.try_close();
         let mut run = Vec::new();
         for work in works {
-            if matches!(work, Work::Find | Work::Open { .. }) {
+            if let (Work::Close { .. }, Some(capturing)) = (&work, &self.capturing) {
+                capturing.programs_ended();
+                self.close = Some(work);
+            } else if matches!(work, Work::Find | Work::Open { .. }) {
                 self.perform(std::mem::take(&mut run));
                 self.alone(&work);
             } else {
@@ -156,6 +191,32 @@ impl<'s> Worker<'s> {
             }
         }
         self.perform(run);
+    }
+
+    /// Closes the files once the drainer has come to the end.
+    fn try_close(&mut self) {
+        let all = self.capturing.as_ref().and_then(|capturing| capturing.last.all());
+        let (Some(all), Some(close)) = (all, self.close.take_if(|_| all.is_some())) else { return };
+        if !all {
+            self.store.lose("what programs did last cannot be taken");
+        }
+        // Its thread has ended: what others may still record is in no history.
+        self.store.stop_feed();
+        self.perform(vec![close]);
+    }
+
+    /// A ring is needed until all that came from it is in the log.
+    fn let_go(&mut self) {
+        if !self.spent || self.store.open_era().is_some() {
+            return;
+        }
+        self.spent = false;
+        let ring = &self.settings.queue.ring;
+        if let Err(error) = std::fs::remove_file(ring)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            self.say(&format!("{}: {error}", ring.display()));
+        }
     }
 
     fn alone(&mut self, work: &Work) {
@@ -207,6 +268,7 @@ impl<'s> Worker<'s> {
     /// A new ring: what was recorded in an old one is of another time.
     fn capture_anew(&mut self) -> Result<(), String> {
         let (group, ring) = (&self.settings.group, &self.settings.queue.ring);
+        self.spent = false;
         if let Some(guard) = self.guarded.take() {
             // It would take who records in the new ring for a stranger.
             let _ = guard.join();
@@ -228,7 +290,7 @@ impl<'s> Worker<'s> {
         self.capture()
     }
 
-    /// Drains the ring that is there. Once this returns all is taken that lay in it.
+    /// Drains the ring that is there. Once this returns all is taken that lay in it by now, but for what waits for a program.
     fn capture(&mut self) -> Result<(), String> {
         let (queue, group) = (&self.settings.queue, &self.settings.group);
         let at = |error: io::Error| format!("{}: {error}", queue.ring.display());
@@ -238,27 +300,42 @@ impl<'s> Worker<'s> {
         let mut feed =
             self.store.feed(&queue.ring, Box::new(move || wakes.wake())).map_err(|error| error.to_string())?;
         ring.wait_for_release(group.engine.mode != Mode::Async);
-        while drainer.drain(&mut feed).map_err(at)? == Drained::Some {}
         queue.set_ring(Some(ring.clone()));
-        let stop = Arc::new(AtomicBool::new(false));
+        // Not what comes meanwhile: a program may be faster.
+        let next = ring.status().next;
+        while drainer.drain(&mut feed).map_err(at)? == Drained::Some && feed.taken() + 1 < next {}
+        let (stop, pause, last) = (Arc::new(AtomicBool::new(false)), Arc::default(), Arc::default());
         let guards = self.guard(&stop);
-        let drains = self.drain(drainer, feed, &stop).map_err(|error| format!("a thread: {error}"))?;
-        self.capturing = Some(Capturing { stop, ring, drains, guards });
+        let drains = self.drain(drainer, feed, (&stop, &pause, &last)).map_err(|error| format!("a thread: {error}"))?;
+        self.capturing = Some(Capturing { stop, pause, last, ring, drains, guards });
         Ok(())
     }
 
-    fn drain(&self, mut drainer: Drainer, mut feed: Feed, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
-        let (stop, say, name) = (stop.clone(), self.settings.say.clone(), self.settings.group.name.clone());
+    fn drain(
+        &self,
+        mut drainer: Drainer,
+        mut feed: Feed,
+        (stop, pause, last): (&Arc<AtomicBool>, &Arc<AtomicBool>, &Arc<Last>),
+    ) -> io::Result<JoinHandle<()>> {
+        let (stop, pause, last, wakes) = (stop.clone(), pause.clone(), last.clone(), self.settings.queue.clone());
+        let (say, name) = (self.settings.say.clone(), self.settings.group.name.clone());
         std::thread::Builder::new().name(format!("drain {name}")).spawn(move || {
-            let mut told = String::new();
+            let mut before = String::new();
+            let mut told = |error: &str| {
+                if error != before {
+                    say(&format!("files `{name}`: what programs do cannot be taken: {error}; it is tried again"));
+                    error.clone_into(&mut before);
+                }
+            };
             // What the consumer refuses it is given again.
             while !stop.load(Ordering::SeqCst) {
-                if let Err(error) = drainer.run(&mut feed, &stop) {
-                    let error = error.to_string();
-                    if error != told {
-                        say(&format!("files `{name}`: what programs do cannot be taken: {error}; it is tried again"));
-                        told = error;
-                    }
+                if last.is_wanted() {
+                    let all = last::take(&mut drainer, &mut feed, &stop, &mut told);
+                    last.came(all);
+                    return wakes.wake();
+                }
+                if let Err(error) = drainer.run(&mut feed, &pause) {
+                    told(&error.to_string());
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 for note in drainer.notes().iter().take(NOTES) {
@@ -323,12 +400,7 @@ impl<'s> Worker<'s> {
         if let Some(capturing) = self.capturing.take() {
             self.guarded = capturing.end();
         }
-        let ring = &self.settings.queue.ring;
-        if let Err(error) = std::fs::remove_file(ring)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            self.say(&format!("{}: {error}", ring.display()));
-        }
+        self.spent = true;
     }
 
     fn status(&mut self) {

@@ -171,8 +171,10 @@ fn xattrs(file: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 /// Sets owner and permissions, and the time if it is not zero.
 pub(super) fn set_attributes(file: impl AsFd, kind: Kind, attributes: &Attributes) -> io::Result<()> {
     let file = file.as_fd();
-    let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-    rustix::fs::chownat(file, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+    // The kernel's word for "as it is", which is nobody's number.
+    let one = |number: u32| (number != u32::MAX).then_some(number);
+    let (uid, gid) = (one(attributes.uid).map(Uid::from_raw), one(attributes.gid).map(Gid::from_raw));
+    rustix::fs::chownat(file, c"", uid, gid, AtFlags::EMPTY_PATH)?;
     if kind != Kind::Symlink {
         // After the owner, which takes bits away.
         rustix::fs::fchmod(file, Mode::from_raw_mode(attributes.mode & kind.mask()))?;

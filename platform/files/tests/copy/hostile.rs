@@ -56,7 +56,7 @@ fn records_that_lie_change_nothing_outside() {
                 12 => Change::SetXattr { file, name: b"security.capability".to_vec(), value: vec![1; 20] },
                 _ => Change::Attributes {
                     file,
-                    attributes: Attributes { mode: u32::MAX, uid: 0, gid: 0, mtime: rng.next() },
+                    attributes: Attributes { mode: u32::MAX, uid: u32::MAX, gid: u32::MAX, mtime: rng.next() },
                 },
             };
             if !change.is_sound() {

@@ -263,7 +263,13 @@ impl World {
     pub(crate) fn settle_files(&mut self) {
         let begun = Instant::now();
         let capture = apus_capture::linux::Capture::at(&self.ring).expect("a ring");
-        while self.turn() || !capture.status().reasons.in_order() || capture.status().waiting > 0 || !capture.shown() {
+        loop {
+            // Looked at before the turn: what is taken between both is told by the next one.
+            let status = capture.status();
+            let quiet = status.reasons.in_order() && status.waiting == 0 && capture.shown();
+            if !self.turn() && quiet {
+                break;
+            }
             assert!(begun.elapsed() < Duration::from_secs(60), "it does not settle: {:?}", capture.status());
             std::thread::sleep(Duration::from_millis(1));
         }

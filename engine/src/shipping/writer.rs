@@ -98,7 +98,7 @@ impl Group {
 
     /// Numbers the last change again, now and then: a planted bug.
     pub(super) fn again(&mut self, ctx: &Ctx<'_>) {
-        if !ctx.has(Mutant::NumberedTwice) || self.log.end.0 % 7 != 0 {
+        if !ctx.has(Mutant::NumberedTwice) || !self.log.end.0.is_multiple_of(7) {
             return;
         }
         let last = self.writer.unlogged.back().and_then(|(_, bytes, _)| Record::read(bytes).ok());

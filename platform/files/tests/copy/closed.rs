@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
-use apus_capture::linux::{Capture, Class};
+use apus_capture::linux::{Capture, Class, Target};
 use apus_capture::{Change as Op, Consumer as _, Drained, Drainer, FileId as Id, Group, Operation};
 use apus_engine::shipping::{Answer, Change, Entry, Happening, Work};
 use apus_engine::{Epoch, FileId, OpId};
@@ -50,9 +50,10 @@ fn a_new_ring_releases_nothing_of_an_earlier_one() {
         capture.wait_for_release(true);
         // Who is not released is told that its time is over.
         capture.lease(0);
-        let mark = capture.mark(bound);
+        let target = Target::File(bound);
+        let mark = capture.mark(target).expect("its place is its own");
         capture.release(world.one.as_ref().expect("it runs").store.released().unwrap_or_default());
-        !capture.wait_released(bound, mark)
+        !capture.wait_released(target, mark).expect("its place is its own")
     };
     let capture = Capture::at(&world.ring).expect("a ring");
     for _ in 0..50 {
@@ -77,9 +78,9 @@ fn a_new_ring_releases_nothing_of_an_earlier_one() {
         }
         world.one = Some(crate::live::Daemon::of(store));
         if restart {
-            world.go_on()
+            world.go_on();
         } else {
-            world.begin()
+            world.begin();
         }
         world.one.as_mut().expect("it runs").store.perform(&Work::Release { captured });
         let capture = Capture::at(&world.ring).expect("a ring");
@@ -216,7 +217,7 @@ fn a_copy_whose_last_changes_cannot_be_taken_is_closed() {
         // A record that is never handed over.
         let file = std::fs::File::open(place.0.join("root/a")).expect("it is there");
         let Class::File(bound) = capture.classify(file.as_raw_fd()) else { panic!("it belongs to the group") };
-        capture.mark(bound);
+        capture.mark(Target::File(bound)).expect("its place is its own");
         assert_eq!(store.perform(&Work::Close { op: OpId(77) }), None);
         assert_eq!(store.happened(), [], "it waits for the record: {:?}", capture.status());
         if lost {

@@ -327,14 +327,17 @@ impl Tree {
             return Ok(());
         }
         let name = self.fresh()?;
-        let Some(fd) = self.reach(index, file)? else { return Ok(()) };
+        let Some(fd) = self.reach(index, file)? else {
+            // Later changes have destroyed it: what it replaces is gone all the same, and nothing else would take that away any more.
+            return self.unlink(index, at, care);
+        };
         let fd = fd.as_fd().try_clone_to_owned()?;
         if index.is_directory(file) {
             return self.move_directory(index, &fd, at, care);
         }
         match rustix::fs::linkat(&fd, c"", &self.limbo, &name[..], AtFlags::EMPTY_PATH) {
             // It has no name any more, and is gone with us.
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            Err(rustix::io::Errno::NOENT) => return self.unlink(index, at, care),
             other => other?,
         }
         self.settle(index, &name, at, care)
@@ -428,11 +431,15 @@ impl Tree {
     }
 
     fn rmdir(&mut self, index: &mut Index, at: &Entry, care: Care) -> Done {
+        let known = index.at(at.dir, &at.name);
+        let is = known.map(|file| self.has(index, at, file)).transpose()?;
+        if is != Some(true) {
+            // A later change has put another one there, which it will put there again.
+            self.clear(index, at, care)?;
+        }
         let Some(dir) = self.folder(index, at.dir)? else { return Ok(()) };
         match rustix::fs::unlinkat(&dir, &at.name[..], AtFlags::REMOVEDIR) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            // A later change has put a file there, which it will put there again.
-            Err(rustix::io::Errno::NOTDIR) if care == Care::Loose => self.stash(&dir, &at.name),
             Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::NOTDIR) => self.put_aside(&dir, &at.name),
             Err(error) => Err(error.into()),
         }
@@ -468,7 +475,10 @@ impl Tree {
             .collect();
         for (at, file) in names {
             if !self.has(index, &at, file)? {
-                self.put(index, file, &at, Care::Loose)?;
+                // What is at the name of a lost one is not ours to take away.
+                if self.reach(index, file)?.is_some() {
+                    self.put(index, file, &at, Care::Loose)?;
+                }
                 if !self.has(index, &at, file)? {
                     lost.push(index.path(file).unwrap_or(at.name));
                 }

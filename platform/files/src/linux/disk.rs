@@ -56,12 +56,15 @@ impl Handle {
         let Some(handle) = self.to_sys() else { return Ok(None) };
         let flags = (flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
         let open = || sys::open_handle(mount.as_fd().as_raw_fd(), &handle, flags);
-        // A kernel in want of memory says so of a handle at once, and not the next time.
         let mut got = open();
-        for _ in 0..3 {
-            if got == Err(sys::Errno(libc::ENOMEM)) {
-                got = open();
+        // While another file is being made with the number that a destroyed one had, Linux says "no memory" (`iget_locked` has one answer
+        // for both); once it is made, that the handle is stale.
+        for _ in 0..100 {
+            if got != Err(sys::Errno(libc::ENOMEM)) {
+                break;
             }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            got = open();
         }
         match got {
             // SAFETY: just opened, nobody else's.
@@ -361,4 +364,51 @@ pub(super) fn link_text(link: impl AsFd) -> io::Result<Vec<u8>> {
 /// The directory that a directory is in.
 pub(super) fn directory_above(dir: impl AsFd) -> io::Result<OwnedFd> {
     directory(dir, b"..")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Numbers of destroyed files are given again all the time: their handles are stale, whatever the kernel says meanwhile.
+    #[test]
+    fn a_handle_of_a_destroyed_file_is_stale_while_its_number_is_given_again() {
+        let top = std::env::var_os("APUS_FILES_DIR").map_or_else(std::env::temp_dir, std::path::PathBuf::from);
+        let folder = top.join(format!("apus-files-stale-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let dir = std::fs::File::open(&folder).expect("it is there");
+        let over = AtomicBool::new(false);
+        let wrong = std::thread::scope(|scope| {
+            for maker in 0..2 {
+                let (path, over) = (folder.join(format!("made-{maker}")), &over);
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        drop(std::fs::File::create(&path).expect("a file"));
+                        std::fs::remove_file(&path).expect("it is there");
+                    }
+                });
+            }
+            let mut wrong = Vec::new();
+            for _ in 0..100 {
+                let paths: Vec<_> = (0..8).map(|number| folder.join(format!("gone-{number}"))).collect();
+                let made = |path| Handle::of_open(std::fs::File::create(path).expect("a file")).expect("a handle");
+                let handles: Vec<Handle> = paths.iter().map(made).collect();
+                paths.iter().for_each(|path| std::fs::remove_file(path).expect("it is there"));
+                for _ in 0..100 {
+                    wrong.extend(
+                        handles
+                            .iter()
+                            .map(|handle| handle.open(&dir, OFlags::RDWR))
+                            .filter(|got| !matches!(got, Ok(None))),
+                    );
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            wrong
+        });
+        std::fs::remove_dir_all(&folder).expect("ours");
+        assert!(wrong.is_empty(), "{} of them: {:?}", wrong.len(), wrong.first());
+    }
 }

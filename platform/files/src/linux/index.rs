@@ -233,6 +233,15 @@ impl Index {
                 if from != to && self.at(from.dir, &from.name) == Some(*file) {
                     self.unname(from);
                 }
+                if self.is_directory(*file)
+                    && let Some(node) = self.nodes.get_mut(file)
+                {
+                    // It has one name, whatever somebody who lies says that it was.
+                    let is = |name: &(FileId, Vec<u8>)| (name.0, &name.1) == (to.dir, &to.name);
+                    for name in node.names.extract_if(.., |name| !is(name)) {
+                        self.names.remove(&name);
+                    }
+                }
                 gone
             }
             Change::Link { file, at } if self.nodes.contains_key(file) => self.name(at, *file),

@@ -379,7 +379,7 @@ impl Tree {
             return self.unlink(index, to, care);
         }
         if from == to {
-            return Ok(());
+            return self.put(index, file, to, care);
         }
         let (at_from, at_to) = (self.has(index, from, file)?, self.has(index, to, file)?);
         if at_to {

@@ -375,10 +375,11 @@ impl Drainer {
             // A file may have been gone meanwhile before its bytes were read: then the tree is not to be shown until the record by which it
             // went, which comes later.
             let publish = all || shared.hidden.load(Relaxed) <= at;
+            consumer.take(&Operation { seq: self.handed, file: FileId(0), publish, change: Change::Resynced })?;
             if publish {
+                // Who asks finds it shown once the consumer has been told.
                 shared.hidden.store(0, SeqCst);
             }
-            consumer.take(&Operation { seq: self.handed, file: FileId(0), publish, change: Change::Resynced })?;
             self.whole_at = None;
             self.settling = Some(self.handed);
             self.give_up(consumer);

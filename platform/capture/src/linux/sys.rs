@@ -231,14 +231,27 @@ pub fn room(bytes: usize) -> Result<&'static mut [u8], Errno> {
     Ok(unsafe { core::slice::from_raw_parts_mut(core::ptr::with_exposed_provenance_mut(start), bytes) })
 }
 
-/// Opens by handle; `mount` is any descriptor of the same file system.
+/// Opens by handle; `mount` is any descriptor of the same file system. It may take a tenth of a second.
+///
+/// While another file is being made with the number that a destroyed one had, Linux says "no memory" (`iget_locked` has one answer for
+/// both); once it is made, that the handle is stale. So that answer is asked for again.
 pub fn open_handle(mount: c_int, handle: &Handle, flags: c_int) -> Result<c_int, Errno> {
     let from = core::ptr::from_ref(handle) as usize;
-    // SAFETY: the handle says how long it is.
-    done(unsafe {
-        call(libc::SYS_open_by_handle_at, [mount as usize, from, (flags | libc::O_CLOEXEC) as usize, 0, 0, 0])
-    })
-    .map(|fd| fd as c_int)
+    let open = || {
+        // SAFETY: the handle says how long it is.
+        done(unsafe {
+            call(libc::SYS_open_by_handle_at, [mount as usize, from, (flags | libc::O_CLOEXEC) as usize, 0, 0, 0])
+        })
+    };
+    let mut got = open();
+    for _ in 0..100 {
+        if got != Err(Errno(libc::ENOMEM)) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        got = open();
+    }
+    got.map(|fd| fd as c_int)
 }
 
 /// Whether no process has this number.

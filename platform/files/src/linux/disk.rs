@@ -55,18 +55,7 @@ impl Handle {
     pub(super) fn open(&self, mount: impl AsFd, flags: OFlags) -> io::Result<Option<OwnedFd>> {
         let Some(handle) = self.to_sys() else { return Ok(None) };
         let flags = (flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
-        let open = || sys::open_handle(mount.as_fd().as_raw_fd(), &handle, flags);
-        let mut got = open();
-        // While another file is being made with the number that a destroyed one had, Linux says "no memory" (`iget_locked` has one answer
-        // for both); once it is made, that the handle is stale.
-        for _ in 0..100 {
-            if got != Err(sys::Errno(libc::ENOMEM)) {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-            got = open();
-        }
-        match got {
+        match sys::open_handle(mount.as_fd().as_raw_fd(), &handle, flags) {
             // SAFETY: just opened, nobody else's.
             Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
             Err(sys::Errno(libc::ESTALE | libc::ENOENT)) => Ok(None),

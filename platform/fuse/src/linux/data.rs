@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use apus_capture::linux::Reasons;
 use apus_capture::linux::sys::Errno;
@@ -139,8 +139,9 @@ impl Server {
             state.through_writers = state.through_writers.saturating_sub(1);
             if state.through_writers == 0 && state.untracked {
                 state.untracked = false;
-                self.untracked.fetch_sub(1, Relaxed);
                 self.resend(&open.node, &mut state);
+                // Who reads that there are none finds the content queued.
+                self.untracked.fetch_sub(1, Release);
             }
         }
         if state.through == 0

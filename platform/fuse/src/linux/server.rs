@@ -6,7 +6,10 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed},
+};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use apus_capture::Globs;
@@ -288,7 +291,7 @@ impl Server {
             waiting: told.waiting as u64,
             next: told.next,
             handed: told.handed,
-            untracked: self.untracked.load(Relaxed),
+            untracked: self.untracked.load(Acquire),
             refused: self.refused.lock().expect("no thread ends while it holds it").clone(),
             nodes: self.names().len() as u64,
             requests: self.counts.iter().map(|count| count.load(Relaxed)).sum(),

@@ -127,6 +127,10 @@ pub fn not_live(scenario: &Scenario) -> Vec<Reason> {
         let what = "the disk of a lab is as fast as the machine's".into();
         tell(&["cluster", "disk_delay"], what, "no delay of disks", elsewhere("`--world heap` or `turmoil`"));
     }
+    if scenario.files.is_some() {
+        let what = "the programs of a lab have no replicated files".into();
+        tell(&["files"], what, "no `[files]`", elsewhere("`--world heap` or `turmoil`"));
+    }
     if scenario.services.iter().any(|service| service.may_reboot) {
         let what = "a lab has no machine that a program's failures may reboot".into();
         tell(&["service"], what, "`may_reboot = false`", elsewhere("`--world heap` or `turmoil`"));

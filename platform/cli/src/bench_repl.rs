@@ -15,7 +15,7 @@ pub(crate) fn repl(args: &ReplArgs, format: Format) -> Result<u8, Trouble> {
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod linux {
-    use std::io::{self, Write as _};
+    use std::io;
     use std::time::{Duration, Instant};
 
     use apus_repl_bench::{Cell, Interval, KINDS, Plan, Report, Step, WAYS, median, role, run};
@@ -55,9 +55,7 @@ mod linux {
         };
         let (began, mut shown) = (Instant::now(), None);
         let report = run(&plan, &mut |step| progress(step, began, &mut shown));
-        if shown.is_some() {
-            let _ = write!(io::stderr().lock(), "\r\x1b[K");
-        }
+        print::over("");
         let report = report.map_err(|error| told(&error))?;
         // Who measured something else than was asked says so.
         let code = u8::from(report.seen.iter().any(|(_, seen)| seen.starts_with("TROUBLE")));
@@ -70,17 +68,13 @@ mod linux {
     }
 
     fn progress(step: Step<'_>, began: Instant, shown: &mut Option<Instant>) {
-        let Some(columns) = print::columns() else { return };
         if shown.is_some_and(|shown| shown.elapsed() < Duration::from_millis(150)) {
             return;
         }
         *shown = Some(Instant::now());
         let elapsed = began.elapsed();
         let left = elapsed.mul_f64((step.of - step.done) as f64 / step.done.max(1) as f64).as_secs();
-        let text = format!("{}  {}/{} slots  ETA {}:{:02}", step.kind, step.done, step.of, left / 60, left % 60);
-        let text: String = text.chars().take(columns - 1).collect();
-        let mut err = io::stderr().lock();
-        let _ = write!(err, "\r\x1b[K{text}").and_then(|()| err.flush());
+        print::over(&format!("{}  {}/{} slots  ETA {}:{:02}", step.kind, step.done, step.of, left / 60, left % 60));
     }
 
     fn document(report: &Report, plan: &Plan, code: u8) -> Value {

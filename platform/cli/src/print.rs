@@ -60,6 +60,15 @@ pub(crate) fn columns() -> Option<usize> {
     Some(terminal_size::terminal_size_of(err).map_or(100, |(width, _)| usize::from(width.0)))
 }
 
+/// Puts a text in the place of the line that was put there before, on a terminal behind standard error; nothing elsewhere.
+pub(crate) fn over(text: &str) {
+    if let Some(columns) = columns() {
+        let text: String = text.chars().take(columns.saturating_sub(1)).collect();
+        let mut err = std::io::stderr().lock();
+        let _ = write!(err, "\r\x1b[K{text}").and_then(|()| err.flush());
+    }
+}
+
 /// A verdict in a word, as reports have it.
 pub(crate) const fn word(verdict: Verdict) -> &'static str {
     match verdict {

@@ -1,12 +1,11 @@
 //! A line that is written over itself, on a terminal only.
 
-use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use apus_sim::runner::{Batch, Progress};
 
-use crate::print::{columns, short};
+use crate::print::{columns, over, short};
 
 /// Where a run of several scenarios stands.
 pub(crate) struct Place<'a> {
@@ -23,18 +22,18 @@ pub(crate) struct Place<'a> {
 
 /// Does the work, and shows how it goes on.
 pub(crate) fn show<T>(place: &Place<'_>, batch: &Batch, progress: &Progress, work: impl FnOnce() -> T) -> T {
-    let Some(columns) = columns() else { return work() };
+    if columns().is_none() {
+        return work();
+    }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let painter = scope.spawn(|| {
             let began = Instant::now();
             while !done.load(Ordering::Relaxed) {
                 std::thread::park_timeout(Duration::from_millis(150));
-                let text: String = line(place, batch, progress, began.elapsed()).chars().take(columns - 1).collect();
-                let mut err = std::io::stderr().lock();
-                let _ = write!(err, "\r\x1b[K{text}").and_then(|()| err.flush());
+                over(&line(place, batch, progress, began.elapsed()));
             }
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+            over("");
         });
         let result = work();
         done.store(true, Ordering::Relaxed);

@@ -1,7 +1,6 @@
 //! `apus repl`: files that several nodes have.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -288,15 +287,6 @@ fn promote(control: &Path, group: &str, to: u16, dry_run: bool, format: Format) 
     Ok(0)
 }
 
-/// One line that is written over itself, on a terminal.
-fn progress(text: &str) {
-    if let Some(columns) = print::columns() {
-        let text: String = text.chars().take(columns.saturating_sub(1)).collect();
-        let mut err = std::io::stderr().lock();
-        let _ = write!(err, "\r\x1b[K{text}").and_then(|()| err.flush());
-    }
-}
-
 /// `[#####.....]`.
 fn bar(thousandths: u64) -> String {
     let full = usize::try_from(thousandths.min(1_000) / 25).unwrap_or(40);
@@ -335,10 +325,10 @@ fn verify(control: &Path, group: &str, within: Duration, format: Format) -> Resu
         if open.is_empty() || Instant::now() >= until {
             break;
         }
-        progress(&format!("{group}: looks through {}, since {} s", left.join(", "), began.elapsed().as_secs()));
+        print::over(&format!("{group}: looks through {}, since {} s", left.join(", "), began.elapsed().as_secs()));
         std::thread::sleep(LOOK);
     }
-    progress("");
+    print::over("");
     let mut differs = Vec::new();
     let name = format!(" of {group} at ");
     apus_node::view::stream(control, &json!({ "do": "events", "since_us": since }), |line| {
@@ -387,11 +377,14 @@ fn resync(control: &Path, group: &str, node: u16, wait: Option<Duration>, format
                 done = Some(true);
                 break;
             }
-            progress(&format!("{group} at node {node}: {}", bar(copy["compared_thousandths"].as_u64().unwrap_or(0))));
+            print::over(&format!(
+                "{group} at node {node}: {}",
+                bar(copy["compared_thousandths"].as_u64().unwrap_or(0))
+            ));
             // One that is small is over before the next long look.
             std::thread::sleep(if begun { LOOK } else { Duration::from_millis(20) });
         }
-        progress("");
+        print::over("");
     }
     if format == Format::Json {
         print::json(&json!({ "group": group, "node": node, "begun": answer["done"], "done": done }));

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use apus_capture::linux::Replay;
-use apus_capture::{Consumer, Operation};
+use apus_capture::Consumer;
+use apus_capture::linux::{Discard, Replay};
 use apus_fuse::{Mounted, Options, Transport};
 
 const USAGE: &str = "apus-fuse mount ROOT --match PATTERN... (--copy-to DIR | --discard) [--transport device|ring] [--no-passthrough]
@@ -17,15 +17,6 @@ apus-fuse status ROOT
     tells how requests come, whether the order is kept, and what waits
 apus-fuse unmount ROOT [--lazy]
     takes the mount away; `--lazy`: from sight at once, and in truth once no program uses it";
-
-/// Takes all and keeps nothing: what capture alone costs.
-struct Discard;
-
-impl Consumer for Discard {
-    fn take(&mut self, _: &Operation<'_>) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 #[derive(Default)]
 struct Args {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
-use apus_capture::linux::{Capture, Drainer, Guard, Policy, Replay};
-use apus_capture::{Consumer, Group, Operation};
+use apus_capture::Group;
+use apus_capture::linux::{Capture, Discard, Drainer, Guard, Policy, Replay};
 
 const USAGE: &str = "apus-capture drain --ring FILE --root DIR --match PATTERN... (--into DIR | --discard) [--guard refuse|mark]
     hands over what programs do to the files below DIR that fit; `!PATTERN` takes names out again, the last that fits decides
@@ -15,15 +15,6 @@ apus-capture run --ring FILE [--library FILE] -- PROGRAM ARGS...
     starts a program under the library
 apus-capture status --ring FILE
     tells whether the order is kept, and what waits";
-
-/// Takes all and keeps nothing: what capture alone costs.
-struct Discard;
-
-impl Consumer for Discard {
-    fn take(&mut self, _: &Operation<'_>) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 #[derive(Default)]
 struct Args {

@@ -30,7 +30,7 @@ pub use files::Bound;
 pub use guard::{Guard, Policy, Verdict};
 pub use layout::{Reasons, Status};
 pub use names::{Attribute, Class};
-pub use operation::{Change, Consumer, FileId, Kind, Listed, Operation};
+pub use operation::{Change, Consumer, Discard, FileId, Kind, Listed, Operation};
 pub use path::{Name, Place, text};
 pub use replay::Replay;
 pub use ring::Group;

@@ -225,3 +225,13 @@ pub trait Consumer {
         false
     }
 }
+
+/// Takes all and keeps nothing: what capture alone costs.
+#[derive(Clone, Copy, Debug)]
+pub struct Discard;
+
+impl Consumer for Discard {
+    fn take(&mut self, _: &Operation<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
+use apus_capture::linux::Discard;
 use apus_fuse::{Mounted, Options, Transport};
 
-use super::interpose::Discard;
 use super::{MATCHED, Place, Way};
 use crate::linux::processes::{Ended, beside, bound};
 

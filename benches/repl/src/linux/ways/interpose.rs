@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use apus_capture::linux::{Capture, Drainer, Replay};
-use apus_capture::{Consumer, Group, Operation};
+use apus_capture::Group;
+use apus_capture::linux::{Capture, Discard, Drainer, Replay};
 
 use super::{Place, Way};
 use crate::linux::processes::{Ended, beside, bound, signal};
@@ -39,15 +39,6 @@ impl Interposed {
             return Ok(());
         }
         Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_string()))
-    }
-}
-
-/// Takes all and keeps nothing: what capture alone costs.
-pub(super) struct Discard;
-
-impl Consumer for Discard {
-    fn take(&mut self, _: &Operation<'_>) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -308,9 +308,7 @@ impl Entry {
             "missed" | "suspected" | "heard" | "down" | "expired" | "stepped-down" | "stalled" | "slow" | "waiting"
             | "lapsed" | "backing-off" | "disk-full" | "blank" | "restart" | "refused-remote" | "remote-failed"
             | "slow-asker" | "too-few" | "no-model" | "lagging" | "troubled" | "dropped" | "saved" | "differs"
-            | "stranger" => {
-                Level::Warning
-            }
+            | "stranger" => Level::Warning,
             _ => Level::Info,
         }
     }

@@ -296,7 +296,7 @@ pub(crate) fn power_off(cluster: &mut Cluster, node: usize) {
     }
     // One that a program had started may have ended by itself meanwhile.
     let numbers = pids.iter().map(u32::to_string);
-    Command::new("kill").arg("-KILL").args(numbers).stderr(std::process::Stdio::null()).status().expect("kill");
+    Command::new("kill").arg("-KILL").args(numbers).stderr(Stdio::null()).status().expect("kill");
     cluster.kill(node);
     let _ = fs::remove_file(ring(node));
 }

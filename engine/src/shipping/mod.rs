@@ -15,11 +15,16 @@ mod group;
 mod history;
 mod length;
 mod message;
+mod model;
 mod order;
+mod pace;
 mod page;
+mod pieces;
 pub mod record;
 mod stand;
 mod talk;
+pub mod walk;
+mod walker;
 mod writer;
 
 pub use crc::{crc32c, crc32c_of};
@@ -28,7 +33,7 @@ pub use group::Group;
 pub use history::{Base, EraStart, History};
 pub use message::{Ack, Ask, Begin, Follow, Have, Holds, Lead, Mending, Message, Records, Scrub, Wrong};
 pub use order::{Answer, Captured, Found, Happening, Order, Work};
-pub use page::{BLOCK, Digest, Item, Mend, Mends, Page, Place, Sort};
+pub use page::{BLOCK, Digest, Item, Mend, Mends, Page, Place, Sort, Stretch, TOP, Told, What, grain};
 pub use record::{Attributes, Change, Entry, Head, Record, RecordError};
 pub use stand::{Copy, Doing, Stand};
 

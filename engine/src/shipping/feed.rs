@@ -295,11 +295,9 @@ impl Group {
     }
 
     pub(super) fn on_feed_done(&mut self, ctx: &mut Ctx<'_>, op: OpId, answer: Answer) {
-        let Some((node, feed)) = self
-            .feeds
-            .iter_mut()
-            .find(|(_, feed)| feed.reading == Some(op) || feed.comparing.as_ref().is_some_and(|(waits, _)| *waits == op))
-        else {
+        let Some((node, feed)) = self.feeds.iter_mut().find(|(_, feed)| {
+            feed.reading == Some(op) || feed.comparing.as_ref().is_some_and(|(waits, _)| *waits == op)
+        }) else {
             return;
         };
         let node = *node;

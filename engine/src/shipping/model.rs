@@ -18,7 +18,7 @@ use crate::mutant::Mutant;
 /// What one copy told and was not compared yet: more is left to be told again.
 const JOBS: usize = 4;
 /// Parts of one answer: as much as fills a long line until the next is told.
-const PARTS: u8 = 6;
+const PARTS: u8 = 4;
 
 /// What a copy told, and from where on it is not compared yet.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
@@ -61,7 +61,10 @@ impl Group {
         let Holds { number, scrub, page, .. } = holds;
         let asked = scrub.is_none() || feed.scrub.as_ref().is_some_and(|walked| walked.number == number);
         let known = feed.jobs.iter().any(|job| (job.number, job.scrub) == (number, scrub))
-            || feed.comparing.as_ref().is_some_and(|(_, job)| (job.number, job.scrub.is_some()) == (number, scrub.is_some()));
+            || feed
+                .comparing
+                .as_ref()
+                .is_some_and(|(_, job)| (job.number, job.scrub.is_some()) == (number, scrub.is_some()));
         if !asked || known || feed.jobs.len() >= JOBS || page.told.is_empty() {
             return;
         }

@@ -181,16 +181,21 @@ mod tests {
             zeros: Vec::new(),
         };
         pieces.put_asked(1, &mut mends);
-        assert_eq!(pieces.take().map(|batch| (batch.depth, batch.stretches)), Some((0, alloc::vec![stretch(2, 4), stretch(5, 6)])));
+        assert_eq!(
+            pieces.take().map(|batch| (batch.depth, batch.stretches)),
+            Some((0, alloc::vec![stretch(2, 4), stretch(5, 6)]))
+        );
         assert_eq!(pieces.take(), Some(batch(&[(0, 32), (35, 36), (40, 50)])));
         assert_eq!(pieces.take(), None);
     }
 
     #[test]
     fn what_an_answer_leaves_out_is_told_again() {
-        let told = |from, to| super::super::page::Told { from: at(from), to: at(to), what: super::super::page::What::Zeros };
+        let told =
+            |from, to| super::super::page::Told { from: at(from), to: at(to), what: super::super::page::What::Zeros };
         let page = Page { salt: 1, told: alloc::vec![told(0, 10), told(20, 25)] };
-        let mends = |from, to| Mends { from: at(from), to: at(to), mends: Vec::new(), finer: Vec::new(), zeros: Vec::new() };
+        let mends =
+            |from, to| Mends { from: at(from), to: at(to), mends: Vec::new(), finer: Vec::new(), zeros: Vec::new() };
         let mut open = Open::default();
         let rest = open.tell(3, batch(&[(0, 10), (20, 30)]), &page, Time(5)).expect("told");
         assert_eq!(rest, batch(&[(25, 30)]));

@@ -444,8 +444,7 @@ fn compare_items<V: View>(
 
 fn mend_file(file: FileId, about: &About, answer: &mut Answer) {
     let target = if let Sort::Symlink(target) = &about.sort { target.len() } else { 0 };
-    answer.bytes +=
-        64 + target + about.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>();
+    answer.bytes += 64 + target + about.xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>();
     answer.out.mends.push(Mend::File {
         file,
         sort: about.sort.clone(),

@@ -17,7 +17,7 @@ use crate::mutant::Mutant;
 use crate::time::Micros;
 
 /// What is told and not answered at once: enough for a long line, as each is answered in parts.
-const WINDOW: usize = 3;
+const WINDOW: usize = 2;
 /// Parts of answers that wait for the disk.
 const CAME: usize = 32;
 
@@ -194,7 +194,8 @@ impl Group {
         let wait = if ctx.has(Mutant::PaceIgnored) { super::group::AGAIN } else { follower.pace.again() };
         let walk = &mut follower.walk;
         let late = |at| ctx.now.since(at) >= wait && wait > Micros::ZERO;
-        let numbers: Vec<u32> = walk.told.0.iter().filter(|(_, asked)| late(asked.at)).map(|(number, _)| *number).collect();
+        let numbers: Vec<u32> =
+            walk.told.0.iter().filter(|(_, asked)| late(asked.at)).map(|(number, _)| *number).collect();
         for number in &numbers {
             if let Some(asked) = walk.told.0.remove(number)
                 && !ctx.has(Mutant::LostIsMended)

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use apus_engine::Lsn;
-use apus_engine::shipping::{Answer, Base, Mends, Page, Place, Record};
+use apus_engine::shipping::{Answer, Base, Mends, Page, Place, Record, Stretch};
 
 use super::digest;
 use super::disk::{self, Handle};
@@ -61,20 +61,20 @@ impl Store {
         Ok(Answer::Done)
     }
 
-    pub(super) fn digest(&mut self, second: bool, from: &Place) -> Done {
+    pub(super) fn digest(&mut self, second: bool, (salt, depth): (u64, u8), stretches: &[Stretch]) -> Done {
         let mut shared = lock(&self.shared);
         let (tree, index) = (&mut self.tree, &mut shared.index);
         let page = match &mut self.staged {
-            Some((shadow, _)) if second => digest::page(&mut Second { shadow, tree, index }, from)?,
+            Some((shadow, _)) if second => digest::page(&mut Second { shadow, tree, index }, salt, depth, stretches)?,
             None if second => return Err(io::Error::new(io::ErrorKind::NotFound, "no files are being compared")),
-            _ => digest::page(&mut Published { tree, index }, from)?,
+            _ => digest::page(&mut Published { tree, index }, salt, depth, stretches)?,
         };
         Ok(Answer::Page(page))
     }
 
-    pub(super) fn compare(&mut self, page: &Page) -> io::Result<Mends> {
+    pub(super) fn compare(&mut self, page: &Page, from: &Place) -> io::Result<Mends> {
         let mut shared = lock(&self.shared);
-        digest::compare(&mut Published { tree: &mut self.tree, index: &mut shared.index }, page)
+        digest::compare(&mut Published { tree: &mut self.tree, index: &mut shared.index }, page, from)
     }
 
     pub(super) fn mend(&mut self, mends: &Mends) -> Done {

@@ -294,8 +294,10 @@ impl Store {
                 return None;
             }
             Work::Shadow { op, base } => (*op, self.shadow(base)),
-            Work::Digest { op, shadow, from } => (*op, self.digest(*shadow, from)),
-            Work::Compare { op, page } => match self.compare(page) {
+            Work::Digest { op, shadow, salt, depth, stretches } => {
+                (*op, self.digest(*shadow, (*salt, *depth), stretches))
+            }
+            Work::Compare { op, page, from } => match self.compare(page, from) {
                 Ok(mends) => {
                     self.waits.push(Wait { op: *op, upto: self.ring_end(), mends: Some(mends) });
                     return None;

@@ -127,6 +127,11 @@ pub(crate) struct Vault {
 }
 
 impl Vault {
+    /// A copy that begins with these files.
+    pub(crate) fn holding(tree: &Tree) -> Self {
+        Self { tree: tree.clone(), disk: tree.clone(), ..Self::default() }
+    }
+
     pub(crate) fn blank() -> Self {
         Self { blank: true, ..Self::default() }
     }

@@ -192,6 +192,8 @@ mutants! {
         LostIsMended "lost-is-mended" "what was told and not answered counts as mended",
         SumsSkipped "sums-skipped" "a comparison tells each block by a hash of its own",
         PaceIgnored "pace-ignored" "what is not answered at once is sent again, however long the line is",
+        FoldForgotten "fold-forgotten" "records that come while files are compared go into them at the end only",
+        FoldCutsAll "fold-cuts-all" "records go from the second log although what is on its way may be older than they are",
         FirstPageOnly "first-page-only" "only the first stretch of the files is compared",
         SwitchesEarly "switches-early" "compared files are published before the records that came meanwhile are there",
         FullSkipped "full-skipped" "a record that did not fit on the disk is skipped, the next one is taken",

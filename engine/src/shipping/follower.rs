@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::candidate::Candidate;
 use super::fact::Fact;
+use super::fold::Fold;
 use super::group::{AGAIN, Group, Role};
 use super::history::{EraStart, History, is_fresh_after};
 use super::message::{Begin, Follow, Holds, Lead, Message, Records, Scrub, Wrong};
@@ -81,7 +82,6 @@ pub(super) struct Follower {
     pub(super) received: History,
     /// The log that is being built beside files that are compared.
     pub(super) staged: Option<History>,
-    staged_bytes: u64,
     pub(super) upto: Lsn,
     pub(super) walk: Walk,
     pub(super) pace: Pace,
@@ -158,7 +158,6 @@ impl Group {
             inbox: VecDeque::new(),
             received: self.log.clone(),
             staged: None,
-            staged_bytes: 0,
             upto: Lsn(0),
             walk: Walk::default(),
             pace: Pace::default(),
@@ -268,6 +267,7 @@ impl Group {
         follower.staged = Some(History::after(&begin.base));
         follower.received = History::after(&begin.base);
         follower.upto = begin.base.lsn;
+        follower.walk.fold = Fold::after(begin.base.lsn);
         follower.inbox.clear();
         follower.stage = Stage::Shadowing(op);
         self.order(ctx, Work::Shadow { op, base: begin.base });
@@ -363,8 +363,10 @@ impl Group {
         } else if let Role::Follower(follower) = &mut self.role
             && follower.stream == run.stream
         {
-            follower.staged_bytes += run.bytes.len() as u64;
-            follower.staged = Some(run.after);
+            follower.walk.fold.logged(run.bytes.len() as u64, &run.after, self.config.log_bytes);
+            // What was cut off it meanwhile stays so.
+            let base = follower.staged.as_ref().map_or(run.after.base, |staged| staged.base);
+            follower.staged = Some(History { base, ..run.after });
         }
         self.ack(ctx);
     }
@@ -410,7 +412,8 @@ impl Group {
             && may
         {
             let log = staged.clone();
-            let (bytes, era, late, upto) = (follower.staged_bytes, follower.era, follower.saves, log.end);
+            let (bytes, era, late) = (follower.walk.fold.bytes(), follower.era, follower.saves);
+            let upto = log.end;
             let op = self.op();
             self.go_to(Stage::Switching);
             self.switching = Some((op, Switch { log, bytes, era, late }));

@@ -10,6 +10,7 @@ mod change;
 mod crc;
 mod fact;
 mod feed;
+mod fold;
 mod follower;
 mod group;
 mod history;

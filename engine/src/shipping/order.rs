@@ -122,6 +122,17 @@ pub enum Work {
         /// How.
         mends: Mends,
     },
+    /// Apply records of the staged log to the second tree, those after `from` up to `upto`.
+    Fold {
+        /// Answer with this.
+        op: OpId,
+        /// Records up to here are in it.
+        from: Lsn,
+        /// The last one.
+        upto: Lsn,
+        /// Records of the staged log up to here may go, once that is done.
+        base: Option<Base>,
+    },
     /// Apply the staged log to the second tree up to its end; then both take the place of the published files and the log, at once and durably.
     Switch {
         /// Answer with this.

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::page::{Mends, Page, Place, Stretch, TOP};
+use crate::ids::Lsn;
 use crate::time::Time;
 
 /// Stretches in one request, and files just made.
@@ -100,6 +101,8 @@ pub(super) struct Asked {
     pub(super) batch: Batch,
     /// When it was told, or a part of its answer came.
     pub(super) at: Time,
+    /// The last record that the tree had then.
+    pub(super) floor: Lsn,
     parts: u8,
 }
 
@@ -109,7 +112,13 @@ pub(super) struct Open(pub(super) BTreeMap<u32, Asked>);
 
 impl Open {
     /// A page goes out. What of the batch it does not tell is given back.
-    pub(super) fn tell(&mut self, number: u32, mut batch: Batch, page: &Page, now: Time) -> Option<Batch> {
+    pub(super) fn tell(
+        &mut self,
+        number: u32,
+        mut batch: Batch,
+        page: &Page,
+        (now, floor): (Time, Lsn),
+    ) -> Option<Batch> {
         let end = page.end()?.clone();
         let mut rest = batch.clone();
         rest.remove(&Place::START, &end);
@@ -117,7 +126,7 @@ impl Open {
         if batch.stretches.is_empty() {
             return None;
         }
-        self.0.insert(number, Asked { batch, at: now, parts: 0 });
+        self.0.insert(number, Asked { batch, at: now, floor, parts: 0 });
         Some(rest)
     }
 
@@ -131,12 +140,13 @@ impl Open {
             asked.batch = before;
             return None;
         }
+        let floor = asked.floor;
         let since = (asked.parts == 0).then_some(asked.at);
         (asked.parts, asked.at) = (asked.parts + 1, now);
         let depth = if before.zeros { 0 } else { before.depth };
         let over = last || asked.batch.stretches.is_empty() || asked.parts == PARTS;
         let again = if over { self.0.remove(&number).map(|asked| asked.batch) } else { None };
-        Some(Answered { depth, zeros: before.zeros, since, again })
+        Some(Answered { depth, zeros: before.zeros, since, floor, again })
     }
 }
 
@@ -145,6 +155,7 @@ pub(super) struct Answered {
     pub(super) depth: u8,
     pub(super) zeros: bool,
     pub(super) since: Option<Time>,
+    pub(super) floor: Lsn,
     pub(super) again: Option<Batch>,
 }
 
@@ -197,7 +208,7 @@ mod tests {
         let mends =
             |from, to| Mends { from: at(from), to: at(to), mends: Vec::new(), finer: Vec::new(), zeros: Vec::new() };
         let mut open = Open::default();
-        let rest = open.tell(3, batch(&[(0, 10), (20, 30)]), &page, Time(5)).expect("told");
+        let rest = open.tell(3, batch(&[(0, 10), (20, 30)]), &page, (Time(5), Lsn(4))).expect("told");
         assert_eq!(rest, batch(&[(25, 30)]));
         assert!(open.answered(4, &mends(0, 10), false, Time(9)).is_none(), "of another number");
         let first = open.answered(3, &mends(0, 4), false, Time(9)).expect("open");

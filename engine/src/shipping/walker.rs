@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use super::fold::Fold;
 use super::follower::Stage;
 use super::group::{Group, Role};
 use super::message::{Holds, Mending, Message};
@@ -31,6 +32,7 @@ pub(super) struct Walk {
     reading: Option<(OpId, Batch)>,
     came: VecDeque<Came>,
     mending: Option<(OpId, After)>,
+    pub(super) fold: Fold,
 }
 
 /// A part of an answer.
@@ -44,6 +46,7 @@ struct Came {
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 struct After {
     upto: Lsn,
+    floor: Lsn,
     depth: u8,
     /// Its places and what it asks for, without what it does.
     asks: Mends,
@@ -56,8 +59,16 @@ impl Walk {
         self.pieces.place()
     }
 
+    /// Up to here no mend that may still come wants a record again.
+    pub(super) fn floor(&self) -> Lsn {
+        let told = self.told.0.values().map(|asked| asked.floor);
+        let came =
+            self.came.iter().map(|came| came.after.floor).chain(self.mending.iter().map(|(_, after)| after.floor));
+        told.chain(came).fold(self.fold.upto, Lsn::min)
+    }
+
     fn is_done(&self) -> bool {
-        let none_open = self.told.0.is_empty() && self.reading.is_none();
+        let none_open = self.told.0.is_empty() && self.reading.is_none() && !self.fold.is_busy();
         none_open && self.pieces.is_empty() && self.came.is_empty() && self.mending.is_none()
     }
 }
@@ -68,7 +79,9 @@ impl Group {
         let depth = if ctx.has(Mutant::SumsSkipped) { 0 } else { TOP };
         let salt = ctx.rng.next();
         let Role::Follower(follower) = &mut self.role else { return };
-        follower.walk = Walk { salt, pieces: Pieces::all(depth), ..Walk::default() };
+        let base = follower.staged.as_ref().map_or(Lsn(0), |staged| staged.base);
+        let fold = core::mem::replace(&mut follower.walk.fold, Fold::after(base));
+        follower.walk = Walk { salt, pieces: Pieces::all(depth), fold, ..Walk::default() };
         self.go_to(Stage::Walking);
     }
 
@@ -82,6 +95,10 @@ impl Group {
                 return;
             }
             let walk = &mut follower.walk;
+            let tells = walk.reading.is_none() && walk.told.0.len() < WINDOW && !walk.pieces.is_empty();
+            let (folds, tells) = (tells && self.fold(ctx), tells);
+            let Role::Follower(follower) = &mut self.role else { return };
+            let walk = &mut follower.walk;
             if walk.mending.is_none()
                 && may
                 && let Some(Came { mends, after }) = walk.came.pop_front()
@@ -90,8 +107,8 @@ impl Group {
                 self.order(ctx, Work::Mend { op, mends });
                 continue;
             }
-            if walk.reading.is_none()
-                && walk.told.0.len() < WINDOW
+            if tells
+                && !folds
                 && let Some(batch) = walk.pieces.take()
             {
                 if batch.zeros {
@@ -121,7 +138,8 @@ impl Group {
         let Role::Follower(follower) = &mut self.role else { return };
         let walk = &mut follower.walk;
         walk.number += 1;
-        let Some(rest) = walk.told.tell(walk.number, batch, &page, ctx.now) else {
+        walk.fold.told();
+        let Some(rest) = walk.told.tell(walk.number, batch, &page, (ctx.now, walk.fold.upto)) else {
             // Nothing of it was told: the host cannot read its tree.
             return self.give_up(ctx);
         };
@@ -132,6 +150,9 @@ impl Group {
 
     /// An order of the comparison is done; false: it was none.
     pub(super) fn on_walked(&mut self, ctx: &mut Ctx<'_>, op: OpId, answer: &Answer) -> bool {
+        if self.on_folded(ctx, op, answer) {
+            return true;
+        }
         let Role::Follower(follower) = &mut self.role else { return false };
         let walk = &mut follower.walk;
         if let Some((_, batch)) = walk.reading.take_if(|(waits, _)| *waits == op) {
@@ -147,8 +168,9 @@ impl Group {
             return true;
         }
         let Role::Follower(follower) = &mut self.role else { return true };
-        let After { upto, depth, mut asks, again } = after;
+        let After { upto, floor, depth, mut asks, again } = after;
         follower.upto = follower.upto.max(upto);
+        follower.walk.fold.mended(floor);
         if let Some(batch) = again.filter(|_| !ctx.has(Mutant::RestForgotten)) {
             follower.walk.pieces.put(batch);
         }
@@ -184,7 +206,7 @@ impl Group {
             // Who was told of zeros makes no file by that.
             zeros: core::mem::take(&mut mends.zeros).into_iter().filter(|_| !answered.zeros).collect(),
         };
-        let after = After { upto, depth: answered.depth, asks, again: answered.again };
+        let after = After { upto, floor: answered.floor, depth: answered.depth, asks, again: answered.again };
         follower.walk.came.push_back(Came { mends, after });
     }
 

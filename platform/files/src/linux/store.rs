@@ -305,6 +305,7 @@ impl Store {
                 Err(error) => (*op, Err(error)),
             },
             Work::Mend { op, mends } => (*op, self.mend(mends)),
+            Work::Fold { op, from, upto, base } => (*op, self.fold((*from, *upto), base.as_ref())),
             Work::Switch { op, upto } => (*op, self.switch(*upto)),
             Work::Orphans { op, from } => (*op, self.save(*from)),
         };

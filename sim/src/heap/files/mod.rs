@@ -322,6 +322,7 @@ impl World {
                         tree.mend(mends);
                     }
                 }
+                Work::Fold { from, upto, base, .. } => vault.fold(*from, *upto, base.as_ref()),
                 Work::Switch { .. } => {
                     seen = files.judge.switches(node, vault);
                     vault.switch();
@@ -560,6 +561,7 @@ const fn op_of(work: &Work) -> Option<OpId> {
         | Work::Digest { op, .. }
         | Work::Compare { op, .. }
         | Work::Mend { op, .. }
+        | Work::Fold { op, .. }
         | Work::Switch { op, .. }
         | Work::Orphans { op, .. } => Some(*op),
         Work::Find | Work::Trim { .. } | Work::Release { .. } => None,

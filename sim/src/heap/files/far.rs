@@ -12,6 +12,9 @@ use crate::fault::{Ns, S};
 
 /// Changes that are fewer say nothing of what a comparison costs.
 const ENOUGH: u64 = 512 * 1024;
+/// A comparison ends within this time and what its changes take at so many bytes a second, a fifth of 10 Mbit/s.
+const SOON: Ns = 10 * S;
+const SLOW: u64 = 250_000;
 /// A program that steps all the time may pause for so long.
 const PAUSE: Ns = S;
 
@@ -20,6 +23,7 @@ const PAUSE: Ns = S;
 pub(super) struct Meter {
     /// Whose files are compared, and bytes of blocks that differed when that began.
     comparing: Option<(NodeId, u64)>,
+    begun: Ns,
     /// Bytes of the comparison's packets, both ways, lost and doubled ones too.
     wire: u64,
     /// Of those, by whom files are mended: what it told.
@@ -37,6 +41,7 @@ impl Meter {
         let Some(vault) = vaults.get(&node) else { return };
         let Some(model) = vaults.values().find(|vault| vault.writes) else { return };
         if self.comparing.is_none() {
+            self.begun = now;
             (self.wire, self.told, self.records, self.stepped, self.paused) = (0, 0, 0, now, 0);
         }
         self.comparing = Some((node, Tree::differs_by(&model.tree, &vault.tree)));
@@ -84,6 +89,12 @@ impl Meter {
                 "{node}: {wire} bytes on the wire to mend {changed} bytes, {told} of them told by it, and {records} of records"
             );
             return Err(("files-compared-cheaply", what));
+        }
+        let took = now.saturating_sub(self.begun);
+        worst(&mut self.measures, "comparing", took);
+        if took > SOON + changed * S / SLOW {
+            let what = format!("{node}: {changed} bytes were mended in {} ms", took / 1_000_000);
+            return Err(("files-compared-soon", what));
         }
         if self.paused > PAUSE {
             let what =

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::fact::{Fact, Trouble};
 use super::group::{AGAIN, Group, Role};
 use super::history::Base;
-use super::message::{Ack, Begin, Follow, Holds, Mending, Message, Records, Scrub, Wrong};
+use super::message::{Ack, Begin, Follow, Message, Records, Wrong};
+use super::model::{Job, Walked};
 use super::order::{Answer, Work};
-use super::page::{Mend, Mends, Place};
+use super::pace::Pace;
 use super::pop_if;
-use super::writer::NAMES;
 use crate::context::Ctx;
-use crate::ids::{Epoch, FileId, Lsn, NodeId, OpId};
+use crate::ids::{Epoch, Lsn, NodeId, OpId};
 use crate::mutant::Mutant;
 use crate::time::Time;
 
@@ -27,12 +27,13 @@ const INFLIGHT: usize = 256 * 1024;
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(super) struct Feed {
     pub(super) stream: u32,
-    era: Epoch,
+    pub(super) era: Epoch,
     /// Its files are being compared; what it holds is no copy yet.
     pub(super) staged: bool,
     begin: Option<Base>,
     sent: Lsn,
-    on_way: VecDeque<(Lsn, usize)>,
+    /// What was sent and not received: up to where, bytes, since when if it was sent once.
+    on_way: VecDeque<(Lsn, usize, Option<Time>)>,
     pub(super) received: Lsn,
     /// As it says, also of records that it keeps beside files that are compared.
     pub(super) acked: Lsn,
@@ -40,12 +41,17 @@ pub(super) struct Feed {
     pub(super) applied: Lsn,
     progress: Time,
     reading: Option<OpId>,
-    comparing: Option<(OpId, Option<Lsn>)>,
+    pub(super) comparing: Option<(OpId, Job)>,
+    /// What it told and was not compared yet.
+    pub(super) jobs: VecDeque<Job>,
+    pub(super) pace: Pace,
+    /// Up to here it has been sent records again.
+    again: Lsn,
     pub(super) trouble: Option<Trouble>,
-    scrub: Option<Place>,
-    scrub_at: Time,
+    pub(super) scrub: Option<Walked>,
+    pub(super) scrub_at: Time,
     /// It is looked through once although that is not done now and then, or before its time.
-    asked: bool,
+    pub(super) asked: bool,
     /// How often all of it was looked through.
     pub(super) scrubs: u64,
 }
@@ -60,16 +66,6 @@ impl Feed {
     pub(super) const fn look_through(&mut self, now: Time) {
         (self.asked, self.scrub_at) = (true, now);
     }
-}
-
-/// A comparison whose captured changes have not all come yet.
-#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
-pub(super) struct Waiting {
-    to: NodeId,
-    stream: u32,
-    scrub: Option<Lsn>,
-    mends: Mends,
-    captured: u64,
 }
 
 impl Group {
@@ -122,6 +118,9 @@ impl Group {
                 progress: ctx.now,
                 reading: None,
                 comparing: None,
+                jobs: VecDeque::new(),
+                pace: Pace::default(),
+                again: Lsn(0),
                 trouble: before,
                 scrub: None,
                 scrub_at: ctx.now + self.config.scrub,
@@ -147,7 +146,7 @@ impl Group {
         loop {
             let end = self.log.end;
             let Some(feed) = self.feeds.get_mut(&node) else { return };
-            let room = feed.on_way.iter().map(|(_, bytes)| bytes).sum::<usize>() < INFLIGHT;
+            let room = feed.on_way.iter().map(|(_, bytes, _)| bytes).sum::<usize>() < INFLIGHT;
             if feed.sent >= end || !room || feed.reading.is_some() || feed.trouble.is_some() {
                 return;
             }
@@ -173,7 +172,7 @@ impl Group {
             feed.progress = ctx.now;
         }
         feed.sent = last;
-        feed.on_way.push_back((last, bytes.len()));
+        feed.on_way.push_back((last, bytes.len(), (last > feed.again).then_some(ctx.now)));
         let (era, stream) = (feed.era, feed.stream);
         Self::say(ctx, node, Message::Records(Records { group, era, stream, end, bytes }));
     }
@@ -193,7 +192,13 @@ impl Group {
         }
         feed.received = feed.received.max(ack.received);
         feed.acked = feed.acked.max(ack.durable);
-        while pop_if(&mut feed.on_way, |(last, _)| *last <= ack.received).is_some() {}
+        let mut sent = None;
+        while let Some((.., at)) = pop_if(&mut feed.on_way, |(last, ..)| *last <= ack.received) {
+            sent = at;
+        }
+        if let Some(at) = sent {
+            feed.pace.observe(ctx.now.since(at));
+        }
         if ack.applied > Lsn(0) {
             // Only a copy whose files are published says so.
             (feed.staged, feed.begin) = (false, None);
@@ -218,7 +223,7 @@ impl Group {
     }
 
     /// A copy whose files were being compared when it was left behind begins anew.
-    fn unknown(&self, ctx: &mut Ctx<'_>, from: NodeId, (era, stream): (Epoch, u32)) {
+    pub(super) fn unknown(&self, ctx: &mut Ctx<'_>, from: NodeId, (era, stream): (Epoch, u32)) {
         if self.serves(era) && self.cut_off.contains(&from) && !self.feeds.contains_key(&from) {
             Self::say(ctx, from, Message::Wrong(Wrong { group: self.config.id, era, stream }));
         }
@@ -229,9 +234,12 @@ impl Group {
         let now = ctx.now;
         let again = !ctx.has(Mutant::NeverResends);
         for feed in self.feeds.values_mut() {
-            if feed.sent > feed.received && now.since(feed.progress) >= AGAIN && again {
+            let wait = if ctx.has(Mutant::PaceIgnored) { AGAIN } else { feed.pace.again() };
+            if feed.sent > feed.received && now.since(feed.progress) >= wait && again {
+                feed.again = feed.again.max(feed.sent);
                 (feed.sent, feed.progress) = (feed.received, now);
                 feed.on_way.clear();
+                feed.pace.in_vain();
             }
         }
         self.pump(ctx);
@@ -287,14 +295,12 @@ impl Group {
     }
 
     pub(super) fn on_feed_done(&mut self, ctx: &mut Ctx<'_>, op: OpId, answer: Answer) {
-        let Some((node, feed)) = self
-            .feeds
-            .iter_mut()
-            .find(|(_, feed)| feed.reading == Some(op) || feed.comparing.is_some_and(|(waits, _)| waits == op))
-        else {
+        let Some((node, feed)) = self.feeds.iter_mut().find(|(_, feed)| {
+            feed.reading == Some(op) || feed.comparing.as_ref().is_some_and(|(waits, _)| *waits == op)
+        }) else {
             return;
         };
-        let (node, stream) = (*node, feed.stream);
+        let node = *node;
         if feed.reading == Some(op) {
             feed.reading = None;
             match answer {
@@ -319,92 +325,6 @@ impl Group {
             }
             return;
         }
-        let Some((_, scrub)) = feed.comparing.take() else { return };
-        if let Answer::Mends { mends, captured } = answer {
-            self.waiting.push(Waiting { to: node, stream, scrub, mends, captured });
-            self.compared(ctx);
-        }
-    }
-
-    // Comparing files.
-
-    pub(super) fn on_page(&mut self, ctx: &mut Ctx<'_>, from: NodeId, holds: Holds) {
-        let op = self.op();
-        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| (feed.stream, feed.era) == (holds.stream, holds.era))
-        else {
-            return self.unknown(ctx, from, (holds.era, holds.stream));
-        };
-        if feed.comparing.is_some() || holds.page.from >= holds.page.to || holds.scrub.is_some() && feed.scrub.is_none()
-        {
-            return;
-        }
-        feed.comparing = Some((op, holds.scrub));
-        self.order(ctx, Work::Compare { op, page: holds.page });
-    }
-
-    /// Sends or judges what was compared, once all that was captured before has its number.
-    pub(super) fn compared(&mut self, ctx: &mut Ctx<'_>) {
-        let writes = self.writer.era.is_some();
-        let captured = self.writer.captured;
-        let (ready, waiting) =
-            core::mem::take(&mut self.waiting).into_iter().partition(|waits| !writes || waits.captured <= captured);
-        self.waiting = waiting;
-        let ready: Vec<Waiting> = ready;
-        for Waiting { to, stream, scrub, mut mends, .. } in ready {
-            let Some(feed) = self.feeds.get(&to).filter(|feed| feed.stream == stream) else { continue };
-            if let Some(applied) = scrub {
-                self.judge(ctx, to, applied, mends);
-                continue;
-            }
-            if ctx.has(Mutant::FirstPageOnly) {
-                mends.to = Place::End;
-            }
-            let (group, era, upto) = (self.config.id, feed.era, self.log.end);
-            Self::say(ctx, to, Message::Mends(Mending { group, era, stream, upto, mends }));
-        }
-    }
-
-    // Scrub.
-
-    fn scrub_again(&mut self, ctx: &mut Ctx<'_>) {
-        let Role::Primary { era, opening: None, .. } = self.role else { return };
-        let (group, never) = (self.config.id, self.config.scrub.0 == 0);
-        for (node, feed) in &mut self.feeds {
-            let idle = feed.staged || feed.applied == Lsn(0) || feed.comparing.is_some();
-            if idle || ctx.now < feed.scrub_at || never && !feed.asked {
-                continue;
-            }
-            feed.scrub_at = ctx.now + AGAIN;
-            let from = feed.scrub.get_or_insert(Place::START).clone();
-            Self::say(ctx, *node, Message::Scrub(Scrub { group, era, stream: feed.stream, from }));
-        }
-    }
-
-    /// A difference counts if the file was not changed after what the copy had applied: then nothing explains it.
-    fn judge(&mut self, ctx: &mut Ctx<'_>, node: NodeId, applied: Lsn, mends: Mends) {
-        let (group, wait) = (self.config.id, self.config.scrub);
-        // Of what was changed before this era nothing is known here.
-        let known = self.log.eras.last().is_some_and(|last| last.first <= applied);
-        let hasty = ctx.has(Mutant::ScrubHasty);
-        let unexplained = |file: &FileId| hasty || known && self.touched.get(file).is_none_or(|lsn| *lsn <= applied);
-        let still = unexplained(&NAMES);
-        let wrong = mends.mends.iter().find_map(|mend| match mend {
-            Mend::Block { file, block, .. } => unexplained(file).then_some((*file, Some(*block))),
-            Mend::File { file, .. } => unexplained(file).then_some((*file, None)),
-            Mend::Gone(file) => (still && unexplained(file)).then_some((*file, None)),
-            Mend::Name { dir, file, .. } => (still && unexplained(dir)).then_some((file.unwrap_or(*dir), None)),
-        });
-        let Some(feed) = self.feeds.get_mut(&node) else { return };
-        let done = mends.to == Place::End;
-        feed.scrub = (!done).then_some(mends.to);
-        feed.scrub_at = if done { ctx.now + wait } else { ctx.now };
-        feed.scrubs += u64::from(done);
-        feed.asked &= !done;
-        if let Some((file, block)) = wrong.filter(|_| !ctx.has(Mutant::ScrubIgnored)) {
-            let (era, stream) = (feed.era, feed.stream);
-            feed.scrub_at = ctx.now + wait;
-            Self::fact(ctx, &[], Fact::Differs { group, node, file, block });
-            Self::say(ctx, node, Message::Wrong(Wrong { group, era, stream }));
-        }
+        self.on_compared(ctx, node, answer);
     }
 }

@@ -7,14 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use super::candidate::Candidate;
 use super::fact::Fact;
+use super::fold::Fold;
 use super::group::{AGAIN, Group, Role};
 use super::history::{EraStart, History, is_fresh_after};
-use super::message::{Begin, Follow, Holds, Lead, Mending, Message, Records, Scrub, Wrong};
+use super::message::{Begin, Follow, Holds, Lead, Message, Records, Scrub, Wrong};
 use super::order::{Answer, Work};
-use super::page::Place;
+use super::pace::Pace;
 use super::pop_if;
 use super::record::Record;
 use super::stand::Doing;
+use super::walker::Walk;
 use crate::context::Ctx;
 use crate::ids::{Epoch, EvidenceId, Lsn, NodeId, OpId};
 use crate::mutant::Mutant;
@@ -27,7 +29,7 @@ const INBOX: usize = 1 << 20;
 
 /// How far the comparison of files has come.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
-enum Stage {
+pub(super) enum Stage {
     /// Records only.
     Log,
     /// What only this copy holds is being saved.
@@ -36,12 +38,8 @@ enum Stage {
     Asking,
     /// The second tree is being made.
     Shadowing(OpId),
-    /// From this place on it is to be told what is here.
-    Reading(OpId, Place),
-    /// That was told.
-    Told(Place),
-    /// A stretch is being mended: how, where it ends, and with which records it is right.
-    Mending(OpId, Place, Lsn),
+    /// It is told what is here, and mended.
+    Walking,
     /// All is mended; right with the records up to here.
     Mended(Lsn),
     /// The second tree takes the first one's place.
@@ -74,7 +72,7 @@ pub(super) struct Follower {
     pub(super) source: NodeId,
     pub(super) era: Epoch,
     pub(super) stream: u32,
-    stage: Stage,
+    pub(super) stage: Stage,
     /// It follows so as to write then: by which grant, because of what.
     pub(super) then: Option<(Epoch, EvidenceId)>,
     /// How far the source had come when it was chosen.
@@ -84,12 +82,13 @@ pub(super) struct Follower {
     pub(super) received: History,
     /// The log that is being built beside files that are compared.
     pub(super) staged: Option<History>,
-    staged_bytes: u64,
-    upto: Lsn,
-    place: Place,
-    heard: Time,
+    pub(super) upto: Lsn,
+    pub(super) walk: Walk,
+    pub(super) pace: Pace,
+    pub(super) heard: Time,
     asked: Time,
-    scrubbing: Option<(OpId, Lsn)>,
+    /// What a scrub asked for: the records applied by then, and its number.
+    scrubbing: Option<(OpId, Lsn, u32)>,
     saves: Option<Lsn>,
 }
 
@@ -104,7 +103,7 @@ impl Follower {
         match (&self.stage, self.then) {
             (Stage::Log | Stage::SavingLate(_), Some(_)) => Doing::Fetching(self.goal),
             (Stage::Log | Stage::SavingLate(_), None) => Doing::Following(self.source),
-            _ => Doing::Comparing(self.source, self.place.clone()),
+            _ => Doing::Comparing(self.source, self.walk.place()),
         }
     }
 }
@@ -165,9 +164,9 @@ impl Group {
             inbox: VecDeque::new(),
             received: self.log.clone(),
             staged: None,
-            staged_bytes: 0,
             upto: Lsn(0),
-            place: Place::START,
+            walk: Walk::default(),
+            pace: Pace::default(),
             heard: ctx.now,
             asked: ctx.now,
             scrubbing: None,
@@ -274,23 +273,10 @@ impl Group {
         follower.staged = Some(History::after(&begin.base));
         follower.received = History::after(&begin.base);
         follower.upto = begin.base.lsn;
+        follower.walk.fold = Fold::after(begin.base.lsn);
         follower.inbox.clear();
         follower.stage = Stage::Shadowing(op);
         self.order(ctx, Work::Shadow { op, base: begin.base });
-    }
-
-    pub(super) fn on_mends(&mut self, ctx: &mut Ctx<'_>, from: NodeId, mending: Mending) {
-        let op = self.op();
-        let Role::Follower(follower) = &mut self.role else { return };
-        let expected = (follower.source, follower.era, follower.stream);
-        let Stage::Told(place) = &follower.stage else { return };
-        if (from, mending.era, mending.stream) != expected || mending.mends.from != *place || mending.mends.to <= *place
-        {
-            return;
-        }
-        follower.heard = ctx.now;
-        follower.stage = Stage::Mending(op, mending.mends.to.clone(), mending.upto);
-        self.order(ctx, Work::Mend { op, mends: mending.mends });
     }
 
     pub(super) fn on_wrong(&mut self, ctx: &Ctx<'_>, from: NodeId, wrong: Wrong) {
@@ -307,19 +293,20 @@ impl Group {
         let Role::Follower(follower) = &mut self.role else { return };
         let known = (from, scrub.era, scrub.stream) == (follower.source, follower.era, follower.stream);
         if known && follower.staged.is_none() && follower.scrubbing.is_none() {
-            follower.scrubbing = Some((op, applied));
-            self.order(ctx, Work::Digest { op, shadow: false, from: scrub.from });
+            follower.scrubbing = Some((op, applied, scrub.number));
+            let Scrub { salt, depth, stretches, .. } = scrub;
+            self.order(ctx, Work::Digest { op, shadow: false, salt, depth, stretches });
         }
     }
 
     /// An order of a follower is done; false: it was none.
     pub(super) fn on_follower_done(&mut self, ctx: &mut Ctx<'_>, op: OpId, answer: &Answer) -> bool {
         let Role::Follower(follower) = &mut self.role else { return false };
-        if let Some((_, applied)) = follower.scrubbing.filter(|(waits, _)| *waits == op) {
+        if let Some((_, applied, number)) = follower.scrubbing.filter(|(waits, ..)| *waits == op) {
             follower.scrubbing = None;
             if let Answer::Page(page) = answer {
                 let (group, era, stream) = (self.config.id, follower.era, follower.stream);
-                let holds = Holds { group, era, stream, scrub: Some(applied), page: page.clone() };
+                let holds = Holds { group, era, stream, number, scrub: Some(applied), page: page.clone() };
                 Self::say(ctx, follower.source, Message::Holds(holds));
             }
             return true;
@@ -339,41 +326,19 @@ impl Group {
             Stage::SavingLate(waits) if waits == op => self.go_to(Stage::Log),
             Stage::Shadowing(waits) if waits == op => {
                 if self.went(ctx, answer) {
-                    self.read_page(ctx, Place::START);
+                    self.walk_from_the_start(ctx);
                 } else {
                     self.give_up(ctx);
                 }
             }
-            Stage::Reading(waits, place) if waits == op => match answer {
-                Answer::Page(page) => {
-                    let Role::Follower(follower) = &mut self.role else { return true };
-                    (follower.stage, follower.place, follower.asked) = (Stage::Told(place.clone()), place, ctx.now);
-                    let (group, era, stream) = (self.config.id, follower.era, follower.stream);
-                    let holds = Holds { group, era, stream, scrub: None, page: page.clone() };
-                    Self::say(ctx, follower.source, Message::Holds(holds));
-                }
-                _ => self.give_up(ctx),
-            },
-            Stage::Mending(waits, to, upto) if waits == op => {
-                if !self.went(ctx, answer) {
-                    self.give_up(ctx);
-                    return true;
-                }
-                let Role::Follower(follower) = &mut self.role else { return true };
-                follower.upto = follower.upto.max(upto);
-                if to == Place::End {
-                    follower.stage = Stage::Mended(follower.upto);
-                } else {
-                    self.read_page(ctx, to);
-                }
-            }
+            Stage::Walking => return self.on_walked(ctx, op, answer),
             _ => return false,
         }
         true
     }
 
     /// Follows no more; who did so as to write asks the others again.
-    fn give_up(&mut self, ctx: &Ctx<'_>) {
+    pub(super) fn give_up(&mut self, ctx: &Ctx<'_>) {
         let Role::Follower(follower) = &self.role else { return };
         let asks = follower.then.filter(|_| !ctx.has(Mutant::FetchForgotten));
         self.role = asks.map_or(Role::Idle, |(grant, evidence)| {
@@ -382,16 +347,10 @@ impl Group {
         self.wake(ctx.now);
     }
 
-    fn go_to(&mut self, stage: Stage) {
+    pub(super) fn go_to(&mut self, stage: Stage) {
         if let Role::Follower(follower) = &mut self.role {
             follower.stage = stage;
         }
-    }
-
-    fn read_page(&mut self, ctx: &mut Ctx<'_>, from: Place) {
-        let op = self.op();
-        self.go_to(Stage::Reading(op, from.clone()));
-        self.order(ctx, Work::Digest { op, shadow: true, from });
     }
 
     pub(super) fn on_appended(&mut self, ctx: &mut Ctx<'_>, answer: &Answer, run: Run) {
@@ -410,8 +369,10 @@ impl Group {
         } else if let Role::Follower(follower) = &mut self.role
             && follower.stream == run.stream
         {
-            follower.staged_bytes += run.bytes.len() as u64;
-            follower.staged = Some(run.after);
+            follower.walk.fold.logged(run.bytes.len() as u64, &run.after, self.config.log_bytes);
+            // What was cut off it meanwhile stays so.
+            let base = follower.staged.as_ref().map_or(run.after.base, |staged| staged.base);
+            follower.staged = Some(History { base, ..run.after });
         }
         self.ack(ctx);
     }
@@ -447,6 +408,7 @@ impl Group {
     /// Does whatever a follower can do now.
     pub(super) fn follower_step(&mut self, ctx: &mut Ctx<'_>) {
         self.append_received(ctx);
+        self.walk_on(ctx);
         let may = self.may_try();
         let idle = self.adding.is_none() && self.switching.is_none() && self.applying_none();
         let Role::Follower(follower) = &self.role else { return };
@@ -456,7 +418,8 @@ impl Group {
             && may
         {
             let log = staged.clone();
-            let (bytes, era, late, upto) = (follower.staged_bytes, follower.era, follower.saves, log.end);
+            let (bytes, era, late) = (follower.walk.fold.bytes(), follower.era, follower.saves);
+            let upto = log.end;
             let op = self.op();
             self.go_to(Stage::Switching);
             self.switching = Some((op, Switch { log, bytes, era, late }));
@@ -505,6 +468,8 @@ impl Group {
             // Who held the best history is gone: the others are asked anew.
             return self.give_up(ctx);
         }
+        self.walk_again(ctx);
+        let Role::Follower(follower) = &mut self.role else { return };
         if ctx.now.since(follower.asked) < AGAIN {
             return;
         }
@@ -514,7 +479,6 @@ impl Group {
                 self.ask_to_follow(ctx);
                 self.ack(ctx);
             }
-            Stage::Told(place) => self.read_page(ctx, place),
             _ => {
                 follower.asked = ctx.now;
                 self.ack(ctx);

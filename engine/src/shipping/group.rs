@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::candidate::Candidate;
 use super::fact::{Fact, Trouble};
-use super::feed::{Feed, Waiting};
+use super::feed::Feed;
 use super::follower::{Follower, Run, Switch};
 use super::history::History;
 use super::length::Mark;
 use super::message::{Lead, Message};
+use super::model::Waiting;
 use super::order::{Answer, Found, Happening, Work};
 use super::writer::Writer;
 use crate::config::GroupConfig;

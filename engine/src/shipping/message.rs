@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::history::{Base, EraStart};
-use super::page::{Mends, Page, Place};
+use super::page::{Mends, Page, Stretch};
 use crate::ids::{Epoch, GroupId, Lsn};
 use crate::{wire_messages, wire_struct};
 
@@ -119,7 +119,7 @@ pub struct Begin {
 }
 wire_struct!(Begin { group, era, stream, base } least 6);
 
-/// What a copy has in a stretch of its files.
+/// What a copy has in stretches of its files.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holds {
     /// Of which group.
@@ -128,14 +128,16 @@ pub struct Holds {
     pub era: Epoch,
     /// For which wish.
     pub stream: u32,
+    /// Tells it from what else was told for this wish; its answers bear it. Of a scrub: as the scrub.
+    pub number: u32,
     /// A scrub's: of its published files, with all records up to here and no others. None: of files that are being mended.
     pub scrub: Option<Lsn>,
-    /// The stretch.
+    /// The stretches.
     pub page: Page,
 }
-wire_struct!(Holds { group, era, stream, scrub, page } least 7);
+wire_struct!(Holds { group, era, stream, number, scrub, page } least 7);
 
-/// What makes a stretch of a copy's files right.
+/// What makes stretches of a copy's files right, or a part of the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Mending {
     /// Of which group.
@@ -144,14 +146,18 @@ pub struct Mending {
     pub era: Epoch,
     /// For which wish.
     pub stream: u32,
+    /// Of what was told.
+    pub number: u32,
+    /// Nothing more comes: what lies behind is to be told again.
+    pub last: bool,
     /// With the records up to here the mended files are right.
     pub upto: Lsn,
-    /// The stretch.
+    /// The stretches.
     pub mends: Mends,
 }
-wire_struct!(Mending { group, era, stream, upto, mends } least 7);
+wire_struct!(Mending { group, era, stream, number, last, upto, mends } least 11);
 
-/// A scrub wants to know what a copy has from a place on.
+/// A scrub wants to know what a copy has in stretches of its published files.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scrub {
     /// Of which group.
@@ -160,10 +166,16 @@ pub struct Scrub {
     pub era: Epoch,
     /// For which wish.
     pub stream: u32,
-    /// From here on.
-    pub from: Place,
+    /// Tells it from other scrubs for this wish.
+    pub number: u32,
+    /// What hashes are made with.
+    pub salt: u64,
+    /// How fine it is to be told.
+    pub depth: u8,
+    /// Which.
+    pub stretches: Vec<Stretch>,
 }
-wire_struct!(Scrub { group, era, stream, from } least 4);
+wire_struct!(Scrub { group, era, stream, number, salt, depth, stretches } least 7);
 
 /// A copy's files are not what they should be: they are to be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

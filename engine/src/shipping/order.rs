@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::history::Base;
-use super::page::{Mends, Page, Place};
+use super::page::{Mends, Page, Place, Stretch};
 use super::record::Change;
 use crate::ids::{Epoch, GroupId, Lsn, OpId};
 
@@ -93,21 +93,27 @@ pub enum Work {
         /// What the staged log begins after.
         base: Base,
     },
-    /// Tell what is in a tree from a place on; answered by [`Answer::Page`].
+    /// Tell what is in stretches of a tree, or in the first of them; answered by [`Answer::Page`].
     Digest {
         /// Answer with this.
         op: OpId,
         /// The second tree, not the published one.
         shadow: bool,
-        /// From here on.
-        from: Place,
+        /// What hashes are made with.
+        salt: u64,
+        /// How fine.
+        depth: u8,
+        /// Which, in order.
+        stretches: Vec<Stretch>,
     },
-    /// Compare a stretch of another tree with the published files; answered by [`Answer::Mends`].
+    /// Compare stretches of another tree with the published files; answered by [`Answer::Mends`].
     Compare {
         /// Answer with this.
         op: OpId,
         /// The other tree's.
         page: Page,
+        /// What lies before is done.
+        from: Place,
     },
     /// Mend a stretch of the second tree.
     Mend {
@@ -115,6 +121,17 @@ pub enum Work {
         op: OpId,
         /// How.
         mends: Mends,
+    },
+    /// Apply records of the staged log to the second tree, those after `from` up to `upto`.
+    Fold {
+        /// Answer with this.
+        op: OpId,
+        /// Records up to here are in it.
+        from: Lsn,
+        /// The last one.
+        upto: Lsn,
+        /// Records of the staged log up to here may go, once that is done.
+        base: Option<Base>,
     },
     /// Apply the staged log to the second tree up to its end; then both take the place of the published files and the log, at once and durably.
     Switch {
@@ -198,7 +215,7 @@ pub enum Answer {
     Gone,
     /// Records, as encoded, one behind the other.
     Records(Vec<u8>),
-    /// What is in a stretch.
+    /// What is in stretches.
     Page(Page),
     /// What differs, looked at when all captured changes up to `captured` were in the files.
     Mends {

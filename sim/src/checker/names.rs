@@ -102,6 +102,9 @@ names! {
     "files-log-bound" safety "own", "a log is no longer than its bound and what is on its way";
     "files-told" safety "own", "who is behind by more than the bound, or whose disk takes nothing, is told of";
     "files-differ-true" safety "own", "a scrub tells of no difference that is not there";
+    "files-compared-cheaply" safety "Merkle 1987", "comparing a large tree costs at most 1.1 times the bytes of the blocks that differ, on the wire, both ways";
+    "files-compared-soon" safety "own", "comparing a large tree takes no longer than its changes do at a fifth of 10 Mbit/s, and ten seconds";
+    "files-never-held" safety "NT-SwiFT 2.2, REPL", "a program that changes a large tree goes on while a copy's files are compared";
     "files-equal" liveness "NT-SwiFT 2.2, REPL", "after healing all copies have the same files";
     "files-go-on" liveness "own", "after healing the program's files are kept again";
     "no-panic" safety "own", "no engine panics";

@@ -291,6 +291,13 @@ pub(super) static FILES: Table = Table {
         may("log", Shape::Count(65_536, 1 << 40), "1048576", "bytes of a log at most, at each copy"),
         may("lag", Shape::Count(1, 1_000_000), "200", "a copy that is behind by more records is told of"),
         may("scrub", Shape::Time(0, HOUR), "\"0s\"", "between two looks through a copy's files; zero for none"),
+        may(
+            "tree",
+            Shape::Count(1 << 20, 1 << 40),
+            "none",
+            "bytes of 64 files that all copies begin with; the program writes blocks of them anywhere, and comparing them may cost 1.1 times what differs",
+        ),
+        may("blocks", Shape::Count(1, 256), "1", "blocks of 4 KiB of the tree that it writes side by side"),
     ],
 };
 

@@ -130,6 +130,10 @@ pub struct Files {
     pub lag: u64,
     /// Between two looks through a copy's files; zero for none.
     pub scrub: Ns,
+    /// Bytes of files that all copies begin with.
+    pub tree: u64,
+    /// Blocks of 4 KiB of them that the program writes side by side.
+    pub blocks: u64,
 }
 
 /// What clients do.

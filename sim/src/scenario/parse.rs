@@ -258,6 +258,8 @@ fn read_files<'t>(r: &mut Reader<'t>, view: &View<'t>) -> Files {
         log: r.number(view, "log").unwrap_or(1 << 20),
         lag: r.number(view, "lag").unwrap_or(200),
         scrub: r.time(view, "scrub").unwrap_or(0),
+        tree: r.number(view, "tree").unwrap_or(0),
+        blocks: r.number(view, "blocks").unwrap_or(1),
     }
 }
 

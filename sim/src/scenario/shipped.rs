@@ -63,6 +63,8 @@ shipped! {
     "files-crash-points"
     "files-daemon-crash"
     "files-disk-errors"
+    "files-far"
+    "files-far-clustered"
     "files-fetch-broken"
     "files-frozen-primary"
     "files-full-disk"

@@ -364,7 +364,9 @@ impl Walk<'_> {
         if let Some(file) = self.old.at(at.dir, &at.name) {
             if kind == Some(Kind::Directory) {
                 let inner = disk::directory(from, &at.name)?;
-                let stays = self.new.at(at.dir, &at.name) == Some(file);
+                // Who lies may have made something else of it.
+                let is_folder = self.new.node(file).is_some_and(|node| node.kind == Kind::Directory);
+                let stays = is_folder && self.new.at(at.dir, &at.name) == Some(file);
                 let other = to.filter(|_| stays).map(|to| disk::directory(to, &at.name)).transpose()?;
                 self.folder(&inner, other.as_ref(), file, path)?;
             }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use apus_engine::Lsn;
-use apus_engine::shipping::{Answer, Base, Mends, Page, Place, Record};
+use apus_engine::shipping::{Answer, Base, Mends, Page, Place, Record, Stretch};
 
 use super::digest;
 use super::disk::{self, Handle};
@@ -17,6 +17,7 @@ use super::recover;
 use super::sealed;
 use super::shadow::{Published, Second, Shadow, clear};
 use super::store::{Done, Fail, INDEX, Store, index_path, log_path};
+use super::tree::Tree;
 
 impl Store {
     pub(super) fn end_comparison(&mut self) {
@@ -61,20 +62,20 @@ impl Store {
         Ok(Answer::Done)
     }
 
-    pub(super) fn digest(&mut self, second: bool, from: &Place) -> Done {
+    pub(super) fn digest(&mut self, second: bool, (salt, depth): (u64, u8), stretches: &[Stretch]) -> Done {
         let mut shared = lock(&self.shared);
         let (tree, index) = (&mut self.tree, &mut shared.index);
         let page = match &mut self.staged {
-            Some((shadow, _)) if second => digest::page(&mut Second { shadow, tree, index }, from)?,
+            Some((shadow, _)) if second => digest::page(&mut Second { shadow, tree, index }, salt, depth, stretches)?,
             None if second => return Err(io::Error::new(io::ErrorKind::NotFound, "no files are being compared")),
-            _ => digest::page(&mut Published { tree, index }, from)?,
+            _ => digest::page(&mut Published { tree, index }, salt, depth, stretches)?,
         };
         Ok(Answer::Page(page))
     }
 
-    pub(super) fn compare(&mut self, page: &Page) -> io::Result<Mends> {
+    pub(super) fn compare(&mut self, page: &Page, from: &Place) -> io::Result<Mends> {
         let mut shared = lock(&self.shared);
-        digest::compare(&mut Published { tree: &mut self.tree, index: &mut shared.index }, page)
+        digest::compare(&mut Published { tree: &mut self.tree, index: &mut shared.index }, page, from)
     }
 
     pub(super) fn mend(&mut self, mends: &Mends) -> Done {
@@ -83,6 +84,19 @@ impl Store {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no files are being compared"));
         };
         shadow.mend(&mut self.tree, &mut shared.index, mends)?;
+        Ok(Answer::Done)
+    }
+
+    /// Brings the second tree forward by records of the second log, and drops what of it may go.
+    pub(super) fn fold(&mut self, (from, upto): (Lsn, Lsn), base: Option<&Base>) -> Done {
+        let mut shared = lock(&self.shared);
+        let Some((shadow, staged)) = &mut self.staged else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no files are being compared"));
+        };
+        catch_up(shadow, (&mut self.tree, &mut shared.index), staged, (from, upto))?;
+        if let Some(base) = base {
+            staged.trim(base.lsn)?;
+        }
         Ok(Answer::Done)
     }
 
@@ -159,27 +173,40 @@ impl Store {
     /// The second tree with the second log in it, as a folder.
     pub(super) fn build(&mut self, shadow: &mut Shadow, staged: &Log, upto: Lsn) -> io::Result<(Handle, Index)> {
         let mut shared = lock(&self.shared);
-        let mut at = staged.base().lsn.next();
         if staged.history().end != upto {
             let why = format!("the second log ends at {}, not at {upto}", staged.history().end);
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
-        while at <= upto {
-            let bytes = staged.read(at, disk::CHUNK)?;
-            let mut rest = &bytes[..];
-            let mut changes = Vec::new();
-            while let Ok((record, head)) = Record::read(rest) {
-                rest = rest.get(head.size()..).unwrap_or_default();
-                at = record.lsn.next();
-                changes.push(record.change);
-            }
-            if bytes.is_empty() {
-                return Err(io::Error::new(io::ErrorKind::NotFound, format!("record {at} is not in the second log")));
-            }
-            shadow.catch_up(&mut self.tree, &mut shared.index, &changes)?;
-        }
+        catch_up(shadow, (&mut self.tree, &mut shared.index), staged, (staged.base().lsn, upto))?;
         let (top, index) = shadow.build(&mut self.tree, &mut shared.index)?;
         let root = Handle::of_open(File::open(&top)?)?;
         Ok((root, index))
     }
+}
+
+/// Makes the changes of the second log after one record up to another.
+fn catch_up(
+    shadow: &mut Shadow,
+    (tree, index): (&mut Tree, &mut Index),
+    staged: &Log,
+    (after, upto): (Lsn, Lsn),
+) -> io::Result<()> {
+    let mut at = after.next();
+    while at <= upto {
+        let bytes = staged.read(at, disk::CHUNK)?;
+        let mut rest = &bytes[..];
+        let mut changes = Vec::new();
+        while let Ok((record, head)) = Record::read(rest)
+            && record.lsn <= upto
+        {
+            rest = rest.get(head.size()..).unwrap_or_default();
+            at = record.lsn.next();
+            changes.push(record.change);
+        }
+        if changes.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("record {at} is not in the second log")));
+        }
+        shadow.catch_up(tree, index, &changes)?;
+    }
+    Ok(())
 }

@@ -294,8 +294,10 @@ impl Store {
                 return None;
             }
             Work::Shadow { op, base } => (*op, self.shadow(base)),
-            Work::Digest { op, shadow, from } => (*op, self.digest(*shadow, from)),
-            Work::Compare { op, page } => match self.compare(page) {
+            Work::Digest { op, shadow, salt, depth, stretches } => {
+                (*op, self.digest(*shadow, (*salt, *depth), stretches))
+            }
+            Work::Compare { op, page, from } => match self.compare(page, from) {
                 Ok(mends) => {
                     self.waits.push(Wait { op: *op, upto: self.ring_end(), mends: Some(mends) });
                     return None;
@@ -303,6 +305,7 @@ impl Store {
                 Err(error) => (*op, Err(error)),
             },
             Work::Mend { op, mends } => (*op, self.mend(mends)),
+            Work::Fold { op, from, upto, base } => (*op, self.fold((*from, *upto), base.as_ref())),
             Work::Switch { op, upto } => (*op, self.switch(*upto)),
             Work::Orphans { op, from } => (*op, self.save(*from)),
         };

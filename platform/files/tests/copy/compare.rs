@@ -3,7 +3,9 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use apus_engine::shipping::{Answer, Attributes, Change, Entry, Item, Mend, Mends, Page, Place as At, Sort, Work};
+use apus_engine::shipping::{
+    Answer, Attributes, Change, Entry, Item, Mend, Mends, Page, Place as At, Sort, Stretch, TOP, Told, What, Work,
+};
 use apus_engine::wire::Wire as _;
 use apus_engine::{Epoch, FileId, Lsn, OpId, Rng, Seed};
 use apus_files::Store;
@@ -11,47 +13,74 @@ use apus_files::linux::Fail;
 
 use crate::world::{Writer, append, apply, begin, done, equal, open, place, same, seen, settings};
 
-pub(crate) fn digest(store: &mut Store, shadow: bool, from: &At) -> Page {
-    match store.perform(&Work::Digest { op: OpId(5), shadow, from: from.clone() }) {
+/// What of a walk is still to be told: how fine, and which; files just made have no depth.
+pub(crate) type Todo = Vec<(Option<u8>, Stretch)>;
+
+pub(crate) fn all() -> Todo {
+    vec![(Some(TOP), Stretch { from: At::START, to: At::End })]
+}
+
+pub(crate) fn digest(store: &mut Store, shadow: bool, (depth, stretch): &(Option<u8>, Stretch)) -> Page {
+    let Some(depth) = *depth else {
+        let told = Told { from: stretch.from.clone(), to: stretch.to.clone(), what: What::Zeros };
+        return Page { salt: 7, told: vec![told] };
+    };
+    let order = Work::Digest { op: OpId(5), shadow, salt: 7, depth, stretches: vec![stretch.clone()] };
+    match store.perform(&order) {
         Some((_, Answer::Page(page))) => page,
         other => panic!("{other:?}, {:?}", store.alarms()),
     }
 }
 
+/// What an answer leaves and asks for is next.
+pub(crate) fn after(todo: &mut Todo, (depth, stretch): (Option<u8>, Stretch), page: &Page, mends: &Mends) {
+    let end = page.end().expect("something is told");
+    assert!(*end > stretch.from && *end <= stretch.to, "{stretch:?}");
+    assert!(mends.to > stretch.from && mends.to <= *end, "{stretch:?}");
+    if mends.to < stretch.to {
+        todo.push((depth, Stretch { from: mends.to.clone(), to: stretch.to }));
+    }
+    todo.extend(mends.finer.iter().map(|finer| (Some(depth.expect("not of zeros") - 1), finer.clone())));
+    todo.extend(mends.zeros.iter().map(|made| (None, made.clone())));
+}
+
 fn compare(store: &mut Store, page: Page) -> Mends {
-    assert_eq!(store.perform(&Work::Compare { op: OpId(6), page }), None);
+    assert_eq!(store.perform(&Work::Compare { op: OpId(6), page, from: At::START }), None);
     match store.happened().pop() {
         Some(apus_engine::shipping::Happening::Done { answer: Answer::Mends { mends, .. }, .. }) => mends,
         other => panic!("{other:?}, {:?}", store.alarms()),
     }
 }
 
-/// Both must fit a packet.
-fn fit(page: &Page, mends: &Mends) {
-    let bytes = |put: &dyn Fn(&mut apus_engine::wire::Writer)| {
-        let mut writer = apus_engine::wire::Writer::new(apus_engine::wire::VERSION);
-        put(&mut writer);
-        writer.into_vec().len()
-    };
-    let (pages, mended) = (bytes(&|w| page.put(w)), bytes(&|w| mends.put(w)));
-    assert!(pages < 60_000 && mended < 60_000, "a page of {pages} bytes, mends of {mended}");
+/// Both must fit a packet; how many bytes they are, and what comes back is what was put.
+fn fit(page: &Page, mends: &Mends) -> usize {
+    let mut writer = apus_engine::wire::Writer::new(apus_engine::wire::VERSION);
+    page.put(&mut writer);
+    let told = writer.into_vec();
+    let mut writer = apus_engine::wire::Writer::new(apus_engine::wire::VERSION);
+    mends.put(&mut writer);
+    let mended = writer.into_vec();
+    assert!(told.len() < 60_000 && mended.len() < 60_000, "a page of {} bytes, mends of {}", told.len(), mended.len());
+    let mut reader = apus_engine::wire::Reader::new(apus_engine::wire::VERSION, &told);
+    assert_eq!(Page::get(&mut reader).as_ref(), Ok(page));
+    let mut reader = apus_engine::wire::Reader::new(apus_engine::wire::VERSION, &mended);
+    assert_eq!(Mends::get(&mut reader).as_ref(), Ok(mends));
+    told.len() + mended.len()
 }
 
-/// Compares all of `from`'s files with `to`'s, while `between` goes on; how many blocks were sent.
-fn walk(from: &mut Store, to: &mut Store, mut between: impl FnMut(&mut Store, &mut Store)) -> usize {
-    let (mut at, mut blocks) = (At::START, 0);
-    while at != At::End {
-        let page = digest(to, true, &at);
-        assert!(page.to > at, "{at:?}");
+/// Compares all of `from`'s files with `to`'s, while `between` goes on; how many blocks were sent, and bytes of pages and mends.
+fn walk(from: &mut Store, to: &mut Store, mut between: impl FnMut(&mut Store, &mut Store)) -> (usize, usize) {
+    let (mut todo, mut blocks, mut bytes) = (all(), 0, 0);
+    while let Some(next) = todo.pop() {
+        let page = digest(to, true, &next);
         between(from, to);
         let mends = compare(from, page.clone());
-        fit(&page, &mends);
-        assert!(mends.to > at && mends.to <= page.to, "{at:?}");
+        bytes += fit(&page, &mends);
         blocks += mends.mends.iter().filter(|mend| matches!(mend, Mend::Block { .. })).count();
-        at = mends.to.clone();
+        after(&mut todo, next, &page, &mends);
         done(to, &Work::Mend { op: OpId(7), mends });
     }
-    blocks
+    (blocks, bytes)
 }
 
 fn shadow(store: &mut Store, writer: &Writer) {
@@ -114,12 +143,14 @@ fn a_copy_that_diverged_becomes_the_other_one() {
         equal(&seen(&two.join("root")), &seen(&one.join("root")), "both");
         assert_eq!(second.alarms(), Vec::<String>::new());
         // A scrub finds no difference.
-        let mut at = At::START;
-        while at != At::End {
-            let page = digest(&mut second, false, &at);
-            let mends = compare(&mut first, page);
-            assert_eq!(mends.mends, [], "seed {seed}");
-            at = mends.to;
+        for depth in [TOP, 1, 0] {
+            let mut todo = vec![(Some(depth), Stretch { from: At::START, to: At::End })];
+            while let Some(next) = todo.pop() {
+                let page = digest(&mut second, false, &next);
+                let mends = compare(&mut first, page.clone());
+                assert!(mends.mends.is_empty() && mends.finer.is_empty(), "seed {seed}, depth {depth}: {mends:?}");
+                after(&mut todo, next, &page, &mends);
+            }
         }
     }
 }
@@ -146,7 +177,12 @@ fn few_blocks_are_sent_where_few_differ() {
     fill(&mut first, &mut writer, 0);
     fill(&mut second, &mut other, 1);
     shadow(&mut second, &writer);
-    assert_eq!(walk(&mut first, &mut second, |_, _| {}), 30);
+    let (blocks, bytes) = walk(&mut first, &mut second, |_, _| {});
+    assert_eq!(blocks, 30);
+    // Each hundredth block is another one; of the hole behind them each MiB has one sum.
+    let (changed, hole) = (30 * 4096, 1024 * 8);
+    println!("{bytes} bytes of pages and mends for {changed} bytes changed and a hole of 1 GiB");
+    assert!(bytes * 100 < changed * 110 + hole * 100, "{bytes} bytes for {changed}");
     switch(&mut second, &writer);
     use std::os::unix::fs::MetadataExt as _;
     let is = std::fs::metadata(place.0.join("2/root/big")).expect("it is there");
@@ -157,7 +193,7 @@ fn few_blocks_are_sent_where_few_differ() {
     let mut third = open(&place.0.join("3"));
     third.found().expect("it is found");
     shadow(&mut third, &writer);
-    assert_eq!(walk(&mut first, &mut third, |_, _| {}), 3000);
+    assert_eq!(walk(&mut first, &mut third, |_, _| {}).0, 3000);
     switch(&mut third, &writer);
     assert!(!third.status().blank);
     let is = std::fs::metadata(place.0.join("3/root/big")).expect("it is there");
@@ -340,14 +376,24 @@ fn mends_that_lie_lead_nowhere() {
                 3 => Mend::Name { dir, name, file: Some(file) },
                 _ => Mend::Gone(file),
             };
-            let mends = Mends { from: At::START, to: At::End, mends: vec![mend] };
+            let mends = Mends { from: At::START, to: At::End, mends: vec![mend], finer: Vec::new(), zeros: Vec::new() };
             let _ = store.perform(&Work::Mend { op: OpId(1), mends });
-            let page = Page {
-                from: At::START,
-                to: At::Name(dir, vec![0]),
-                items: vec![Item::Name { dir, name: vec![0; 9], file }],
+            let what = match rng.below(3) {
+                0 => What::Items(vec![
+                    Item::Name { dir, name: vec![0; 9], file },
+                    Item::File { file, block: u64::MAX, about: None, blocks: vec![[0; 6]; 3] },
+                ]),
+                1 => What::Sums(vec![(At::End, [1; 6]), (At::File(file, 3), [2; 6])]),
+                _ => What::Zeros,
             };
-            let _ = store.perform(&Work::Compare { op: OpId(2), page });
+            let told = Told { from: At::File(file, rng.next()), to: At::Name(dir, vec![0]), what };
+            let from = if rng.below(2) == 0 { At::START } else { At::File(file, 1 << 63) };
+            let page = Page { salt: 1, told: vec![told; rng.below(3) as usize] };
+            let _ = store.perform(&Work::Compare { op: OpId(2), page, from });
+            let stretch = Stretch { from: At::File(file, u64::MAX - 1), to: At::Name(dir, vec![b'a']) };
+            let stretches = vec![stretch; rng.below(3) as usize];
+            let depth = rng.below(250) as u8;
+            let _ = store.perform(&Work::Digest { op: OpId(2), shadow: true, salt: 3, depth, stretches });
         }
         let answer = store.perform(&Work::Switch { op: OpId(3), upto: Lsn(0) });
         assert!(answer.is_some());

@@ -5,7 +5,7 @@ use std::fs::FileType;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use apus_engine::shipping::{Answer, Attributes, Change, Entry, Head, Place as At, Record, Work};
+use apus_engine::shipping::{Answer, Attributes, Change, Entry, Head, Place as At, Record, Stretch, Work};
 use apus_engine::{Epoch, FileId, Lsn, OpId, Seed};
 use apus_files::{Globs, Settings, Store, StoreError};
 
@@ -414,7 +414,8 @@ fn a_full_disk_is_told_and_got_over() {
     assert_eq!(store.found().expect("it is found").log.end, writer.history.end);
     apply(&mut store, writer.history.end);
     same(&disk.join("root"), &writer.model, "restarted");
-    let page = store.perform(&Work::Digest { op: OpId(1), shadow: false, from: At::START });
+    let stretches = vec![Stretch { from: At::START, to: At::End }];
+    let page = store.perform(&Work::Digest { op: OpId(1), shadow: false, salt: 1, depth: 0, stretches });
     assert!(matches!(page, Some((_, Answer::Page(_)))));
     assert!(seen(&disk.join("root")).len() == 1);
 }

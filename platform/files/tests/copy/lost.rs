@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use apus_engine::shipping::{Answer, Change, Mends, Place as At, Work};
 use apus_engine::{Epoch, Lsn, OpId, Seed};
 
-use crate::compare::digest;
+use crate::compare::{after, all, digest};
 use crate::live::{World, has, sqlite};
 use crate::world::{Writer, append, apply, begin, done, open, place, same};
 
@@ -18,14 +18,14 @@ fn compare(world: &mut World) {
         eras: world.history.eras.clone(),
     };
     done(&mut world.two, &Work::Shadow { op: OpId(1), base });
-    let mut at = At::START;
+    let mut todo = all();
     let mut shipped = world.history.end;
-    while at != At::End {
-        let page = digest(&mut world.two, true, &at);
+    while let Some(next) = todo.pop() {
+        let page = digest(&mut world.two, true, &next);
         let one = &mut world.one.as_mut().expect("it runs").store;
-        assert_eq!(one.perform(&Work::Compare { op: OpId(2), page }), None);
+        assert_eq!(one.perform(&Work::Compare { op: OpId(2), page: page.clone(), from: At::START }), None);
         let mends = answered(world);
-        at = mends.to.clone();
+        after(&mut todo, next, &page, &mends);
         done(&mut world.two, &Work::Mend { op: OpId(3), mends });
         shipped = stage(world, shipped);
     }

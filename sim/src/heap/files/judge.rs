@@ -70,11 +70,12 @@ fn wrong<T>(checker: &'static str, what: String) -> Result<T, Wrong> {
 }
 
 impl Judge {
-    pub(super) fn new(config: GroupConfig, planned: bool) -> Self {
+    /// All copies begin with `tree`.
+    pub(super) fn new(config: GroupConfig, planned: bool, tree: &Tree) -> Self {
         Self {
             config,
             eras: BTreeMap::new(),
-            truth: BTreeMap::from([((Epoch(0), Lsn(0)), Tree::default().hash())]),
+            truth: BTreeMap::from([((Epoch(0), Lsn(0)), tree.hash())]),
             early: BTreeMap::new(),
             captured: BTreeMap::new(),
             numbered: BTreeMap::new(),

@@ -1,5 +1,7 @@
 //! Groups of files in the heap world: what hosts, disks and programs do.
 
+mod content;
+mod far;
 mod judge;
 mod tree;
 mod vault;
@@ -16,6 +18,7 @@ use super::queue::Due;
 use crate::fault::{Kind, MS, Ns, S};
 use crate::scenario::Plan;
 use judge::{Judge, Wrong};
+use tree::Tree;
 use vault::Vault;
 
 /// Between two looks at who is behind.
@@ -28,8 +31,12 @@ pub(super) struct Files {
     copy: Copy,
     /// Steps of the program a second.
     rate: u32,
+    /// Blocks of the large tree that a step writes.
+    blocks: u64,
     vaults: BTreeMap<NodeId, Vault>,
     judge: Judge,
+    /// Of scenarios with a large tree.
+    meter: Option<far::Meter>,
     rng: Rng,
     /// Barrier that the program of this run waits for.
     waits: Option<(NodeId, u32, u64)>,
@@ -46,10 +53,13 @@ impl Files {
         let role = plan.configs.first()?.resource(config.resource)?.role;
         let Role::Slot { service, slot } = role else { return None };
         let files = plan.scenario.files.as_ref()?;
-        let vaults = config.copies.iter().map(|node| (*node, Vault::default())).collect();
+        let tree = Tree::large(files.tree);
+        let vaults = config.copies.iter().map(|node| (*node, Vault::holding(&tree))).collect();
         let planned = plan.faults.iter().all(|fault| fault.kind == Kind::Drain);
         Some(Box::new(Self {
-            judge: Judge::new(config.clone(), planned),
+            judge: Judge::new(config.clone(), planned, &tree),
+            meter: (files.tree > 0).then(far::Meter::default),
+            blocks: files.blocks,
             config,
             copy: Copy { service, slot },
             rate: files.rate,
@@ -113,7 +123,11 @@ impl World {
 
     pub(super) fn files_told(&mut self, node: NodeId, fact: &Fact) {
         let Some(files) = &mut self.files else { return };
-        let seen = files.judge.fact(self.now, node, fact, &files.vaults);
+        let mut seen = files.judge.fact(self.now, node, fact, &files.vaults);
+        if let (Fact::Synced { .. }, Some(meter)) = (fact, &mut files.meter) {
+            seen = seen.and_then(|()| meter.ends(self.now, node));
+            self.measured_outside.extend(meter.measures.clone());
+        }
         if let Fact::Differs { node: whose, file, .. } = fact
             && files.vaults.get(whose).is_some_and(|vault| !vault.rotten)
         {
@@ -288,22 +302,28 @@ impl World {
                         return self.files_answer(node, &doing, Answer::Done);
                     }
                 }
-                Work::Shadow { base, .. } => vault.shadow(base.clone()),
-                Work::Digest { shadow, from, .. } => {
+                Work::Shadow { base, .. } => {
+                    vault.shadow(base.clone());
+                    if let Some(meter) = &mut files.meter {
+                        meter.begins(self.now, node, &files.vaults);
+                    }
+                }
+                Work::Digest { shadow, salt, depth, stretches, .. } => {
                     let tree = match &vault.staged {
                         Some((tree, _)) if *shadow => tree,
                         _ => &vault.tree,
                     };
-                    then = Some(Answer::Page(tree.page(from)));
+                    then = Some(Answer::Page(tree.page(*salt, *depth, stretches)));
                 }
-                Work::Compare { page, .. } => {
-                    then = Some(Answer::Mends { mends: vault.tree.compare(page), captured: vault.captured });
+                Work::Compare { page, from, .. } => {
+                    then = Some(Answer::Mends { mends: vault.tree.compare(page, from), captured: vault.captured });
                 }
                 Work::Mend { mends, .. } => {
                     if let Some((tree, _)) = &mut vault.staged {
                         tree.mend(mends);
                     }
                 }
+                Work::Fold { from, upto, base, .. } => vault.fold(*from, *upto, base.as_ref()),
                 Work::Switch { .. } => {
                     seen = files.judge.switches(node, vault);
                     vault.switch();
@@ -337,6 +357,9 @@ impl World {
         };
         let Some(files) = &mut self.files else { return };
         let Some(vault) = files.vaults.get(&node) else { return };
+        if let Some(meter) = files.meter.as_mut().filter(|_| leaves) {
+            meter.sends(datagram);
+        }
         let seen = match message {
             Message::Records(records) if leaves => learn(&mut files.judge, node, vault, &records.bytes),
             Message::Records(records) if !leaves => {
@@ -406,8 +429,11 @@ impl World {
         let Some(mut files) = self.files.take() else { return };
         let mut seen = Ok(());
         let mut waits = None;
+        if let Some(meter) = &mut files.meter {
+            meter.steps(self.now);
+        }
         if let Some(vault) = files.vaults.get_mut(&node) {
-            for change in writer::step(node.0, vault, &mut files.rng) {
+            for change in writer::step((node.0, files.blocks), vault, &mut files.rng) {
                 if missed && !matches!(change, Change::Barrier { .. }) {
                     // The file changes, and nobody sees it.
                     vault.tree.apply(&change);
@@ -538,6 +564,7 @@ const fn op_of(work: &Work) -> Option<OpId> {
         | Work::Digest { op, .. }
         | Work::Compare { op, .. }
         | Work::Mend { op, .. }
+        | Work::Fold { op, .. }
         | Work::Switch { op, .. }
         | Work::Orphans { op, .. } => Some(*op),
         Work::Find | Work::Trim { .. } | Work::Release { .. } => None,

@@ -4,115 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use apus_engine::FileId;
-use apus_engine::hash::{Hash128, mix};
-use apus_engine::shipping::{Attributes, BLOCK, Change, Digest, Entry, Item, Mend, Mends, Page, Place, Sort};
+use apus_engine::hash::Hash128;
+use apus_engine::shipping::walk::{self, Bounds};
+use apus_engine::shipping::{BLOCK, Change, Entry, Mend, Mends, Page, Place, Sort, Stretch};
 
-/// Blocks and names told at once: few, so that a walk has many steps.
-const STEP: usize = 12;
-
-/// One file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct File {
-    pub(crate) sort: Sort,
-    attributes: Attributes,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    bytes: Vec<u8>,
-    /// Of the content, kept up to date: the sum over its words of what each is worth at its place. Zeros are worth nothing.
-    sum: u64,
-}
-
-impl File {
-    fn new(sort: Sort, mode: u32) -> Self {
-        Self {
-            sort,
-            attributes: Attributes { mode, ..Attributes::default() },
-            xattrs: BTreeMap::new(),
-            bytes: Vec::new(),
-            sum: 0,
-        }
-    }
-
-    /// Bytes of content.
-    pub(crate) const fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// What the words are worth that a range touches.
-    fn worth(&self, from: usize, to: usize) -> u64 {
-        let from = from & !7;
-        let part = self.bytes.get(from..to.next_multiple_of(8).min(self.bytes.len())).unwrap_or_default();
-        let mut sum = 0_u64;
-        for (at, chunk) in part.chunks(8).enumerate() {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            let word = u64::from_le_bytes(word);
-            if word != 0 {
-                sum = sum.wrapping_add(mix(word ^ mix((from / 8 + at) as u64)));
-            }
-        }
-        sum
-    }
-
-    /// Changes content within a range.
-    fn change(&mut self, from: usize, to: usize, how: impl FnOnce(&mut [u8])) {
-        let before = self.worth(from, to);
-        how(&mut self.bytes[from..to]);
-        self.sum = self.sum.wrapping_sub(before).wrapping_add(self.worth(from, to));
-    }
-
-    /// Cuts content off, or adds zeros.
-    fn resize(&mut self, length: usize) {
-        if length > self.bytes.len() {
-            self.bytes.resize(length, 0);
-            return;
-        }
-        let gone = self.worth(length, self.bytes.len());
-        self.bytes.truncate(length);
-        self.sum = self.sum.wrapping_sub(gone).wrapping_add(self.worth(length, length));
-    }
-
-    /// Turns a bit.
-    pub(crate) fn flip(&mut self, bit: usize) {
-        self.change(bit / 8, bit / 8 + 1, |bytes| bytes[0] ^= 1 << (bit % 8));
-    }
-
-    fn sort(&self) -> Sort {
-        match &self.sort {
-            Sort::Regular(_) => Sort::Regular(self.bytes.len() as u64),
-            other => other.clone(),
-        }
-    }
-
-    fn about(&self) -> Digest {
-        let mut hash = Hash128::new(1);
-        std::hash::Hash::hash(&(self.sort(), self.attributes, &self.xattrs), &mut hash);
-        hash.finish128().to_le_bytes()
-    }
-
-    fn blocks(&self) -> u64 {
-        (self.bytes.len() as u64).div_ceil(BLOCK)
-    }
-
-    fn block(&self, block: u64) -> &[u8] {
-        let from = (block * BLOCK) as usize;
-        let to = (from + BLOCK as usize).min(self.bytes.len());
-        self.bytes.get(from..to).unwrap_or_default()
-    }
-
-    fn digest(&self, block: u64) -> Digest {
-        let mut hash = Hash128::new(2);
-        hash.bytes(self.block(block));
-        hash.finish128().to_le_bytes()
-    }
-
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        if self.bytes.len() < at + bytes.len() {
-            self.resize(at + bytes.len());
-        }
-        self.change(at, at + bytes.len(), |place| place.copy_from_slice(bytes));
-    }
-}
-
+use super::content::File;
 /// A tree of files: files by number, names by directory. A copy of it shares the files until one of the two changes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tree {
@@ -120,7 +16,28 @@ pub(crate) struct Tree {
     pub(crate) names: BTreeMap<(FileId, Vec<u8>), FileId>,
 }
 
+/// Files of a large tree, and the number of the first one.
+const LARGE: u64 = 64;
+pub(crate) const FIRST: u64 = 1 << 16;
+
 impl Tree {
+    /// So many bytes in all, in files that are made as they are read; without any the tree is empty.
+    pub(crate) fn large(bytes: u64) -> Self {
+        let mut out = Self::default();
+        let blocks = bytes.div_ceil(LARGE * BLOCK);
+        for nth in (0..LARGE).filter(|_| blocks > 0) {
+            let number = FileId(FIRST + nth);
+            out.files.insert(number, Arc::new(File::vast(nth, blocks)));
+            out.names.insert((FileId::ROOT, format!("large-{nth:02}").into_bytes()), number);
+        }
+        out
+    }
+
+    /// Blocks of one file of the large tree, if there is one, and how many files it has.
+    pub(crate) fn large_blocks(&self) -> Option<(u64, u64)> {
+        self.files.get(&FileId(FIRST)).filter(|file| file.is_vast()).map(|file| (file.blocks(), LARGE))
+    }
+
     /// All of it in one number.
     pub(crate) fn hash(&self) -> u128 {
         let mut hash = Hash128::new(3);
@@ -173,9 +90,7 @@ impl Tree {
             }
             Change::Punch { file, offset, length } => {
                 if let Some(file) = self.edit(*file) {
-                    let many = file.bytes.len();
-                    let (from, to) = ((*offset as usize).min(many), ((offset + length) as usize).min(many));
-                    file.change(from, to, |bytes| bytes.fill(0));
+                    file.punch(*offset as usize, *length as usize);
                 }
                 None
             }
@@ -222,133 +137,31 @@ impl Tree {
         self.names.retain(|_, file| files.contains_key(file));
     }
 
-    /// What is there from a place on.
-    pub(crate) fn page(&self, from: &Place) -> Page {
-        let mut items = Vec::new();
-        let mut left = STEP;
-        let page = |to: Place, items| Page { from: from.clone(), to, items };
-        if let Place::File(first, skip) = from {
-            for (number, file) in self.files.range(*first..) {
-                let start = if number == first { *skip } else { 0 };
-                if left == 0 {
-                    return page(Place::File(*number, start), items);
-                }
-                let blocks = file.blocks();
-                let end = blocks.min(start + left as u64);
-                left = left.saturating_sub(1 + (end - start.min(end)) as usize);
-                let told = (start.min(end)..end).map(|block| file.digest(block)).collect();
-                items.push(Item::File { file: *number, block: start, about: file.about(), blocks: told });
-                if end < blocks {
-                    return page(Place::File(*number, end), items);
-                }
-            }
-        }
-        for ((dir, name), file) in self.names_from(from) {
-            if left == 0 {
-                return page(Place::Name(*dir, name.clone()), items);
-            }
-            left -= 1;
-            items.push(Item::Name { dir: *dir, name: name.clone(), file: *file });
-        }
-        page(Place::End, items)
+    /// Blocks, files and names told at once: few, so that a walk has many steps.
+    fn bounds(&self) -> Bounds {
+        let vast = self.files.values().any(|file| file.is_vast());
+        Bounds { bytes: if vast { 40 * 1024 } else { 9_000 }, units: if vast { 4096 } else { 40 } }
     }
 
-    fn names_from(&self, from: &Place) -> impl Iterator<Item = (&(FileId, Vec<u8>), &FileId)> {
-        let first = match from {
-            Place::File(..) => (FileId(0), Vec::new()),
-            Place::Name(dir, name) => (*dir, name.clone()),
-            Place::End => (FileId(u64::MAX), vec![0xff; 256]),
+    /// What is there in stretches.
+    pub(crate) fn page(&self, salt: u64, depth: u8, stretches: &[Stretch]) -> Page {
+        let Ok(page) = walk::page(&mut Seen(self), &self.bounds(), (salt, depth), stretches);
+        page
+    }
+
+    /// What makes stretches of another tree like this one; perhaps only the first of them.
+    pub(crate) fn compare(&self, page: &Page, from: &Place) -> Mends {
+        let Ok(mends) = walk::compare(&mut Seen(self), &self.bounds(), page, from);
+        mends
+    }
+
+    /// Bytes of blocks that differ from another tree's.
+    pub(crate) fn differs_by(&self, other: &Self) -> u64 {
+        let blocks = |file: &Arc<File>, number| match other.files.get(number) {
+            Some(theirs) if Arc::ptr_eq(file, theirs) => 0,
+            theirs => file.differs_by(theirs.map(|theirs| &**theirs)),
         };
-        self.names.range(first..)
-    }
-
-    /// What makes a stretch of another tree like this one; perhaps only of the first part of it.
-    pub(crate) fn compare(&self, page: &Page) -> Mends {
-        let mut mends = Vec::new();
-        let mut left = STEP;
-        let mut to = page.to.clone();
-        let theirs: BTreeMap<FileId, (u64, &Digest, &Vec<Digest>)> = page
-            .items
-            .iter()
-            .filter_map(|item| match item {
-                Item::File { file, block, about, blocks } => Some((*file, (*block, about, blocks))),
-                Item::Name { .. } => None,
-            })
-            .collect();
-        if let Place::File(first, skip) = page.from {
-            'files: for (number, file) in self.files.range(first..) {
-                let start = if *number == first { skip } else { 0 };
-                if Place::File(*number, start) >= page.to {
-                    break;
-                }
-                if left == 0 {
-                    to = Place::File(*number, start);
-                    break;
-                }
-                left -= 1;
-                let known = theirs.get(number);
-                if known.is_none_or(|(_, about, _)| **about != file.about()) {
-                    mends.push(Mend::File {
-                        file: *number,
-                        sort: file.sort(),
-                        attributes: file.attributes,
-                        xattrs: file.xattrs.clone().into_iter().collect(),
-                    });
-                }
-                for block in start..file.blocks() {
-                    if Place::File(*number, block) >= page.to {
-                        break;
-                    }
-                    let same = known.is_some_and(|(from, _, blocks)| {
-                        block.checked_sub(*from).and_then(|at| blocks.get(at as usize)) == Some(&file.digest(block))
-                    });
-                    if same {
-                        continue;
-                    }
-                    if left == 0 {
-                        to = Place::File(*number, block);
-                        break 'files;
-                    }
-                    left -= 1;
-                    mends.push(Mend::Block { file: *number, block, bytes: file.block(block).to_vec() });
-                }
-            }
-        }
-        let within = |place: &Place| *place >= page.from && *place < to;
-        for file in theirs.keys().filter(|file| !self.files.contains_key(file)) {
-            if within(&Place::File(*file, 0)) || matches!(page.from, Place::File(first, _) if first == *file) {
-                mends.push(Mend::Gone(*file));
-            }
-        }
-        let named: BTreeMap<(FileId, &[u8]), FileId> = page
-            .items
-            .iter()
-            .filter_map(|item| match item {
-                Item::Name { dir, name, file } => Some(((*dir, &name[..]), *file)),
-                Item::File { .. } => None,
-            })
-            .collect();
-        for ((dir, name), file) in self.names_from(&page.from) {
-            let place = Place::Name(*dir, name.clone());
-            if place >= to {
-                break;
-            }
-            if left == 0 {
-                to = place;
-                break;
-            }
-            if named.get(&(*dir, &name[..])) != Some(file) {
-                left -= 1;
-                mends.push(Mend::Name { dir: *dir, name: name.clone(), file: Some(*file) });
-            }
-        }
-        for (dir, name) in named.keys() {
-            let ours = self.names.contains_key(&(*dir, name.to_vec()));
-            if !ours && Place::Name(*dir, name.to_vec()) < to {
-                mends.push(Mend::Name { dir: *dir, name: name.to_vec(), file: None });
-            }
-        }
-        Mends { from: page.from.clone(), to, mends }
+        self.files.iter().map(|(number, file)| blocks(file, number)).sum()
     }
 
     /// Mends a stretch.
@@ -387,9 +200,52 @@ impl Tree {
     }
 }
 
+/// A tree that is compared.
+struct Seen<'a>(&'a Tree);
+
+impl walk::View for Seen<'_> {
+    type Error = std::convert::Infallible;
+
+    fn next_file(&self, from: FileId) -> Option<FileId> {
+        self.0.files.range(from..).next().map(|(file, _)| *file)
+    }
+
+    fn about(&mut self, file: FileId) -> Result<Option<walk::About>, Self::Error> {
+        Ok(self.0.files.get(&file).map(|file| file.about()))
+    }
+
+    fn blocks(
+        &mut self,
+        file: FileId,
+        from: u64,
+        to: u64,
+        each: &mut dyn FnMut(u64, &dyn walk::Block) -> bool,
+    ) -> Result<(), Self::Error> {
+        if let Some(file) = self.0.files.get(&file) {
+            for block in from..to.min(file.blocks()) {
+                if !each(block, &file.block(block)) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn next_name(&self, dir: FileId, name: &[u8]) -> Option<((FileId, Vec<u8>), FileId)> {
+        self.0.names.range((dir, name.to_vec())..).next().map(|(key, file)| (key.clone(), *file))
+    }
+
+    fn hash(salt: u64, bytes: &[u8]) -> [u8; 16] {
+        let mut hash = Hash128::new(salt);
+        hash.bytes(bytes);
+        hash.finish128().to_le_bytes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apus_engine::shipping::{Attributes, TOP, Told, What};
     use apus_engine::{Rng, Seed};
 
     /// A change that a program could make to `tree`.
@@ -427,19 +283,33 @@ mod tests {
                 let change = any(&mut rng, &mut other, &theirs);
                 theirs.apply(&change);
             }
-            let (mut place, mut since) = (Place::START, Vec::new());
-            while place != Place::End {
-                let page = theirs.page(&place);
-                assert!(page.to > place);
+            let mut todo = vec![(TOP, Stretch { from: Place::START, to: Place::End })];
+            let mut since = Vec::new();
+            while let Some((depth, stretch)) = todo.pop() {
+                let page = theirs.page(seed, depth, std::slice::from_ref(&stretch));
+                let end = page.end().expect("something is told").clone();
+                assert!(end > stretch.from && end <= stretch.to);
                 for _ in 0..rng.below(3) {
                     let change = any(&mut rng, &mut next, &ours);
                     ours.apply(&change);
                     since.push(change);
                 }
-                let mends = ours.compare(&page);
-                assert!(mends.to > place && mends.to <= page.to);
+                let mends = ours.compare(&page, &stretch.from);
+                assert!(mends.to > stretch.from && mends.to <= end);
                 theirs.mend(&mends);
-                place = mends.to;
+                if mends.to < stretch.to {
+                    todo.push((depth, Stretch { from: mends.to.clone(), to: stretch.to }));
+                }
+                todo.extend(mends.finer.into_iter().map(|finer| (depth - 1, finer)));
+                for Stretch { mut from, to } in mends.zeros {
+                    while from < to {
+                        let told = Told { from: from.clone(), to: to.clone(), what: What::Zeros };
+                        let mends = ours.compare(&Page { salt: seed, told: vec![told] }, &from);
+                        assert!(mends.to > from && mends.finer.is_empty() && mends.zeros.is_empty());
+                        theirs.mend(&mends);
+                        from = mends.to;
+                    }
+                }
             }
             for change in &since {
                 theirs.loosely(change);

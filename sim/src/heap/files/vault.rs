@@ -76,6 +76,15 @@ impl Log {
         self.bytes = self.kept.iter().map(|kept| kept.bytes.len() as u64).sum();
     }
 
+    /// Records up to the base go.
+    fn trim(&mut self, base: Base) {
+        while self.kept.front().is_some_and(|kept| kept.head.lsn <= base.lsn) {
+            self.kept.pop_front();
+        }
+        self.base = base;
+        self.recount();
+    }
+
     fn power_off(&mut self, rng: &mut Rng) {
         let open = self.end().0.saturating_sub(self.durable.0);
         let keep = Lsn(self.durable.0 + rng.below(open + 1));
@@ -127,6 +136,11 @@ pub(crate) struct Vault {
 }
 
 impl Vault {
+    /// A copy that begins with these files.
+    pub(crate) fn holding(tree: &Tree) -> Self {
+        Self { tree: tree.clone(), disk: tree.clone(), ..Self::default() }
+    }
+
     pub(crate) fn blank() -> Self {
         Self { blank: true, ..Self::default() }
     }
@@ -266,15 +280,24 @@ impl Vault {
     }
 
     pub(crate) fn trim(&mut self, base: Base) {
-        while self.log.kept.front().is_some_and(|kept| kept.head.lsn <= base.lsn) {
-            self.log.kept.pop_front();
-        }
-        self.log.base = base;
-        self.log.recount();
+        self.log.trim(base);
     }
 
     pub(crate) fn shadow(&mut self, base: Base) {
         self.staged = Some((self.tree.clone(), Log::after(base)));
+    }
+
+    /// Brings the second tree forward by records of the second log, and drops what of it may go.
+    pub(crate) fn fold(&mut self, from: Lsn, upto: Lsn, base: Option<&Base>) {
+        let Some((tree, log)) = &mut self.staged else { return };
+        for kept in log.kept.iter().filter(|kept| kept.head.lsn > from && kept.head.lsn <= upto) {
+            if let Some(change) = kept.change() {
+                tree.loosely(&change);
+            }
+        }
+        if let Some(base) = base {
+            log.trim(base.clone());
+        }
     }
 
     pub(crate) fn switch(&mut self) {

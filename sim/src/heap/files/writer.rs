@@ -1,8 +1,9 @@
 //! What a program does with its files: a log that grows, files written at random, files replaced by a rename, and one that points to another.
 
-use apus_engine::shipping::{Attributes, Change, Entry};
+use apus_engine::shipping::{Attributes, BLOCK, Change, Entry};
 use apus_engine::{FileId, Rng};
 
+use super::tree::FIRST;
 use super::vault::Vault;
 
 /// Names that the program uses.
@@ -27,7 +28,24 @@ fn bytes(rng: &mut Rng, many: u64) -> Vec<u8> {
 }
 
 /// The changes of one step, in order; the last one is a barrier if the program then waits.
-pub(super) fn step(node: u16, vault: &Vault, rng: &mut Rng) -> Vec<Change> {
+pub(super) fn step((node, side): (u16, u64), vault: &Vault, rng: &mut Rng) -> Vec<Change> {
+    if let Some((blocks, files)) = vault.tree.large_blocks()
+        && rng.below(4) > 0
+    {
+        // A few blocks side by side, anywhere, made durable now and then.
+        let file = FileId(FIRST + rng.below(files));
+        let first = rng.below(blocks.div_ceil(side)) * side;
+        let writes = (first..blocks.min(first + side)).map(|block| Change::Write {
+            file,
+            offset: block * BLOCK,
+            bytes: bytes(rng, BLOCK),
+        });
+        let mut out: Vec<Change> = writes.collect();
+        if rng.below(8) == 0 {
+            out.push(Change::Barrier { file });
+        }
+        return out;
+    }
     let root = FileId::ROOT;
     let new = fresh(node, vault);
     let name = format!("f{}", rng.below(NAMES));

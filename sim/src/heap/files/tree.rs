@@ -9,6 +9,7 @@ use apus_engine::shipping::walk::{self, Bounds};
 use apus_engine::shipping::{BLOCK, Change, Entry, Mend, Mends, Page, Place, Sort, Stretch};
 
 use super::content::File;
+
 /// A tree of files: files by number, names by directory. A copy of it shares the files until one of the two changes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tree {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use apus_engine::Seed;
+use apus_node::Config;
 use serde_json::json;
 
 use crate::cluster::{Cluster, Row};
@@ -195,4 +196,14 @@ pub(crate) fn mounted_group() {
     assert!(mounted(&cluster, first) && !mounted(&cluster, second), "{}", cluster.story());
     writes(&cluster, 20);
     alike(&cluster, first);
+
+    // Daemon and mount killed, and no daemon comes again: the operator's command makes the folder one again.
+    let process = server(&cluster, first);
+    cluster.kill(first);
+    signal("KILL", &[process]);
+    cluster.wait("the end of the mount", || fs::read_dir(root(&cluster, first)).is_err());
+    let (name, text) = (cluster.file(first), fs::read_to_string(cluster.file(first)).expect("it is there"));
+    let config = Config::read(&name.display().to_string(), &text).expect("it is good");
+    apus_node::clear(&config).expect("no daemon runs");
+    assert!(fs::read_dir(root(&cluster, first)).is_ok());
 }

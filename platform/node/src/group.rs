@@ -9,6 +9,9 @@ use crate::Service;
 use crate::section::{Section, Value, Wrong, number, text};
 use crate::service::{bytes, entries, list, name, slot_resource, time};
 
+/// The file name of the library that captures what programs do.
+pub const LIBRARY: &str = "libapus_interpose.so";
+
 /// What happens to a program that opens a file of the group for writing and is not captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Guarded {

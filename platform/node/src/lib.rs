@@ -45,7 +45,7 @@ pub use config::{Config, ConfigError, Member, Vip, Wire};
 pub use control::{ask, ask_long, trace, wait_drained};
 pub use copy::{hbeat, keep};
 pub use fence::{Action, Fence, Watchdog};
-pub use group::{Group, Guarded};
+pub use group::{Group, Guarded, LIBRARY};
 #[cfg(target_os = "linux")]
 pub use here::check_here;
 pub use http::{Http, Tls};

@@ -21,12 +21,9 @@ use tokio::sync::mpsc;
 use super::Say;
 use super::now;
 use super::programs::Programs;
-use crate::{Config, Error, Group};
+use crate::{Config, Error, Group, LIBRARY};
 use past::Past;
 use queue::Queue;
-
-/// The library's file name.
-const LIBRARY: &str = "libapus_interpose.so";
 
 /// One group, as the loop has it.
 struct One {

@@ -170,7 +170,8 @@ pub(crate) fn refuse(items: &[Item], suite: bool) -> Result<(), Trouble> {
         return Err(Trouble::Scenarios(wrong));
     }
     let carried = items.iter().filter(|item| not_live(&item.scenario).is_empty());
-    let missing = apus_lab::missing().or_else(|| carried.into_iter().find_map(|item| apus_lab::missing_for(&item.scenario)));
+    let missing =
+        apus_lab::missing().or_else(|| carried.into_iter().find_map(|item| apus_lab::missing_for(&item.scenario)));
     missing.map_or(Ok(()), |what| Err(Trouble::Usage(format!("--world live: {what}"))))
 }
 

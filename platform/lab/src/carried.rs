@@ -24,16 +24,17 @@ pub struct Reason {
 /// Why a kind of fault is not carried; `None`: it is.
 const fn lacks(kind: Kind) -> Option<&'static str> {
     use Kind::{
-        BitRot, Bridge, BurstLoss, Crash, CrashAll, CrashLoop, DivergentConfig, Drain, FilesFull, FilesMissed, FilesRot,
-        Flap, Freeze, GracefulStop, Knobs, LoseUnsynced, Loss, MoveHolder, NicDown, OneWay, OneWayIn, Partition, PermanentLoss, PowerOff, ProgramCrash,
-        ProgramHang, ProgramPoison, ProgramSlowStart, ProgramWontStart, Starve, Suspend, Swizzle, TruncatedFile,
-        Upgrade, Wipe, WrongCluster,
+        BitRot, Bridge, BurstLoss, Crash, CrashAll, CrashLoop, DivergentConfig, Drain, FilesFull, FilesMissed,
+        FilesRot, Flap, Freeze, GracefulStop, Knobs, LoseUnsynced, Loss, MoveHolder, NicDown, OneWay, OneWayIn,
+        Partition, PermanentLoss, PowerOff, ProgramCrash, ProgramHang, ProgramPoison, ProgramSlowStart,
+        ProgramWontStart, Starve, Suspend, Swizzle, TruncatedFile, Upgrade, Wipe, WrongCluster,
     };
     match kind {
         BitRot | Bridge | BurstLoss | Crash | CrashAll | CrashLoop | DivergentConfig | Drain | FilesFull
-        | FilesMissed | FilesRot | Flap | Freeze | GracefulStop | Knobs | LoseUnsynced | Loss | MoveHolder | NicDown | OneWay | OneWayIn | Partition | PermanentLoss
-        | PowerOff | ProgramCrash | ProgramHang | ProgramPoison | ProgramSlowStart | ProgramWontStart | Starve
-        | Suspend | Swizzle | TruncatedFile | Upgrade | Wipe | WrongCluster => None,
+        | FilesMissed | FilesRot | Flap | Freeze | GracefulStop | Knobs | LoseUnsynced | Loss | MoveHolder
+        | NicDown | OneWay | OneWayIn | Partition | PermanentLoss | PowerOff | ProgramCrash | ProgramHang
+        | ProgramPoison | ProgramSlowStart | ProgramWontStart | Starve | Suspend | Swizzle | TruncatedFile
+        | Upgrade | Wipe | WrongCluster => None,
         Kind::Latency
         | Kind::SlowPair
         | Kind::SlowPartition
@@ -75,7 +76,9 @@ const fn lacks(kind: Kind) -> Option<&'static str> {
         | Kind::StaleDisk
         | Kind::DiskFull
         | Kind::SlowDisk
-        | Kind::ReadOnly => Some("a disk of a lab loses with the power what was not synced; nothing else of it fails or is slow"),
+        | Kind::ReadOnly => {
+            Some("a disk of a lab loses with the power what was not synced; nothing else of it fails or is slow")
+        }
         Kind::FilesError => Some("nothing between a lab's file systems and their images fails single writes"),
         Kind::AddNode | Kind::RemoveNode => Some("a daemon takes no order yet that changes the members"),
         Kind::LoadSpike | Kind::RetryStorm | Kind::OddSizes => Some("clients of a lab work at one steady pace"),

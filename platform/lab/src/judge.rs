@@ -12,9 +12,9 @@ use apus_sim::report::Violation;
 use apus_sim::scenario::{Plan, Workload};
 use apus_sim::trace::{Line, TraceHash, What};
 
+pub(crate) use files::Files;
 #[cfg(target_os = "linux")]
 pub(crate) use files::differ;
-pub(crate) use files::Files;
 
 /// On top of every bound in time but the one of healing: a machine does other things, too.
 pub const BOUND_MARGIN: Ns = S;

@@ -54,7 +54,8 @@ pub(crate) fn judge(rows: Option<&[u8]>, pages: Option<&[u8]>, current: Option<&
     let rows = rows.unwrap_or_default();
     let lines: Vec<&[u8]> = rows.chunks_exact(LINE as usize).collect();
     let many = lines.len() as u64;
-    let is = |(row, line): (u64, &&[u8])| line.starts_with(format!("{row:010} by ").as_bytes()) && line.ends_with(b"\n");
+    let is =
+        |(row, line): (u64, &&[u8])| line.starts_with(format!("{row:010} by ").as_bytes()) && line.ends_with(b"\n");
     let hole = (1..).zip(&lines).find(|pair| !is(*pair)).map(|(row, _)| row);
     if let Some(row) = hole {
         return Found { rows: many, wrong: Some(format!("line {row} of {many} is another one")) };
@@ -84,7 +85,9 @@ pub(crate) fn judge(rows: Option<&[u8]>, pages: Option<&[u8]>, current: Option<&
     }
     let page = |at: u64| {
         let from = (at * PAGE) as usize;
-        pages.and_then(|pages| pages.get(from..from + 8)).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
+        pages
+            .and_then(|pages| pages.get(from..from + 8))
+            .map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
     };
     let has: Vec<Option<u64>> = (0..MANY_PAGES).map(page).collect();
     Found { rows: many, wrong: Some(format!("{many} lines, but pages of rows {has:?}, and `current` is {says:?}")) }

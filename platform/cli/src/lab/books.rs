@@ -56,9 +56,13 @@ pub(super) fn demo(name: &str, nodes: u16, plain: bool, format: Format) -> Resul
     let what = if plain { "lines and pages of files" } else { "SQLite" };
     let books = Books::up(name, nodes, kind)?;
     let gone = Gone(name.into());
-    let up = format!("{BOLD}{}{BOLD:#}, up after {:.1} s", count(nodes.into(), "machine"), began.elapsed().as_secs_f64());
+    let up =
+        format!("{BOLD}{}{BOLD:#}, up after {:.1} s", count(nodes.into(), "machine"), began.elapsed().as_secs_f64());
     step(format, &up);
-    step(format, &format!("    {what} on one of them, its files on all disks; a row is acknowledged once two disks have it"));
+    step(
+        format,
+        &format!("    {what} on one of them, its files on all disks; a row is acknowledged once two disks have it"),
+    );
 
     let calm = books.write(BEFORE)?;
     let (had, mut line) = (calm.node, Line { format, off: None, told: Vec::new() });
@@ -69,8 +73,13 @@ pub(super) fn demo(name: &str, nodes: u16, plain: bool, format: Format) -> Resul
     let off = books.power_off(had)?;
     line.off = Some(off);
     let last = books.kept().unwrap_or(calm);
-    line.at(last.at, &format!("row {} is acknowledged on n{had}, the last one there", last.rows));
-    line.at(cut, &format!("n{had} loses its cable, and goes on: what it writes now nobody else gets"));
+    let mut before = [
+        (last.at, format!("row {} is acknowledged on n{had}, the last one there", last.rows)),
+        (cut, format!("n{had} loses its cable, and goes on: what it writes now nobody else gets")),
+    ];
+    // An answer may have been on its way.
+    before.sort();
+    before.iter().for_each(|(at, what)| line.at(*at, what));
     line.at(off, &format!("n{had} loses its power: memory, and what its disk had not written yet"));
 
     let (found, first) = books.taken_over(off)?;
@@ -89,9 +98,8 @@ pub(super) fn demo(name: &str, nodes: u16, plain: bool, format: Format) -> Resul
     let saved = books.orphans(had)?;
     for orphan in &saved {
         line.now(&format!(
-            "n{had} kept what only it had: changes {} to {}, in {}",
-            orphan["from"],
-            orphan["upto"],
+            "n{had} kept {}, in {}",
+            what_only_it_had(orphan),
             orphan["path"].as_str().unwrap_or_default()
         ));
     }
@@ -162,6 +170,16 @@ fn wrong(code: u8) -> Option<String> {
 fn position(story: &str) -> Option<u64> {
     let (_, rest) = story.rsplit_once("opens files books at @")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// What was saved.
+fn what_only_it_had(orphan: &Value) -> String {
+    let (from, upto) = (orphan["from"].as_u64().unwrap_or(0), orphan["upto"].as_u64().unwrap_or(0));
+    let files = count(orphan["files"].as_u64().unwrap_or(0), "file");
+    if from > upto {
+        return format!("its {files} as the failure left them");
+    }
+    format!("what only it had, changes {from} to {upto}, and its {files} as the failure left them")
 }
 
 /// The first lines of what tells of saved updates.

@@ -19,6 +19,9 @@ use super::disk::{self, Handle, Kind};
 use super::index::Index;
 use super::marks::{Ring, Seat};
 
+/// Bytes that a captured change takes besides those of a file, about: itself, its place and its step.
+const ONE: usize = 256;
+
 /// What store and feed share.
 pub(super) struct Shared {
     /// As of the last number.
@@ -32,8 +35,10 @@ pub(super) struct Shared {
     pub(super) captured: u64,
     /// How far the log has it durably.
     pub(super) logged: Seat,
-    /// Of each change that is not in the log: number, record of the ring, and how many of that record there are up to it.
-    pub(super) seats: VecDeque<(u64, u64, u32)>,
+    /// Of each change that is not in the log: number, record of the ring, how many of that record there are up to it, and its bytes here.
+    pub(super) seats: VecDeque<(u64, u64, u32, u32)>,
+    /// The bytes of all of these.
+    waiting: u64,
     /// Records of the ring that were handed over in full, with the last number by then.
     passed: VecDeque<(u64, u64)>,
     /// The last of those whose changes the log has.
@@ -71,6 +76,7 @@ impl Shared {
             captured: logged.captured,
             logged,
             seats: VecDeque::new(),
+            waiting: 0,
             passed: VecDeque::new(),
             kept: 0,
             taken: 0,
@@ -94,14 +100,15 @@ impl Shared {
     pub(super) fn seat(&self, captured: u64, ring: u64) -> Option<Seat> {
         let first = self.seats.front()?.0;
         let at = usize::try_from(captured.checked_sub(first)?).ok()?;
-        let &(number, seq, part) = self.seats.get(at)?;
+        let &(number, seq, part, _) = self.seats.get(at)?;
         (number == captured).then_some(Seat { captured, ring, seq, part })
     }
 
     /// The log has all up to here.
     pub(super) fn logged(&mut self, seat: Seat) {
         self.logged = seat;
-        while self.seats.front().is_some_and(|(number, ..)| *number <= seat.captured) {
+        while let Some((.., bytes)) = self.seats.front().filter(|(number, ..)| *number <= seat.captured) {
+            self.waiting -= u64::from(*bytes);
             self.seats.pop_front();
         }
         while self.steps.front().is_some_and(|(number, _)| *number <= seat.captured) {
@@ -143,6 +150,7 @@ impl Shared {
     /// A ring begins, or is gone on with, after this record.
     pub(super) fn begin(&mut self, ring: u64, shipped: u64) {
         self.seats.clear();
+        self.waiting = 0;
         self.passed.clear();
         self.steps.clear();
         self.durable = self.index.clone();
@@ -173,7 +181,14 @@ impl Shared {
         if matches!(captured.change, Change::Barrier { .. }) {
             self.barriers.push_back((self.captured, seq));
         }
-        self.seats.push_back((self.captured, seq, part));
+        let bytes = match &captured.change {
+            Change::Write { bytes, .. } | Change::Append { bytes, .. } => bytes.len(),
+            Change::SetXattr { name, value, .. } => name.len() + value.len(),
+            _ => 0,
+        };
+        let bytes = u32::try_from(bytes + ONE).unwrap_or(u32::MAX);
+        self.waiting += u64::from(bytes);
+        self.seats.push_back((self.captured, seq, part, bytes));
         match self.queue.last_mut() {
             Some(Happening::Captured(run)) => run.push(captured),
             _ => self.queue.push(Happening::Captured(vec![captured])),
@@ -209,6 +224,8 @@ pub struct Feed {
     missed: bool,
     /// The number that says so.
     marker: u64,
+    /// Bytes of changes that may wait for the log.
+    limit: u64,
 }
 
 fn apart() -> io::Error {
@@ -241,6 +258,7 @@ impl Feed {
             at,
             missed: false,
             marker: 0,
+            limit: u64::MAX,
         };
         feed.learn();
         feed
@@ -261,6 +279,18 @@ impl Feed {
     #[must_use]
     pub fn taken(&self) -> u64 {
         lock(&self.shared).taken
+    }
+
+    /// From now on no more than about so many bytes of changes wait for the log: what would come on top stays in the ring, which holds
+    /// programs up once it is full. What was begun is taken to its end, and so is what is read anew.
+    pub const fn limit(&mut self, bytes: u64) {
+        self.limit = bytes;
+    }
+
+    /// Nothing more is taken until the log has some of it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        lock(&self.shared).waiting >= self.limit
     }
 
     fn number(&self, id: u64) -> FileId {
@@ -528,6 +558,12 @@ impl Consumer for Feed {
             }
             // The log had it before a restart.
             _ if seq > shared.taken && seq < self.skip.seq => return Ok(()),
+            _ if seq > shared.taken && self.at.0 != seq && shared.waiting >= self.limit => {
+                // Who waits for what lies in the ring may be the one that the log waits for.
+                if shared.awaited.is_none_or(|upto| seq > upto) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+            }
             _ => {}
         }
         let had = if seq > shared.taken && seq == self.skip.seq { self.skip.part } else { 0 };
@@ -563,6 +599,12 @@ impl Consumer for Feed {
 
     fn bound(&mut self, file: Id, handle: &sys::Handle) {
         self.handles.insert(file.0, Handle::from_sys(handle));
+        self.dead.remove(&file.0);
+    }
+
+    fn unbound(&mut self, file: Id) {
+        self.known.remove(&file.0);
+        self.handles.remove(&file.0);
         self.dead.remove(&file.0);
     }
 

@@ -229,6 +229,8 @@ impl Store {
         let target = self.ring.as_ref().map(|ring| ring.status().next.saturating_sub(1));
         if let Some(target) = target {
             let begun = Instant::now();
+            // The log takes nothing before: the feed has to have room for all of it.
+            lock(&self.shared).awaited = Some(target);
             while lock(&self.shared).taken < target && begun.elapsed() < PATIENCE {
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -107,7 +107,10 @@ impl Court {
                     } else if sync {
                         wrong("files-kept", what);
                     } else if let Some((row, by)) = lost.iter().find(|(row, by)| !files.has_saved(**row, &by.life)) {
-                        wrong("files-orphans", format!("{what}; row {row} of {} is among nothing that was saved", by.life));
+                        wrong(
+                            "files-orphans",
+                            format!("{what}; row {row} of {} is among nothing that was saved", by.life),
+                        );
                     }
                 }
             }
@@ -131,7 +134,13 @@ fn alone(files: &Files) -> Option<(&Said, String)> {
             What::Kept => {
                 if let Some(newer) = last.filter(|newer| newer.life != said.life) {
                     let late = (said.at - newer.at) / 1_000_000;
-                    return Some((said, format!("{} is told that row {} is kept {late} ms after {} began", said.life, said.row, newer.life)));
+                    return Some((
+                        said,
+                        format!(
+                            "{} is told that row {} is kept {late} ms after {} began",
+                            said.life, said.row, newer.life
+                        ),
+                    ));
                 }
             }
         }
@@ -243,12 +252,14 @@ mod tests {
         assert_eq!(sync(|files| files.said.clear()), Some("files-go-on"));
         assert_eq!(sync(|files| files.settled = Err("n2 compares".into())), Some("files-equal"));
         let other = |files: &mut Files| {
-            let bytes = files.trees.get_mut(&2).and_then(|tree| tree.get_mut(&PathBuf::from(ROWS))).expect("it is there");
+            let bytes =
+                files.trees.get_mut(&2).and_then(|tree| tree.get_mut(&PathBuf::from(ROWS))).expect("it is there");
             bytes[15] = b'x';
         };
         assert_eq!(sync(other), Some("files-equal"));
         let torn = |files: &mut Files| {
-            let bytes = files.trees.get_mut(&2).and_then(|tree| tree.get_mut(&PathBuf::from(PAGES))).expect("it is there");
+            let bytes =
+                files.trees.get_mut(&2).and_then(|tree| tree.get_mut(&PathBuf::from(PAGES))).expect("it is there");
             bytes[4_096 * 6] ^= 1;
         };
         assert_eq!(sync(torn), Some("files-prefix"));

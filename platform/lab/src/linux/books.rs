@@ -163,8 +163,11 @@ impl Books {
 
     fn all(&self, such: impl Fn(&What) -> bool, after: u64) -> impl Iterator<Item = Kept> {
         let said = (0..self.nodes()).flat_map(|node| self.cluster.said(node).into_iter().map(move |said| (node, said)));
-        said.filter(move |(_, said)| said.at > after && such(&said.what))
-            .map(|(node, said)| Kept { node, rows: said.row, at: said.at })
+        said.filter(move |(_, said)| said.at > after && such(&said.what)).map(|(node, said)| Kept {
+            node,
+            rows: said.row,
+            at: said.at,
+        })
     }
 
     /// Pulls the cable of a machine: its node goes on alone until its lease is over.

@@ -21,7 +21,8 @@ pub(crate) fn missing() -> Option<String> {
     if sh(&["sh", "-c", "command -v mkfs.ext4"]).is_err() {
         return Some("`mkfs.ext4` is missing: install e2fsprogs".into());
     }
-    let ext4 = fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.ends_with("ext4")));
+    let ext4 =
+        fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.ends_with("ext4")));
     let such = ext4 && Path::new("/dev/loop-control").exists();
     (!such).then(|| "loop devices or ext4 are missing: load the modules `loop` and `ext4`".into())
 }

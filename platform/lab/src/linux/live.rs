@@ -110,8 +110,7 @@ pub(crate) fn run(plan: &Plan, options: &Options) -> Result<Run, String> {
 
 /// Whether its machines need disks that lose what was not synced.
 fn has_disks(scenario: &Scenario) -> bool {
-    let mut kinds =
-        scenario.faults.iter().map(|fault| fault.kind).chain(scenario.swarm.iter().map(|fault| fault.kind));
+    let mut kinds = scenario.faults.iter().map(|fault| fault.kind).chain(scenario.swarm.iter().map(|fault| fault.kind));
     scenario.files.is_some() || kinds.any(|kind| kind == Kind::LoseUnsynced)
 }
 

@@ -24,7 +24,7 @@ const REST: Duration = Duration::from_millis(5);
 pub enum Kind {
     /// Lines of a file, pages of a second, and a third that is replaced by renaming.
     Files,
-    /// A table of `SQLite`, through the program `sqlite3`.
+    /// A table of `SQLite`, through the program `sqlite3`, and a diary that nobody waits for.
     Sqlite,
 }
 
@@ -40,11 +40,7 @@ trait Rows {
 ///
 /// # Errors
 /// If a file cannot be written, or is not kept.
-pub(super) fn write(
-    (kind, root, rate): (Kind, &Path, u32),
-    folder: &Path,
-    ready: &dyn Fn(),
-) -> Result<(), Error> {
+pub(super) fn write((kind, root, rate): (Kind, &Path, u32), folder: &Path, ready: &dyn Fn()) -> Result<(), Error> {
     let failed = |error: io::Error| Error::Failed(format!("{}: {error}", root.display()));
     let told = File::options().create(true).append(true).open(folder.join(TOLD));
     let mut told = told.map_err(|error| Error::Failed(format!("{}: {error}", folder.display())))?;
@@ -53,6 +49,10 @@ pub(super) fn write(
         Kind::Files => Box::new(Lines::open(root, &life).map_err(failed)?),
         Kind::Sqlite => Box::new(Sqlite::open(root).map_err(failed)?),
     };
+    if kind == Kind::Sqlite {
+        let (root, folder) = (root.to_path_buf(), folder.to_path_buf());
+        std::thread::spawn(move || diary(&root, &folder));
+    }
     let mut tell = |row, what| {
         let said = Said { at: clock::boot(), life: life.clone(), row, what };
         told.write_all(said.line().as_bytes()).map_err(|error| Error::Failed(error.to_string()))
@@ -74,6 +74,17 @@ pub(super) fn write(
         }
     }
     Ok(())
+}
+
+/// A line each few milliseconds for which nobody waits: of a machine that fails others do not have the last ones.
+fn diary(root: &Path, folder: &Path) -> io::Result<()> {
+    let mut file = File::options().create(true).append(true).open(root.join("diary"))?;
+    loop {
+        if !folder.join("quiet").exists() {
+            file.write_all(format!("{}\n", clock::boot()).as_bytes())?;
+        }
+        sleep(REST);
+    }
 }
 
 /// See [`rows`](crate::rows) for what they are.

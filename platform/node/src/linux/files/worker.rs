@@ -63,6 +63,9 @@ fn run(settings: Settings) {
     }
 }
 
+/// Bytes of captured changes that may wait for the log in memory.
+const UNLOGGED: u64 = 64 << 20;
+
 /// Programs are captured.
 struct Capturing {
     stop: Arc<AtomicBool>,
@@ -304,6 +307,8 @@ impl<'s> Worker<'s> {
         // Not what comes meanwhile: a program may be faster.
         let next = ring.status().next;
         while drainer.drain(&mut feed).map_err(at)? == Drained::Some && feed.taken() + 1 < next {}
+        // Until here it is this thread that would have to log it.
+        feed.limit(UNLOGGED);
         let (stop, pause, last) = (Arc::new(AtomicBool::new(false)), Arc::default(), Arc::default());
         let guards = self.guard(&stop);
         let drains = self.drain(drainer, feed, (&stop, &pause, &last)).map_err(|error| format!("a thread: {error}"))?;

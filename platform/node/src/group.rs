@@ -427,7 +427,7 @@ scrub = false
 
     #[test]
     fn what_is_wrong_with_a_group_is_told_with_its_line_and_the_mend() {
-        for (from, to, said) in [
+        let mistakes = [
             ("name = \"books\"", "name = \"bo oks\"", "x:25: `name` is `bo oks`, and must be 1 to 32 letters"),
             ("name = \"work\"", "name = \"books\"", "x:38: this group has the name or the `id` of `books`"),
             (
@@ -473,10 +473,7 @@ scrub = false
             ("candidates = [1, 0]", "fenced = false", "x:29: `db` is `fenced = false`, and `sync` tells its program"),
             ("scrub = false", "state = \"/srv/job/.x\"", "x:42: `state` and `root` overlap"),
             ("scrub = false", "colour = 1", "x:42: `colour` is not known in a group; known are name, id, service"),
-        ] {
-            let text = format!("{HEAD}{GROUPS}").replacen(from, to, 1);
-            let error = Config::read("x", &text).expect_err(to).to_string();
-            assert!(error.contains(said), "{to}: {error}");
-        }
+        ];
+        crate::section::each_mistake_is_told(&format!("{HEAD}{GROUPS}"), &mistakes);
     }
 }

@@ -381,6 +381,13 @@ impl Store {
         self.alarms.drain(..).collect()
     }
 
+    /// A path of a file below the root, for people; `None`: it has no name, or is not known.
+    #[must_use]
+    pub fn path(&self, file: FileId) -> Option<String> {
+        let path = lock(&self.shared).index.path(file)?;
+        Some(String::from_utf8_lossy(&path).into_owned())
+    }
+
     /// Where the copy stands.
     #[must_use]
     pub fn status(&self) -> Status {

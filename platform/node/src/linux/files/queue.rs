@@ -1,11 +1,12 @@
 //! What the loop and a group's thread share.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use apus_capture::linux::Capture;
+use apus_engine::FileId;
 use apus_engine::shipping::Work;
 
 /// How a group's thread stands, for people.
@@ -15,6 +16,9 @@ pub(super) struct State {
     pub(super) trouble: Option<String>,
     /// Of the copy.
     pub(super) store: Option<apus_files::Status>,
+    /// Files whose paths somebody asks for, and what they are: nothing for one that has none.
+    pub(super) wanted: Vec<FileId>,
+    pub(super) paths: BTreeMap<FileId, Option<String>>,
     /// Openings by programs without the library: refused, and let through.
     pub(super) strangers: (u64, u64),
 }

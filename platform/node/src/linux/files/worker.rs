@@ -162,6 +162,7 @@ impl<'s> Worker<'s> {
             }
             self.carry_out(works);
             self.let_go();
+            self.name_files();
             self.status();
             let alarms = self.store.alarms();
             let left_out = alarms.len().saturating_sub(NOTES);
@@ -406,6 +407,20 @@ impl<'s> Worker<'s> {
             self.guarded = capturing.end();
         }
         self.spent = true;
+    }
+
+    /// Tells paths that somebody asks for.
+    fn name_files(&self) {
+        let wanted = self.settings.queue.state().wanted;
+        if wanted.is_empty() {
+            return;
+        }
+        let paths: Vec<_> = wanted.iter().map(|file| (*file, self.store.path(*file))).collect();
+        self.settings.queue.change(|state| {
+            state.wanted.clear();
+            // What nobody asks for any more goes with the next question.
+            state.paths = paths.into_iter().collect();
+        });
     }
 
     fn status(&mut self) {

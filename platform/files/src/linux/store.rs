@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use apus_capture::linux::Capture;
 use apus_engine::shipping::{Answer, Found, Happening, Mends, Work};
-use apus_engine::{Epoch, Lsn, OpId};
+use apus_engine::{Epoch, FileId, Lsn, OpId};
 
 use super::adopt::adopt;
 use super::feed::{Feed, Shared, lock};

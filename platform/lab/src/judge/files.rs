@@ -226,7 +226,9 @@ mod tests {
 
     fn verdict(mode: &str, fault: &str, change: impl FnOnce(&mut Files)) -> Option<&'static str> {
         let mut evidence = evidence(mode, fault);
-        evidence.files.iter_mut().for_each(change);
+        if let Some(files) = &mut evidence.files {
+            change(files);
+        }
         judge(&evidence).violation.map(|violation| violation.checker)
     }
 

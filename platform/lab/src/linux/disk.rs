@@ -147,7 +147,7 @@ mod tests {
         let folder = PathBuf::from(format!("/run/apus-lab/disk{}", std::process::id()));
         share(&folder).expect("a folder");
         let disk = Disk::new(&folder, "d");
-        let tried = (|| {
+        let tried = (|| -> Result<_, String> {
             disk.make()?;
             let open = |name: &str| File::create(disk.place.join(name)).map_err(|error| error.to_string());
             let (mut kept, mut lost) = (open("kept")?, open("lost")?);

@@ -90,6 +90,7 @@ const fn files(fact: &shipping::Fact) -> Option<&'static str> {
         | Files::Closed { .. }
         | Files::Following { .. }
         | Files::CaughtUp { .. }
+        | Files::NoModel { .. }
         | Files::Recovered { .. } => return None,
     })
 }

@@ -554,6 +554,7 @@ impl Judge {
             | Fact::Orphaned { .. }
             | Fact::Refused { .. }
             | Fact::Differs { .. }
+            | Fact::NoModel { .. }
             | Fact::TooFew { .. } => {}
         }
         Ok(())

@@ -186,8 +186,9 @@ impl Handover {
         self.server.shown.store(false, Relaxed);
         self.whole = true;
         let seq = quiet.seq;
+        let wanted = self.consumer.anew(false);
         self.send(seq, 0, Change::Listing { entries: &quiet.entries })?;
-        for (node, listed, whole, spans) in &quiet.files {
+        for (node, listed, whole, spans) in quiet.files.iter().filter(|_| wanted) {
             let whole = quiet.all || *whole || self.consumer.wants(listed);
             if !whole && spans.is_empty() {
                 continue;

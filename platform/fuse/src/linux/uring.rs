@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
 
 use apus_capture::linux::sys::{self, Errno};
 
+use super::awake::{Awake, Served};
 use super::backing::{Done, check};
 use super::device::{first, ring_head, ring_number, stay};
 use super::protocol::{Header, OP, PAYLOAD};
@@ -171,7 +172,13 @@ fn submission(device: RawFd, command: u32, commit: u64, queue: usize) -> [u8; SU
 }
 
 /// Serves the queue of one processor until the mount is gone.
-pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize, begun: &dyn Fn()) -> Done<()> {
+pub(super) fn serve(
+    server: &Arc<Server>,
+    device: RawFd,
+    queue: usize,
+    begun: &dyn Fn(),
+    awake: Option<&Awake>,
+) -> Done<()> {
     stay(queue);
     if server.realtime {
         first();
@@ -187,6 +194,7 @@ pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize, begun: &d
     next[16..24].copy_from_slice(&(parts.as_ptr() as u64).to_ne_bytes());
     next[24..28].copy_from_slice(&2u32.to_ne_bytes());
     let mut begun = Some(begun);
+    let mut served = Served::default();
     loop {
         match ring.command(&next, begun.take())? {
             0 => {}
@@ -212,5 +220,8 @@ pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize, begun: &d
         ring_head(header.unique, error, &mut headers);
         headers[OWN + 16..OWN + 20].copy_from_slice(&(len as u32).to_ne_bytes());
         next = submission(device, COMMIT_AND_FETCH, commit, queue);
+        if let Some(awake) = awake {
+            awake.served(&mut served);
+        }
     }
 }

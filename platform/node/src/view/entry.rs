@@ -307,9 +307,8 @@ impl Entry {
             "failed" | "disk-failed" | "superseded" | "fail-over" | "reboot" | "refused-order" => Level::Error,
             "missed" | "suspected" | "heard" | "down" | "expired" | "stepped-down" | "stalled" | "slow" | "waiting"
             | "lapsed" | "backing-off" | "disk-full" | "blank" | "restart" | "refused-remote" | "remote-failed"
-            | "slow-asker" | "too-few" | "no-model" | "lagging" | "troubled" | "dropped" | "saved" | "differs" => {
-                Level::Warning
-            }
+            | "slow-asker" | "too-few" | "no-model" | "lagging" | "troubled" | "dropped" | "saved" | "differs"
+            | "stranger" => Level::Warning,
             _ => Level::Info,
         }
     }

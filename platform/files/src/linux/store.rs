@@ -13,13 +13,14 @@ use apus_engine::shipping::{Answer, Found, Happening, Mends, Work};
 use apus_engine::{Epoch, FileId, Lsn, OpId};
 
 use super::adopt::adopt;
-use super::feed::{Feed, Shared, lock};
+use super::feed::Feed;
 use super::index::Index;
 use super::log::Log;
 use super::marks::{Marks, Ring, Seat};
 use super::orphans::{self, Saved};
 use super::settings::{Settings, StoreError};
 use super::shadow::Shadow;
+use super::shared::{Shared, lock};
 use super::tree::Tree;
 use super::work::Append;
 

@@ -7,7 +7,6 @@
 
 mod apart;
 mod attributes;
-mod awake;
 mod backing;
 mod content;
 mod data;
@@ -23,6 +22,7 @@ mod protocol;
 mod queue;
 mod rename;
 mod server;
+mod stay;
 mod tree;
 mod uring;
 

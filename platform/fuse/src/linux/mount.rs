@@ -16,13 +16,13 @@ use apus_capture::linux::Reasons;
 use apus_capture::linux::sys::open_limit;
 
 use super::apart::{self, Outside, is_dead};
-use super::awake::Awake;
 use super::backing::{self, check};
 use super::device::{self, Transport};
 use super::handover::Handover;
 use super::lanes::{Lanes, Nudge, Work};
 use super::queue::Queue;
 use super::server::{Server, Status, asked};
+use super::stay::Stay;
 use super::tree::Names;
 use super::uring;
 
@@ -65,8 +65,8 @@ pub struct Options {
     /// Whether the threads that serve over `io_uring` run before programs (`SCHED_RR`, where it is allowed): each stays on the processor of
     /// the program that waits for it, and would wait there behind others.
     pub realtime: bool,
-    /// Whether idle processors are kept from sleeping while requests come fast over `io_uring`: programs are woken on them.
-    pub awake: bool,
+    /// Whether these threads run behind programs (`SCHED_IDLE`) while a program would move to another processor with each request.
+    pub stay: bool,
     /// What `fsync` waits for, besides the disk.
     pub barrier: Option<Box<dyn Barrier>>,
     /// Where it is mounted, if not where this thread is: this process then sees the tree underneath by its path.
@@ -85,7 +85,7 @@ impl Options {
             transport: None,
             passthrough: true,
             realtime: true,
-            awake: true,
+            stay: true,
             barrier: None,
             outside: None,
         }
@@ -98,7 +98,7 @@ pub struct Mounted {
     server: Arc<Server>,
     lanes: Vec<Arc<Lanes>>,
     outside: Option<Arc<Outside>>,
-    awake: Option<Arc<Awake>>,
+    stay: Option<Arc<Stay>>,
     handover: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
@@ -149,8 +149,8 @@ impl Mounted {
         let outside = options.outside.map(Arc::new);
         let device = there(outside.as_deref(), || device::mount(&place, server.root()))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut mounted = Self { root: place, server, lanes: Vec::new(), outside, awake: None, handover: None, stop };
-        mounted.start(device, ring, options.passthrough, options.awake)?;
+        let mut mounted = Self { root: place, server, lanes: Vec::new(), outside, stay: None, handover: None, stop };
+        mounted.start(device, ring, options.passthrough, options.stay)?;
         let stop = Arc::clone(&mounted.stop);
         let thread = std::thread::Builder::new().name("handover".into());
         let server = Arc::clone(&mounted.server);
@@ -164,7 +164,7 @@ impl Mounted {
         Ok(mounted)
     }
 
-    fn start(&mut self, device: OwnedFd, ring: bool, passthrough: bool, awake: bool) -> io::Result<()> {
+    fn start(&mut self, device: OwnedFd, ring: bool, passthrough: bool, stay: bool) -> io::Result<()> {
         let server = &self.server;
         let ring = device::agree(server, backing::raw(&device), ring, passthrough)?;
         let transport = if ring { Transport::Ring } else { Transport::Device };
@@ -172,10 +172,10 @@ impl Mounted {
         let _ = server.control.set(device.try_clone()?);
         if ring {
             let device = device.try_clone()?;
-            self.awake = if awake { Awake::start() } else { None };
-            let awake = self.awake.clone();
+            self.stay = if stay { Some(Stay::start(server.realtime)?) } else { None };
+            let stay = self.stay.clone();
             let work: Work = Box::new(move |server, queue, begun| {
-                uring::serve(server, backing::raw(&device), queue, begun, awake.as_deref())
+                uring::serve(server, backing::raw(&device), queue, begun, stay.as_deref())
             });
             let (path, outside) = (apart::text(&self.root)?, self.outside.clone());
             let nudge: Nudge = Box::new(move |queue| match &outside {
@@ -283,8 +283,8 @@ impl Drop for Mounted {
         }
         self.stop.store(true, Relaxed);
         self.server.queue.close();
-        if let Some(awake) = &self.awake {
-            awake.end();
+        if let Some(stay) = &self.stay {
+            stay.end();
         }
         self.lanes.iter().for_each(|lanes| lanes.join());
         if let Some(thread) = self.handover.take() {

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
 
 use apus_capture::linux::sys::{self, Errno};
 
-use super::awake::{Awake, Served};
 use super::backing::{Done, check};
 use super::device::{first, ring_head, ring_number, stay};
 use super::protocol::{Header, OP, PAYLOAD};
 use super::server::{Request, Server};
+use super::stay::{Seen, Stay};
 
 /// `IORING_SETUP_…`.
 const SQE128: u32 = 1 << 10;
@@ -177,11 +177,11 @@ pub(super) fn serve(
     device: RawFd,
     queue: usize,
     begun: &dyn Fn(),
-    awake: Option<&Awake>,
+    stays: Option<&Stay>,
 ) -> Done<()> {
     stay(queue);
     if server.realtime {
-        first();
+        first(0);
     }
     let mut headers = vec![0u8; HEADERS];
     let mut payload = vec![0u8; PAYLOAD];
@@ -194,7 +194,8 @@ pub(super) fn serve(
     next[16..24].copy_from_slice(&(parts.as_ptr() as u64).to_ne_bytes());
     next[24..28].copy_from_slice(&2u32.to_ne_bytes());
     let mut begun = Some(begun);
-    let mut served = Served::default();
+    let own = stays.map(|stay| (stay, stay.join(queue)));
+    let mut seen = Seen::new();
     loop {
         match ring.command(&next, begun.take())? {
             0 => {}
@@ -207,6 +208,9 @@ pub(super) fn serve(
         }
         // The kernel has filled both through the pointers that it was given.
         let header = Header::read(std::hint::black_box(&headers));
+        if let Some((stay, own)) = &own {
+            stay.comes(own, &mut seen, header.process);
+        }
         let (commit, filled) = ring_number(&headers[OWN..]);
         let mut op = [0; OP];
         op.copy_from_slice(&headers[128..128 + OP]);
@@ -220,8 +224,5 @@ pub(super) fn serve(
         ring_head(header.unique, error, &mut headers);
         headers[OWN + 16..OWN + 20].copy_from_slice(&(len as u32).to_ne_bytes());
         next = submission(device, COMMIT_AND_FETCH, commit, queue);
-        if let Some(awake) = awake {
-            awake.served(&mut served);
-        }
     }
 }

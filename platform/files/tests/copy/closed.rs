@@ -43,7 +43,9 @@ fn a_new_ring_releases_nothing_of_an_earlier_one() {
     let mut world = World::new("rings");
     let home = world.place.0.clone();
     let path = home.join("1/root/file");
-    std::fs::write(&path, "").expect("a file");
+    // By a program that is seen: a file that nobody saw come is found after a while, and the order begins anew.
+    let child = world.command("touch").arg("file").spawn().expect("it runs");
+    world.run(child, |_| {});
     let waits = |world: &World, capture: &Capture| {
         let file = std::fs::File::open(&path).expect("it is there");
         let Class::File(bound) = capture.classify(file.as_raw_fd()) else { panic!("it belongs to the group") };

@@ -338,7 +338,7 @@ impl Drainer {
             let file = capture.file(index);
             let Some(_held) = file.lock.take(capture.own(), 0) else { continue };
             if over(index) && capture.reasons().in_order() {
-                self.open.remove(file.id.load(Relaxed));
+                self.open.remove(file.id.load(Relaxed), capture);
                 self.hashes.remove(&file.id.load(Relaxed));
                 capture.evict(index);
             }

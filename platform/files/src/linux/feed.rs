@@ -3,188 +3,22 @@
 //! A change's number is the one after the last. The log keeps with its records which record of the ring the last of them came from, so
 //! that a restart goes on with the same numbers: what the ring still holds is handed over again, and what the log has is left out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use apus_capture::linux::sys;
 use apus_capture::{Change as Op, Consumer, FileId as Id, Kind as OpKind, Listed, Operation};
 use apus_engine::FileId;
 use apus_engine::shipping::record::{MOST_BYTES, MOST_TARGET};
-use apus_engine::shipping::{Attributes, Captured, Change, Entry, Happening};
+use apus_engine::shipping::{Attributes, Change, Entry, Happening};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::disk::{self, Handle, Kind};
 use super::index::Index;
 use super::marks::{Ring, Seat};
-
-/// What store and feed share.
-pub(super) struct Shared {
-    /// As of the last number.
-    pub(super) index: Index,
-    /// As of the log's end, while a feed is there.
-    pub(super) durable: Index,
-    /// What lies between both.
-    steps: VecDeque<(u64, Step)>,
-    pub(super) queue: Vec<Happening>,
-    /// The last number that was given.
-    pub(super) captured: u64,
-    /// How far the log has it durably.
-    pub(super) logged: Seat,
-    /// Of each change that is not in the log: number, record of the ring, and how many of that record there are up to it.
-    pub(super) seats: VecDeque<(u64, u64, u32)>,
-    /// Records of the ring that were handed over in full, with the last number by then.
-    passed: VecDeque<(u64, u64)>,
-    /// The last of those whose changes the log has.
-    kept: u64,
-    /// All of the ring was taken up to this record.
-    pub(super) taken: u64,
-    /// Somebody waits until all was taken up to this one.
-    pub(super) awaited: Option<u64>,
-    /// Names were taken from a listing: until the log has this number and the index is written down, the ring has to tell again.
-    pub(super) unsettled: Option<(u64, u64)>,
-    /// The index must be written down.
-    pub(super) changed: bool,
-    /// Barriers that somebody may wait for: number, record of the ring.
-    pub(super) barriers: VecDeque<(u64, u64)>,
-    pub(super) told: Vec<String>,
-    /// Which feed is taken; what an earlier one still hands over is not.
-    feed: u64,
-    /// None is.
-    pub(super) over: bool,
-}
-
-/// What a number does to the index.
-enum Step {
-    Change(Change),
-    Listed(Box<Index>),
-}
-
-impl Shared {
-    pub(super) fn new(index: Index, logged: Seat) -> Self {
-        Self {
-            durable: Index::default(),
-            steps: VecDeque::new(),
-            index,
-            queue: Vec::new(),
-            captured: logged.captured,
-            logged,
-            seats: VecDeque::new(),
-            passed: VecDeque::new(),
-            kept: 0,
-            taken: 0,
-            awaited: None,
-            unsettled: None,
-            changed: false,
-            barriers: VecDeque::new(),
-            told: Vec::new(),
-            feed: 0,
-            over: true,
-        }
-    }
-
-    /// Nothing is taken any more: the last number is the last one.
-    pub(super) const fn end(&mut self) {
-        self.feed += 1;
-        self.over = true;
-    }
-
-    /// Where in the ring a number came from.
-    pub(super) fn seat(&self, captured: u64, ring: u64) -> Option<Seat> {
-        let first = self.seats.front()?.0;
-        let at = usize::try_from(captured.checked_sub(first)?).ok()?;
-        let &(number, seq, part) = self.seats.get(at)?;
-        (number == captured).then_some(Seat { captured, ring, seq, part })
-    }
-
-    /// The log has all up to here.
-    pub(super) fn logged(&mut self, seat: Seat) {
-        self.logged = seat;
-        while self.seats.front().is_some_and(|(number, ..)| *number <= seat.captured) {
-            self.seats.pop_front();
-        }
-        while self.steps.front().is_some_and(|(number, _)| *number <= seat.captured) {
-            match self.steps.pop_front() {
-                Some((_, Step::Change(change))) => drop(self.durable.change(&change)),
-                Some((_, Step::Listed(index))) => {
-                    self.durable = *index;
-                    self.changed = true;
-                }
-                None => {}
-            }
-        }
-        self.settle();
-    }
-
-    /// The index as of the log's end, with all that is known of its files by now.
-    pub(super) fn at_log_end(&mut self) -> &Index {
-        let missing: Vec<FileId> = self.durable.without_handle().collect();
-        for file in missing {
-            let handle = self.index.node(file).and_then(|node| node.handle.clone());
-            if handle.is_some() {
-                self.durable.set_handle(file, handle);
-            }
-        }
-        &self.durable
-    }
-
-    /// What need not be told again.
-    pub(super) fn settle(&mut self) {
-        while let Some((seq, _)) = self.passed.front().copied().filter(|(_, last)| *last <= self.logged.captured) {
-            self.kept = seq;
-            self.passed.pop_front();
-        }
-        if self.unsettled.is_some_and(|(number, _)| number <= self.logged.captured) && !self.changed {
-            self.unsettled = None;
-        }
-    }
-
-    /// A ring begins, or is gone on with, after this record.
-    pub(super) fn begin(&mut self, ring: u64, shipped: u64) {
-        self.seats.clear();
-        self.passed.clear();
-        self.steps.clear();
-        self.durable = self.index.clone();
-        (self.kept, self.taken, self.unsettled) = (shipped, shipped, None);
-        self.feed += 1;
-        self.over = false;
-        self.captured = self.logged.captured;
-        self.barriers.clear();
-        // Whom the daemon before would have let go on. A new ring counts from one: of its records the log has none.
-        let seq = if self.logged.ring == ring { self.logged.seq } else { 0 };
-        self.barriers.push_back((self.logged.captured, seq));
-    }
-
-    fn push(&mut self, change: Change, seq: u64, part: u32) {
-        self.captured += 1;
-        match &change {
-            // Of bytes only how many there are matters to the index.
-            Change::Write { file, .. } | Change::Append { file, .. } => {
-                let length = self.index.node(*file).map_or(0, |node| node.size);
-                self.steps.push_back((self.captured, Step::Change(Change::Truncate { file: *file, length })));
-            }
-            Change::Punch { .. } | Change::Attributes { .. } | Change::SetXattr { .. } | Change::RemoveXattr { .. } => {
-            }
-            Change::Barrier { .. } | Change::Era { .. } => {}
-            names => self.steps.push_back((self.captured, Step::Change(names.clone()))),
-        }
-        let captured = Captured { number: self.captured, change };
-        if matches!(captured.change, Change::Barrier { .. }) {
-            self.barriers.push_back((self.captured, seq));
-        }
-        self.seats.push_back((self.captured, seq, part));
-        match self.queue.last_mut() {
-            Some(Happening::Captured(run)) => run.push(captured),
-            _ => self.queue.push(Happening::Captured(vec![captured])),
-        }
-    }
-}
-
-/// Locks what is shared; a thread that ended in the middle of a change of it has left what was numbered, and no more.
-pub(super) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use super::shared::{Shared, Step, lock};
 
 /// Takes operations of a drainer and gives them numbers; [`Store::happened`](super::Store::happened) tells them. It may run in a
 /// thread of its own.
@@ -209,7 +43,14 @@ pub struct Feed {
     missed: bool,
     /// The number that says so.
     marker: u64,
+    /// Bytes of files that are gone are lacking up to this record.
+    lacks: u64,
+    /// Changes that wait to be told together.
+    waiting: usize,
 }
+
+/// So many changes are told although more may follow at once.
+const TOGETHER: usize = 64;
 
 fn apart() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOENT)
@@ -241,6 +82,8 @@ impl Feed {
             at,
             missed: false,
             marker: 0,
+            lacks: 0,
+            waiting: 0,
         };
         feed.learn();
         feed
@@ -265,6 +108,16 @@ impl Feed {
 
     fn number(&self, id: u64) -> FileId {
         FileId(self.ring.prefix | id)
+    }
+
+    /// What was taken is told, or somebody woken who tells it.
+    fn tell(&mut self, mut shared: MutexGuard<'_, Shared>) {
+        self.waiting = 0;
+        let told = shared.flush();
+        drop(shared);
+        if !told {
+            (self.wake)();
+        }
     }
 
     /// The group's number of a file of the ring; `None`: it has no name any more.
@@ -539,7 +392,7 @@ impl Consumer for Feed {
         if self.at.0 != seq {
             self.at = (seq, 0);
         }
-        let quiet = shared.queue.is_empty();
+        self.waiting += changes.len();
         for change in changes {
             self.at.1 += 1;
             if self.at.1 > had {
@@ -547,12 +400,32 @@ impl Consumer for Feed {
                 shared.push(change, seq, self.at.1);
             }
         }
-        let wake = quiet && !shared.queue.is_empty();
-        drop(shared);
-        if wake {
-            (self.wake)();
+        if self.waiting >= TOGETHER {
+            self.tell(shared);
         }
         Ok(())
+    }
+
+    fn lacks(&mut self, upto: u64) {
+        let all = Arc::clone(&self.shared);
+        let mut shared = lock(&all);
+        if shared.feed != self.serial || upto <= self.lacks {
+            return;
+        }
+        self.lacks = upto;
+        // Other copies go on from their present state only to one that a program saw: by comparing.
+        shared.queue.push(Happening::Missed);
+        shared.told.push("a file was gone before it was read: other copies will compare their files".to_owned());
+        drop(shared);
+        (self.wake)();
+    }
+
+    fn rests(&mut self) {
+        let all = Arc::clone(&self.shared);
+        let shared = lock(&all);
+        if shared.feed == self.serial && !shared.queue.is_empty() {
+            self.tell(shared);
+        }
     }
 
     fn anew(&mut self, first: bool) -> bool {

@@ -483,14 +483,16 @@ impl Capture {
         })
     }
 
-    /// The file goes with these bytes: those that nobody has read are copied, if the ring can hold them. Where not, the drainer finds the
-    /// file gone, and says so.
+    /// The file goes with its bytes: those that nobody has read are copied. As much as the ring can hardly hold is waited for instead;
+    /// where that is in vain the drainer finds the file gone, and says so.
     #[cold]
     pub(super) fn copy_last(&self, file: &File, index: u32, fd: c_int) {
         let mut pieces = [(0, 0); RECENT + 1];
         let count = file.unread(0, sys::fstat(fd).map_or(0, |stat| stat.size), file.look(self.shared), &mut pieces);
         let total: u64 = pieces[..count].iter().map(|(from, to)| to - from).sum();
-        if total <= self.ring_bytes / 4 {
+        if total > self.ring_bytes / 4 {
+            self.wait_shipped(file.last.load(Relaxed));
+        } else {
             self.copy_pieces(file, index, fd, &pieces[..count]);
         }
     }

@@ -125,8 +125,6 @@ impl Drainer {
             // The one before was killed while it read everything anew.
             capture.lose(Reasons::NEW | Reasons::ALL);
         }
-        // What the one before had open went with it.
-        capture.taken().for_each(|index| capture.file(index).open.store(0, SeqCst));
         let (tail, handed) = (shared.tail.load(Acquire), shared.shipped.load(Acquire));
         Ok(Self {
             capture,

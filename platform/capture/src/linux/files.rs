@@ -244,7 +244,7 @@ impl Capture {
         for range in file.recent.iter().chain([&file.spilled]) {
             range.seq.store(0, Relaxed);
         }
-        for zeroed in [&file.untracked, &file.whole, &file.spans_used, &file.open] {
+        for zeroed in [&file.untracked, &file.whole, &file.spans_used] {
             zeroed.store(0, Relaxed);
         }
         for zeroed in [&file.dead, &file.last, &file.seen, &file.top] {

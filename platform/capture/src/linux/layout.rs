@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use super::lock::Lock;
 
 /// Tells a ring of this layout.
-pub(super) const MAGIC: u64 = 0x4150_5553_4341_5033;
+pub(super) const MAGIC: u64 = 0x4150_5553_4341_5032;
 /// Files that may be known at once.
 pub(super) const FILES: usize = 16_384;
 /// Chains in the table of files.
@@ -194,8 +194,6 @@ pub(super) struct File {
     pub(super) untracked: AtomicU32,
     /// Whether the place is taken.
     pub(super) used: AtomicU32,
-    /// 1 while the drainer has it open: its bytes outlive its last name.
-    pub(super) open: AtomicU32,
     pub(super) next: AtomicU32,
     pub(super) key: [AtomicU64; 3],
     /// While the order is lost: all of it may differ.

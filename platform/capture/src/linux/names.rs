@@ -95,11 +95,11 @@ impl Capture {
         result
     }
 
-    /// A file's last name is about to go, and with it bytes that nobody has read: they are copied, unless the drainer has the file open.
-    /// While what is returned is held nobody writes to it.
+    /// A file's last name is about to go, and with it bytes that nobody has read and kept: they are copied. That the drainer may have it
+    /// open is not enough, since it may be killed. While what is returned is held nobody writes to the file.
     fn outlive(&self, bound: Bound, name: &Name) -> Option<Held<'_>> {
         let file = self.file(bound.index);
-        if file.open.load(SeqCst) != 0 || !self.reasons().in_order() || self.bug == Bug::NoCopy {
+        if !self.reasons().in_order() || self.bug == Bug::NoCopy {
             return None;
         }
         let held = self.lock(&file.lock)?;

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use super::capture::Capture;
 use super::drainer::Drainer;
 use super::layout::NONE;
 use super::sys::{self, Errno};
@@ -18,18 +17,8 @@ const OPEN: u64 = 1024;
 pub(super) struct Opened(BTreeMap<u64, (u32, File)>);
 
 impl Opened {
-    pub(super) fn remove(&mut self, id: u64, capture: &Capture) {
-        if let Some((index, _)) = self.0.remove(&id) {
-            shut(capture, id, index);
-        }
-    }
-}
-
-/// Programs are told that a file is not open any more, if the place is still its own.
-fn shut(capture: &Capture, id: u64, index: u32) {
-    let file = capture.file(index);
-    if file.id.load(Relaxed) == id {
-        file.open.store(0, SeqCst);
+    pub(super) fn remove(&mut self, id: u64) {
+        self.0.remove(&id);
     }
 }
 
@@ -44,9 +33,7 @@ impl Drainer {
             let open = || sys::open_handle(self.root.as_raw_fd(), &handle, libc::O_RDONLY | libc::O_NONBLOCK);
             let mut got = open();
             if let Err(Errno(libc::EMFILE | libc::ENFILE)) = got {
-                for (id, (index, _)) in std::mem::take(&mut self.open.0) {
-                    shut(&self.capture, id, index);
-                }
+                self.open.0.clear();
                 got = open();
             }
             // SAFETY: just opened, nobody else's.
@@ -56,12 +43,9 @@ impl Drainer {
                 return None;
             }
             if self.open.0.len() as u64 >= OPEN.min(sys::open_limit() / 2).max(1) {
-                if let Some((old, (index, _))) = self.open.0.pop_first() {
-                    shut(&self.capture, old, index);
-                }
+                self.open.0.pop_first();
             }
             self.open.0.insert(id, (index, file));
-            self.capture.file(index).open.store(1, SeqCst);
         }
         self.open.0.get(&id).map(|(_, file)| file)
     }
@@ -72,12 +56,7 @@ impl Drainer {
         self.open.0.retain(|&id, (index, _)| {
             let file = capture.file(*index);
             let dead = file.dead.load(Acquire);
-            let stays =
-                file.id.load(Relaxed) == id && (dead == 0 || dead > shipped || file.last.load(Relaxed) > shipped);
-            if !stays {
-                shut(capture, id, *index);
-            }
-            stays
+            file.id.load(Relaxed) == id && (dead == 0 || dead > shipped || file.last.load(Relaxed) > shipped)
         });
     }
 }

@@ -14,13 +14,14 @@ pub(super) struct Programs {
     own: Option<Ended>,
     first: u32,
     room: PathBuf,
-    written: u64,
+    /// By those that were killed: bytes and operations.
+    before: (u64, u64),
 }
 
 impl Programs {
     pub(super) fn start(system: &mut dyn System, site: &Site) -> io::Result<Self> {
         if let Some(first) = system.runs(None)? {
-            return Ok(Self { own: None, first, room: site.room.clone(), written: 0 });
+            return Ok(Self { own: None, first, room: site.room.clone(), before: (0, 0) });
         }
         Self::begin(&site.root, &site.room, site, |command| system.dress(command))
     }
@@ -35,7 +36,7 @@ impl Programs {
         command.args(&site.me[1..]).args(["serve", &site.workload]).arg(room).current_dir(root).stdout(Stdio::null());
         dress(&mut command);
         let own = Ended(bound(command.process_group(0)).spawn()?);
-        Ok(Self { first: own.0.id(), own: Some(own), room: room.to_path_buf(), written: 0 })
+        Ok(Self { first: own.0.id(), own: Some(own), room: room.to_path_buf(), before: (0, 0) })
     }
 
     fn told(&self, what: &str) -> u64 {
@@ -45,7 +46,7 @@ impl Programs {
 
     /// Operations, so far.
     pub(super) fn done(&self) -> u64 {
-        self.told("done")
+        self.before.1 + self.told("done")
     }
 
     /// Bytes that the programs wrote, so far.
@@ -55,7 +56,7 @@ impl Programs {
             let line = text.lines().find_map(|line| line.strip_prefix("wchar: "));
             line.and_then(|bytes| bytes.trim().parse::<u64>().ok()).unwrap_or(0)
         };
-        self.written + of(self.first.into()) + of(self.told("server"))
+        self.before.0 + of(self.first.into()) + of(self.told("server"))
     }
 
     /// Why they do not run any more, if they do not.
@@ -92,13 +93,14 @@ impl Programs {
 
     /// All are killed at once, and started again.
     pub(super) fn crash(&mut self, system: &mut dyn System, site: &Site) -> io::Result<()> {
-        let written = self.bytes();
+        let before = (self.bytes(), self.done());
         self.kill();
+        std::fs::write(self.room.join("done"), "0")?;
         *self = match system.runs(Some(self.first))? {
-            Some(first) => Self { own: None, first, room: self.room.clone(), written },
+            Some(first) => Self { own: None, first, room: self.room.clone(), before },
             None => {
                 let mut own = Self::start(system, site)?;
-                own.written = written;
+                own.before = before;
                 own
             }
         };

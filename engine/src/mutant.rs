@@ -165,6 +165,7 @@ mutants! {
         AsksNobody "asks-nobody" "a new primary opens the files without asking the other copies",
         LengthBeforeEra "length-before-era" "of two histories the longer one is taken for the more advanced, whatever its era",
         BestIgnored "best-ignored" "a new primary opens its own files although another copy has come further",
+        TornModel "torn-model" "a new primary waits for the files of a copy that has lost some of them, because its records are the furthest",
         BlankCounts "blank-counts" "a copy that has lost its disk counts among those that were asked",
         FetchForgotten "fetch-forgotten" "who fails to take over a history forgets that it was granted the files",
         OpensEarly "opens-early" "a program is started before its files are those of the grant",

@@ -278,6 +278,25 @@ fn each_scripted_fault_must_act_once_there_were_seeds_enough() {
 }
 
 /// Also where a failing seed ends it.
+/// A leader that is frozen while its partition ends is still in a fault: that it is deposed then breaks nothing.
+#[test]
+fn a_fault_that_ends_excuses_a_node_no_less_from_another() {
+    let fault = |kind: &str, at: &str, lasts: &str| {
+        format!("[[fault]]\nkind = \"{kind}\"\nat = \"{at}\"\nfor = \"{lasts}\"\ntarget = \"leader\"\n")
+    };
+    let text = format!(
+        "name = \"two\"\nabout = \"\"\"\nOne.\nTwo.\"\"\"\nnodes = 3\nduration = \"6s\"\n{}{}",
+        fault("partition", "1500ms", "300ms"),
+        fault("freeze", "1600ms", "2500ms")
+    );
+    let scenario = Scenario::parse("two.toml", &text).unwrap_or_else(|problems| panic!("{problems}"));
+    for seed in 0..8 {
+        let run = heap::run(&Plan::draw(&scenario, seed), &Options::default());
+        assert_eq!(run.violation, None, "seed {seed}");
+        assert!(run.effects.iter().all(|effects| *effects > 0), "seed {seed}: {:?}", run.effects);
+    }
+}
+
 #[test]
 fn a_summary_is_the_same_whatever_the_number_of_threads() {
     for name in ["canary-votes-twice", "dispatcher-crash"] {

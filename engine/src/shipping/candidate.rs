@@ -1,12 +1,13 @@
 //! Promotion: who has the grant writes only after enough copies have promised its era, and with the history that has come furthest.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
 use super::fact::Fact;
 use super::group::{AGAIN, Group, Role};
-use super::history::{EraStart, History};
+use super::history::{EraStart, History, is_fresh_after};
 use super::message::{Ask, Have, Message};
 use crate::context::Ctx;
 use crate::ids::{Epoch, EvidenceId, Lsn, NodeId};
@@ -17,14 +18,27 @@ use crate::time::Time;
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(super) struct Answered {
     blank: bool,
+    whole: bool,
     base: Lsn,
     end: Lsn,
-    eras: alloc::vec::Vec<EraStart>,
+    eras: Vec<EraStart>,
 }
 
 impl Answered {
+    fn history(&self) -> History {
+        History { base: self.base, end: self.end, check: 0, eras: self.eras.clone() }
+    }
+
     fn rank(&self) -> (Epoch, Lsn) {
-        History { end: self.end, eras: self.eras.clone(), ..History::default() }.rank()
+        self.history().rank()
+    }
+
+    /// Whether who has this copy's files and records can go on by the records of another.
+    fn is_part_of(&self, other: &Self) -> bool {
+        self.whole
+            && other.base <= self.end
+            && !is_fresh_after(&other.eras, self.end)
+            && self.history().agrees(&other.eras, other.end) == self.end
     }
 }
 
@@ -74,8 +88,8 @@ impl Group {
         }
         let Role::Candidate(candidate) = &mut self.role else { return };
         if have.era == candidate.era && have.promised == have.era {
-            let Have { blank, base, end, eras, .. } = have;
-            candidate.answers.insert(from, Answered { blank, base, end, eras });
+            let Have { blank, whole, base, end, eras, .. } = have;
+            candidate.answers.insert(from, Answered { blank, whole, base, end, eras });
         }
     }
 
@@ -117,19 +131,46 @@ impl Group {
         }
         let shorter = ctx.has(Mutant::LengthBeforeEra);
         let rank = |(era, end): (Epoch, Lsn)| if shorter { (end.0, era.0) } else { (era.0, end.0) };
-        let answers = candidate.answers.iter().filter(|(_, answer)| !answer.blank);
-        let best = answers.max_by_key(|(_, answer)| rank(answer.rank()));
         let mine = rank(self.log.rank());
-        let further = best.filter(|(_, answer)| self.blank || rank(answer.rank()) > mine);
-        match further.filter(|_| !ctx.has(Mutant::BestIgnored)) {
-            Some((node, answer)) => {
-                let (node, answer) = (*node, answer.clone());
-                let upto = answer.end;
-                Self::fact(ctx, &[evidence], Fact::Fetching { group: self.config.id, era, from: node, upto });
-                let source = (node, era);
-                self.follow(ctx, source, (answer.base, answer.end, &answer.eras), Some((grant, evidence)));
-            }
-            _ => self.open(ctx, grant, era, evidence),
+        let mut further: Vec<(NodeId, Answered)> = candidate
+            .answers
+            .iter()
+            .filter(|(_, answer)| !answer.blank && (self.blank || rank(answer.rank()) > mine))
+            .map(|(node, answer)| (*node, answer.clone()))
+            .collect();
+        further.sort_by_key(|(_, answer)| rank(answer.rank()));
+        if ctx.has(Mutant::BestIgnored) {
+            further.clear();
         }
+        let late = ctx.now.since(candidate.since) > AGAIN.scale(4, 1);
+        let mut counted = have;
+        let (node, answer) = loop {
+            let Some((node, answer)) = further.pop() else { return self.open(ctx, grant, era, evidence) };
+            let is_model = answer.whole || self.takes_records(answer.base, answer.end, &answer.eras);
+            if is_model || ctx.has(Mutant::TornModel) {
+                break (node, answer);
+            }
+            // Its records are the furthest, but its files lost something, and this copy needs files: those of a whole copy come first,
+            // from which the records go on.
+            let Role::Candidate(candidate) = &mut self.role else { return };
+            if let Some((whole, files)) = candidate.answers.iter().find(|(_, whole)| whole.is_part_of(&answer)) {
+                break (*whole, files.clone());
+            }
+            if !late && !everybody {
+                return;
+            }
+            // Without it enough have answered all the same: what programs were told to be kept is theirs too.
+            counted -= 1;
+            if counted < need {
+                if !candidate.told {
+                    candidate.told = true;
+                    Self::fact(ctx, &[evidence], Fact::NoModel { group: self.config.id, era, furthest: node });
+                }
+                return;
+            }
+        };
+        let upto = answer.end;
+        Self::fact(ctx, &[evidence], Fact::Fetching { group: self.config.id, era, from: node, upto });
+        self.follow(ctx, (node, era), (answer.base, answer.end, &answer.eras), Some((grant, evidence)));
     }
 }

@@ -54,6 +54,16 @@ pub enum Fact {
         /// So many are needed.
         need: u8,
     },
+    /// The copy with the furthest records has files that lost something, and no copy is there whose files it goes on from; nobody
+    /// writes until one is, or until the group is promoted at that copy.
+    NoModel {
+        /// Of which group.
+        group: GroupId,
+        /// In which era.
+        era: Epoch,
+        /// Whose records are the furthest.
+        furthest: NodeId,
+    },
     /// Programs may change the files here.
     Opened {
         /// Of which group.

@@ -134,6 +134,12 @@ impl Group {
         }
     }
 
+    /// Whether this copy can go on by the records of a history, without its files being compared.
+    pub(super) fn takes_records(&self, base: Lsn, end: Lsn, eras: &[EraStart]) -> bool {
+        let own = self.whole && !self.blank && !self.compare;
+        own && base <= self.log.end && !is_fresh_after(eras, self.log.end) && self.log.agrees(eras, end) == self.log.end
+    }
+
     /// Begins to follow: by records if this copy's history is a part of the other's, else by comparing files.
     pub(super) fn follow(
         &mut self,

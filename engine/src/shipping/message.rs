@@ -28,6 +28,8 @@ pub struct Have {
     pub promised: Epoch,
     /// It holds nothing and has lost what it may have held.
     pub blank: bool,
+    /// Its files are a state of the history, or will be with the log's records: others can be compared with them.
+    pub whole: bool,
     /// Its log reaches back to here.
     pub base: Lsn,
     /// The last record that it holds durably.
@@ -35,7 +37,7 @@ pub struct Have {
     /// The eras of its history.
     pub eras: Vec<EraStart>,
 }
-wire_struct!(Have { group, era, promised, blank, base, end, eras } least 7);
+wire_struct!(Have { group, era, promised, blank, whole, base, end, eras } least 8);
 
 /// Who writes tells so, again and again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

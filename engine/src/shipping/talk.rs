@@ -68,6 +68,7 @@ impl Group {
             era,
             promised: self.promised,
             blank: self.blank,
+            whole: self.whole && !self.blank,
             base: self.log.base,
             end: self.log.end,
             eras: self.log.eras.clone(),

@@ -152,6 +152,15 @@ pub(crate) enum Command {
         /// The copy's folder
         folder: PathBuf,
     },
+    /// Serve the mount over a group of files: what a node starts
+    #[command(hide = true)]
+    Fallback {
+        /// The group's folder
+        root: PathBuf,
+        /// Which files belong to it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        patterns: Vec<String>,
+    },
     /// The cluster's nodes and their certificates
     #[command(subcommand)]
     Cluster(ClusterCommand),

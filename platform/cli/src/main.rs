@@ -166,6 +166,7 @@ fn act(cli: Cli) -> u8 {
         Command::Service(args) => service::service(&args, format),
         Command::Hbeat { thread, timeout } => service::hbeat(thread, timeout),
         Command::Keep { folder } => service::keep(&folder),
+        Command::Fallback { root, patterns } => service::fallback(&root, &patterns),
         Command::Cluster(what) => cluster::cluster(&what, format),
         Command::Config(what) => config::config(&what, format),
         Command::Maintenance(args) => node::maintenance(&args, format),

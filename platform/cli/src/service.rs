@@ -29,6 +29,12 @@ pub(crate) fn keep(folder: &Path) -> Result<u8, Trouble> {
     Ok(0)
 }
 
+/// This process serves a group's folder by a mount, for the daemon that started it.
+pub(crate) fn fallback(root: &Path, patterns: &[String]) -> Result<u8, Trouble> {
+    apus_node::fallback(root, patterns)?;
+    Ok(0)
+}
+
 /// A line for each slot, and what there is to say of it below.
 fn tell(status: &Value) {
     let rows = status["services"].as_array().cloned().unwrap_or_default();

@@ -10,7 +10,7 @@ use apus_capture::linux::{Discard, Replay};
 use apus_fuse::{Mounted, Options, Transport};
 
 const USAGE: &str = "apus-fuse mount ROOT --match PATTERN... (--copy-to DIR | --discard) [--transport device|ring] [--no-passthrough]
-                [--no-realtime] [--direct PATTERN... | --no-direct] [--queue-mib N] [--stall-ms N]
+                [--no-realtime] [--no-stay] [--direct PATTERN... | --no-direct] [--queue-mib N] [--stall-ms N]
     mounts over the folder ROOT, and does what programs do to the files that fit over again in DIR; `!PATTERN` takes names out again,
     the last that fits decides; `--direct`: files of these that are written rather than read (*-wal, *-journal, *.wal, *.aof, *.log); ends on SIGTERM or SIGINT, once no program uses ROOT; a second signal takes it away from sight
 apus-fuse status ROOT
@@ -29,6 +29,7 @@ struct Args {
     direct: Vec<String>,
     no_direct: bool,
     no_realtime: bool,
+    no_stay: bool,
     queue_mib: Option<usize>,
     stall_ms: Option<u64>,
     lazy: bool,
@@ -47,6 +48,7 @@ impl Args {
                 "--direct" => read.direct.push(value()?),
                 "--no-direct" => read.no_direct = true,
                 "--no-realtime" => read.no_realtime = true,
+                "--no-stay" => read.no_stay = true,
                 "--no-passthrough" => read.no_passthrough = true,
                 "--queue-mib" => {
                     let mib = number(value()?)?;
@@ -117,6 +119,7 @@ fn mount(args: Args) -> Result<(), String> {
     options.transport = args.transport;
     options.passthrough = !args.no_passthrough;
     options.realtime = !args.no_realtime;
+    options.stay = !args.no_stay;
     if args.no_direct || !args.direct.is_empty() {
         options.direct = args.direct;
     }

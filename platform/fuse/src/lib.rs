@@ -12,4 +12,6 @@
 pub mod linux;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub use linux::{Barrier, Mounted, Options, Status, Transport, status, unmount};
+pub use linux::{
+    Barrier, Mounted, Options, Outside, Status, There, Transport, apart, clear, cut, fallback, status, there, unmount,
+};

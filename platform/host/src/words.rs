@@ -134,6 +134,13 @@ fn shipping(fact: &shipping::Fact, names: &impl Names) -> String {
         Fact::TooFew { group, have, need, .. } => {
             format!("waits with files {}: {have} copies answer, {need} have to", files(group))
         }
+        Fact::NoModel { group, furthest, .. } => {
+            let furthest = name(furthest);
+            format!(
+                "waits with files {}: {furthest} has the last records, no copy whole files before them",
+                files(group)
+            )
+        }
         Fact::Opened { group, era, at, fresh: false } => format!("opens files {} at {at} in {era}", files(group)),
         Fact::Opened { group, era, at, .. } => {
             format!("opens files {} as it finds them, at {at} in {era}", files(group))

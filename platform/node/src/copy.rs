@@ -28,6 +28,24 @@ pub fn hbeat(thread: u32, timeout: Duration) -> Result<(), Error> {
     apus_os::linux::program::tell(place, &lines).map_err(|error| Error::Failed(format!("{}: {error}", place.display())))
 }
 
+/// Serves the mount over a group's tree until that is taken away: what a node starts for a group with `capture = "fuse"`.
+///
+/// # Errors
+/// If it is not started as a node does, or the system refuses something.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub fn fallback(root: &Path, patterns: &[String]) -> Result<(), Error> {
+    apus_fuse::fallback(root, patterns).map_err(|error| Error::Failed(error.to_string()))
+}
+
+/// Serves nothing.
+///
+/// # Errors
+/// Always: only Linux on x86-64 has it.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub fn fallback(_: &Path, _: &[String]) -> Result<(), Error> {
+    Err(Error::Usage("files are captured on Linux on x86-64 only so far".into()))
+}
+
 /// Keeps nothing.
 ///
 /// # Errors

@@ -33,6 +33,27 @@ impl Guarded {
     }
 }
 
+/// How it is seen what programs do to the files of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Capture {
+    /// The service's program runs under a library.
+    #[default]
+    Preload,
+    /// All programs go through a mount over the tree, whatever they are.
+    Fuse,
+}
+
+impl Capture {
+    /// A word for status and files.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Preload => "preload",
+            Self::Fuse => "fuse",
+        }
+    }
+}
+
 /// One group of files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -48,7 +69,9 @@ pub struct Group {
     pub state: PathBuf,
     /// Which names of it belong to the group.
     pub patterns: Vec<String>,
-    /// Who may change the files beside the service's program.
+    /// How changes are seen.
+    pub capture: Capture,
+    /// Who may change the files beside those that are captured.
     pub guard: Guarded,
     /// Bytes of the ring that programs record in.
     pub ring_bytes: u64,
@@ -92,6 +115,7 @@ const KEYS: &[&str] = &[
     "log",
     "lag",
     "scrub",
+    "capture",
     "guard",
     "ring",
     "ring_bytes",
@@ -191,6 +215,7 @@ fn group(section: &Section<'_>, at: usize, nodes: Option<&[NodeId]>, services: &
         };
         if ring.is_power_of_two() && (1 << 16..=1 << 32).contains(&ring) { Ok(ring) } else { Err(wrong()) }
     });
+    let capture = section.opt("capture", capture).unwrap_or_default();
     let guard = section.opt("guard", guard).unwrap_or_default();
     let state = section.opt("state", whole_path);
     if let (Some(root), Some(state)) = (&root, &state)
@@ -240,6 +265,7 @@ fn group(section: &Section<'_>, at: usize, nodes: Option<&[NodeId]>, services: &
         state: state.unwrap_or_else(beside),
         root,
         patterns: patterns?,
+        capture,
         guard,
         ring_bytes: ring_bytes.unwrap_or(16 << 20),
         ring,
@@ -292,8 +318,22 @@ fn mode(value: &Value<'_>, key: &str) -> Result<Mode, Wrong> {
     }
 }
 
+fn capture(value: &Value<'_>, key: &str) -> Result<Capture, Wrong> {
+    match text(value, key)? {
+        "preload" => Ok(Capture::Preload),
+        "fuse" => Ok(Capture::Fuse),
+        word => Err((value.span(), format!("`{key}` is `{word}`, and must be preload or fuse"))),
+    }
+}
+
 fn guard(value: &Value<'_>, key: &str) -> Result<Guarded, Wrong> {
     match text(value, key)? {
+        "fallback" | "fuse" => {
+            let what = format!(
+                "`{key}` tells what happens to who is not captured; write `capture = \"fuse\"` to have every program captured by a mount"
+            );
+            Err((value.span(), what))
+        }
         "refuse" => Ok(Guarded::Refuse),
         "mark" => Ok(Guarded::Mark),
         "off" => Ok(Guarded::Off),
@@ -403,6 +443,7 @@ name = "work"
 service = "job"
 root = "/srv/job"
 patterns = ["**"]
+capture = "fuse"
 scrub = false
 "#;
 
@@ -414,6 +455,7 @@ scrub = false
         assert_eq!((engine.mode, engine.need, engine.log_bytes, engine.lag), (Mode::Sync, 2, 256 << 20, 500));
         assert_eq!((engine.copies.as_slice(), engine.resource.0), (&[NodeId(1), NodeId(0)][..], 256));
         assert_eq!((books.guard, books.ring_bytes, engine.scrub.0), (Guarded::Mark, 8 << 20, 21_600_000_000));
+        assert_eq!((books.capture, work.capture), (Capture::Preload, Capture::Fuse));
         assert_eq!((work.engine.mode, work.guard, work.engine.scrub), (Mode::Async, Guarded::Refuse, Micros::ZERO));
         // Who has no disk to lose holds no files; the service may run where they are.
         assert_eq!(work.engine.copies, [NodeId(0), NodeId(1)]);
@@ -468,8 +510,10 @@ scrub = false
             ("guard = \"mark\"", "guard = \"maybe\"", "x:34: `guard` is `maybe`, and must be refuse, mark or off"),
             ("\"8M\"", "\"9M\"", "x:35: `ring_bytes` must be a power of two"),
             ("candidates = [1, 0]", "fenced = false", "x:29: `db` is `fenced = false`, and `sync` tells its program"),
-            ("scrub = false", "state = \"/srv/job/.x\"", "x:42: `state` and `root` overlap"),
-            ("scrub = false", "colour = 1", "x:42: `colour` is not known in a group; known are name, id, service"),
+            ("guard = \"mark\"", "guard = \"fallback\"", "write `capture = \"fuse\"` to have every program captured"),
+            ("\"fuse\"", "\"copy\"", "x:42: `capture` is `copy`, and must be preload or fuse"),
+            ("scrub = false", "state = \"/srv/job/.x\"", "x:43: `state` and `root` overlap"),
+            ("scrub = false", "colour = 1", "x:43: `colour` is not known in a group; known are name, id, service"),
         ] {
             let text = format!("{HEAD}{GROUPS}").replacen(from, to, 1);
             let error = Config::read("x", &text).expect_err(to).to_string();

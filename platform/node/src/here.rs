@@ -68,6 +68,17 @@ pub fn check_here(files: &[(String, String)]) -> Vec<ConfigError> {
 
 /// Whether this machine has the folder of a group, and can keep a copy there.
 pub(crate) fn group(group: &Group) -> Result<(), String> {
+    #[cfg(target_arch = "x86_64")]
+    if group.capture == crate::Capture::Fuse && apus_fuse::there(&group.root) != apus_fuse::There::Nothing {
+        // What lies below a mount of ours is meant.
+        let below = || apus_fuse::apart(&group.root).map_err(|error| error.to_string()).and_then(|_| folder(group));
+        let seen = std::thread::scope(|scope| scope.spawn(below).join());
+        return seen.unwrap_or_else(|_| Err(format!("`{}`: a thread has panicked", group.name)));
+    }
+    folder(group)
+}
+
+fn folder(group: &Group) -> Result<(), String> {
     let (name, root) = (&group.name, group.root.display());
     let wrong = |what: String| Err(format!("`{name}`: {what}"));
     let real = match group.root.canonicalize() {
@@ -78,7 +89,7 @@ pub(crate) fn group(group: &Group) -> Result<(), String> {
     if real != group.root {
         return wrong(format!("`root` is {root}, which leads to {}: write that", real.display()));
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     let (mut at, mut read_only) = (Path::new("/").to_path_buf(), false);
     for (place, options) in mounts.lines().filter_map(mount) {
         if place.starts_with(&real) {

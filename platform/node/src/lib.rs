@@ -43,9 +43,9 @@ use std::fmt;
 pub use check::check;
 pub use config::{Config, ConfigError, Member, Vip, Wire};
 pub use control::{ask, ask_long, trace, wait_drained};
-pub use copy::{hbeat, keep};
+pub use copy::{fallback, hbeat, keep};
 pub use fence::{Action, Fence, Watchdog};
-pub use group::{Group, Guarded};
+pub use group::{Capture, Group, Guarded};
 #[cfg(target_os = "linux")]
 pub use here::check_here;
 pub use http::{Http, Tls};

@@ -268,6 +268,7 @@ variants! {
         "refused" Refused { group, era, promised };
         "fetching" Fetching { group, era, from, upto };
         "too-few" TooFew { group, era, have, need };
+        "no-model" NoModel { group, era, furthest };
         "opened" Opened { group, era, at, fresh };
         "closed" Closed { group, at };
         "let-go" LetGo { group, at, whole };

@@ -22,6 +22,9 @@ pub(super) struct LeaderKept {
     voters: Vec<NodeId>,
     light: Vec<bool>,
     leaders: BTreeMap<NodeId, Ns>,
+    /// The nodes of each fault that goes on: a node can be in several at once.
+    open: BTreeMap<u16, Vec<NodeId>>,
+    /// Until when a fault that ended, or a boot, is felt.
     touched: BTreeMap<NodeId, Ns>,
 }
 
@@ -47,11 +50,12 @@ impl LeaderKept {
             plan.faults.iter().map(|fault| is_light(fault.kind, fault.rate_ppm, fault.size)).collect();
         let applies = plan.faults.iter().zip(&light).all(|(fault, light)| *light || is_at_nodes(fault.kind));
         let voters = (0..plan.scenario.voters).map(NodeId).collect();
-        Self { applies, voters, light, leaders: BTreeMap::new(), touched: BTreeMap::new() }
+        Self { applies, voters, light, leaders: BTreeMap::new(), open: BTreeMap::new(), touched: BTreeMap::new() }
     }
 
     fn is_well(&self, node: NodeId, now: Ns) -> bool {
         self.touched.get(&node).is_none_or(|until| *until <= now)
+            && !self.open.values().any(|nodes| nodes.contains(&node))
     }
 }
 
@@ -65,12 +69,11 @@ impl Checker for LeaderKept {
         }
         match (&line.what, line.node) {
             (What::FaultStart { fault, nodes, .. }, _) if !self.light[usize::from(*fault)] => {
-                self.touched.extend(nodes.iter().map(|node| (*node, Ns::MAX)));
+                self.open.insert(*fault, nodes.clone());
             }
-            (What::FaultStop { .. } | What::Healed, _) => {
-                for until in self.touched.values_mut().filter(|until| **until == Ns::MAX) {
-                    *until = line.at + ECHO;
-                }
+            (What::FaultStop { fault, .. }, _) => {
+                let nodes = self.open.remove(fault).unwrap_or_default();
+                self.touched.extend(nodes.into_iter().map(|node| (node, line.at + ECHO)));
             }
             (What::Boot(_), Some(node)) => {
                 self.touched.insert(node, line.at + ECHO);

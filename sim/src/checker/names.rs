@@ -91,7 +91,7 @@ names! {
     "files-received" safety "own", "under semi-sync what a program was told to be kept has come to another copy";
     "files-nothing-lost" safety "NT-SwiFT 3.1, rejuvenation", "a planned move loses no change";
     "files-let-go" safety "NT-SwiFT 3.1, rejuvenation", "a planned move waits until the copies that follow have all, or for its bound";
-    "files-furthest" safety "NT-SwiFT 2.2, REPL; Lamport 1998", "of the histories that a new primary was told of it takes the one of the newest era, and of those the longest";
+    "files-furthest" safety "NT-SwiFT 2.2, REPL; Lamport 1998", "of the histories that a new primary was told of it takes the one of the newest era, and of those the longest whose files or records can be taken";
     "files-ack-true" safety "own", "what a copy tells to have is of the history of whom it tells";
     "files-logged-first" safety "Mohan and others 1992, write-ahead logging", "records are applied once they are durable in the log";
     "files-captured-once" safety "own", "each captured change becomes one record, in order";

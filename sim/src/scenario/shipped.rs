@@ -84,6 +84,7 @@ shipped! {
     "files-sync-broken"
     "files-there-and-back"
     "files-too-few"
+    "files-torn-model"
     "files-torn-writes"
     "files-two-tails"
     "files-wiped-disk"

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::capture::Capture;
 use super::layout::Reasons;
+use super::mapped::Mapped;
 use super::path::Name;
 use super::sys;
 
@@ -25,8 +26,10 @@ pub enum Policy {
 /// What the guard decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The program.
+    /// The program's process.
     pub process: u32,
+    /// What runs in it: the program's file, or what it calls itself where that cannot be read.
+    pub program: String,
     /// The file, below the root.
     pub path: Vec<u8>,
     /// Whether it was let through.
@@ -36,8 +39,8 @@ pub struct Verdict {
 /// Watches the directories of a group. Needs `CAP_SYS_ADMIN`.
 pub struct Guard {
     capture: Capture,
-    /// The ring's device and inode: a process with the library has it mapped.
-    ring: (u64, u64),
+    /// A process with the library has it mapped.
+    ring: Mapped,
     policy: Policy,
     queue: OwnedFd,
     marked: BTreeSet<PathBuf>,
@@ -53,8 +56,7 @@ impl Guard {
     /// No rights, or a kernel without open permission events.
     pub fn new(ring: &Path, policy: Policy) -> io::Result<Self> {
         let capture = Capture::at(ring)?;
-        let meta = std::fs::metadata(ring)?;
-        let ring = (std::os::unix::fs::MetadataExt::dev(&meta), std::os::unix::fs::MetadataExt::ino(&meta));
+        let ring = Mapped::at(ring)?;
         let class = libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | libc::FAN_REPORT_TID;
         // SAFETY: no memory is passed.
         let queue = unsafe {
@@ -160,7 +162,7 @@ impl Guard {
         }
         let Ok(name) = Name::of(fd.as_raw_fd()) else { return true };
         let Some(below) = self.capture.held(&name) else { return true };
-        if !writes(process) || has_ring(process, self.ring) {
+        if !writes(process) || self.ring.by(process) == Some(true) {
             return true;
         }
         let allowed = self.policy == Policy::Mark;
@@ -169,7 +171,8 @@ impl Guard {
         }
         // A refused opening may have made an empty file, one that is let through may cut the file before the drainer has read it.
         self.capture.lose(Reasons::STRANGER | if allowed { Reasons::ALL } else { 0 });
-        verdicts.push(Verdict { process, path: below.to_vec(), allowed });
+        let (process, program) = who(process);
+        verdicts.push(Verdict { process, program, path: below.to_vec(), allowed });
         allowed
     }
 }
@@ -225,14 +228,11 @@ fn openat2_writes(process: u32, how: u64) -> bool {
     got != 8 || flags as i32 & libc::O_ACCMODE != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0
 }
 
-/// Whether the process has the ring mapped: the library is there and alive.
-fn has_ring(process: u32, ring: (u64, u64)) -> bool {
-    let device = format!("{:02x}:{:02x}", libc::major(ring.0), libc::minor(ring.0));
-    let inode = ring.1.to_string();
-    std::fs::read_to_string(format!("/proc/{process}/maps")).is_ok_and(|maps| {
-        maps.lines().any(|line| {
-            let mut words = line.split_whitespace().skip(3);
-            words.next() == Some(device.as_str()) && words.next() == Some(inode.as_str())
-        })
-    })
+/// The process that a thread belongs to, and what runs in it.
+fn who(thread: u32) -> (u32, String) {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let process = field("Tgid:").and_then(|number| number.parse().ok()).unwrap_or(thread);
+    let file = std::fs::read_link(format!("/proc/{thread}/exe")).ok().map(|file| file.display().to_string());
+    (process, file.or_else(|| field("Name:").map(str::to_owned)).unwrap_or_default())
 }

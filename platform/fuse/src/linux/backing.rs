@@ -286,14 +286,6 @@ pub(super) fn space(fd: RawFd) -> Done<libc::statvfs> {
     Ok(got)
 }
 
-/// As [`space`], by a path.
-pub(super) fn space_at(path: &CStr) -> Done<()> {
-    // SAFETY: a statvfs of zeros is one.
-    let mut got: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a zero, the structure is the kernel's.
-    check(unsafe { libc::statvfs(path.as_ptr(), &raw mut got) }).map(drop)
-}
-
 /// The handle of what is at `name` below `dir`; an empty name means `dir` itself.
 pub(super) fn handle(dir: RawFd, name: &CStr) -> Done<Handle> {
     sys::handle(dir, name.as_ptr())

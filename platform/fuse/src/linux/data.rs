@@ -163,6 +163,8 @@ impl Server {
     pub(super) fn write(&self, request: &mut Request<'_>) -> Done<usize> {
         let of = request.fields();
         let (number, offset, size, flags) = (of.u64(0), of.u64(8), of.u32(16) as usize, of.u32(20));
+        // Of a file of which the kernel keeps no pages it asks for no more than this.
+        let durable = of.i32(32) & libc::O_DSYNC != 0;
         let open = self.opens.get(number)?;
         if flags & WRITE_KILL_SUIDGID != 0 {
             self.kill_privileges(&open.node)?;
@@ -174,7 +176,14 @@ impl Server {
             let did = Did::Write(offset, bytes[..done].to_vec());
             self.record(&mut state, true, did, offset, offset + done as u64);
         }
+        let seq = if durable { self.record(&mut state, true, Did::Sync, 0, 0) } else { None };
         drop(state);
+        if durable {
+            self.waiting(|| {
+                backing::sync(open.fd(), true)?;
+                self.wait(seq)
+            })?;
+        }
         Ok(request.answer().u32(done as u32).u32(0).len())
     }
 

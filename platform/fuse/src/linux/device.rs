@@ -208,13 +208,20 @@ pub(super) fn stay(processor: usize) {
     }
 }
 
-/// Lets this thread run as soon as it has something to do, before programs: it stays on one processor and serves those that wait for it
-/// there. Without the right to it, it waits its turn.
-pub(super) fn first() {
+/// Lets a thread, or this one (0), run as soon as it has something to do, before programs: it stays on one processor and serves those that
+/// wait for it there. Without the right to it, it waits its turn. Whether it has it.
+pub(super) fn first(thread: i32) -> bool {
     let priority = libc::sched_param { sched_priority: 1 };
     let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
     // SAFETY: the parameter is there.
-    unsafe { libc::sched_setscheduler(0, policy, &raw const priority) };
+    unsafe { libc::sched_setscheduler(thread, policy, &raw const priority) == 0 }
+}
+
+/// Lets a thread run as others do (`SCHED_OTHER`), or behind them (`SCHED_IDLE`).
+pub(super) fn usual(thread: i32, policy: i32) {
+    let priority = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameter is there.
+    unsafe { libc::sched_setscheduler(thread, policy, &raw const priority) };
 }
 
 /// What an answer over the ring begins with.

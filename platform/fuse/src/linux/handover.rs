@@ -183,11 +183,11 @@ impl Handover {
 
     fn renew(&mut self, quiet: &Quiet) -> io::Result<()> {
         self.renewed = true;
-        self.server.shown.store(false, Relaxed);
         self.whole = true;
         let seq = quiet.seq;
+        let wanted = self.consumer.anew(false);
         self.send(seq, 0, Change::Listing { entries: &quiet.entries })?;
-        for (node, listed, whole, spans) in &quiet.files {
+        for (node, listed, whole, spans) in quiet.files.iter().filter(|_| wanted) {
             let whole = quiet.all || *whole || self.consumer.wants(listed);
             if !whole && spans.is_empty() {
                 continue;
@@ -236,6 +236,8 @@ impl Handover {
         let server = &self.server;
         let mut names = server.names();
         let before = names.release_all();
+        // First: who sees that the order is kept again must not take what is being read anew for shown.
+        server.shown.store(false, Relaxed);
         let (reasons, seq) = server.queue.begin();
         let mut quiet = Quiet { seq, all: reasons & Reasons::ALL != 0, entries: Vec::new(), files: Vec::new() };
         let done = self.list(&mut names, ROOT, &mut quiet);

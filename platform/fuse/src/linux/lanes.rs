@@ -1,7 +1,6 @@
 //! Threads that serve. Each queue of requests has a few; if all of them wait for a disk or a barrier, there is one more.
 
 use std::cell::Cell;
-use std::ffi::CString;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
@@ -25,6 +24,9 @@ thread_local! {
 /// How the requests of a queue are taken until the mount is gone; what is called once they may come.
 pub(super) type Work = Box<dyn Fn(&Arc<Server>, usize, &dyn Fn()) -> Done<()> + Send + Sync>;
 
+/// Has a request made from a processor, which comes to the queue of that number.
+pub(super) type Nudge = Box<dyn Fn(usize) + Send + Sync>;
+
 #[derive(Default)]
 struct Queue {
     all: AtomicUsize,
@@ -37,13 +39,13 @@ pub(super) struct Lanes {
     server: Weak<Server>,
     queues: Vec<Queue>,
     work: Work,
-    /// The mount, where the kernel hands a request that waits to a thread only as one answers: a new one is given something to answer.
-    nudge: Option<CString>,
+    /// Where the kernel hands a request that waits to a thread only as one answers: a new one is given something to answer.
+    nudge: Option<Nudge>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Lanes {
-    pub(super) fn new(server: &Arc<Server>, queues: usize, nudge: Option<CString>, work: Work) -> Arc<Self> {
+    pub(super) fn new(server: &Arc<Server>, queues: usize, nudge: Option<Nudge>, work: Work) -> Arc<Self> {
         let queues = (0..queues).map(|_| Queue::default()).collect();
         Arc::new(Self { server: Arc::downgrade(server), queues, work, nudge, threads: Mutex::default() })
     }
@@ -93,11 +95,11 @@ impl Lanes {
         if own.free.fetch_sub(1, SeqCst) == 1
             && own.all.load(SeqCst) < MOST
             && let Ok(told) = self.add(queue)
-            && let Some(mount) = &self.nudge
+            && let Some(nudge) = &self.nudge
             && told.recv_timeout(SOON).is_ok()
         {
-            // From this processor, so it comes to the same queue.
-            let _ = backing::space_at(mount);
+            // This thread stays on the queue's processor.
+            nudge(queue);
         }
         let done = work();
         own.free.fetch_add(1, SeqCst);

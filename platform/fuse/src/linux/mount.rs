@@ -1,10 +1,9 @@
 //! What a caller sees: a group, mounted.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,12 +15,14 @@ use apus_capture::Consumer;
 use apus_capture::linux::Reasons;
 use apus_capture::linux::sys::open_limit;
 
+use super::apart::{self, Outside, is_dead};
 use super::backing::{self, check};
 use super::device::{self, Transport};
 use super::handover::Handover;
-use super::lanes::{Lanes, Work};
+use super::lanes::{Lanes, Nudge, Work};
 use super::queue::Queue;
 use super::server::{Server, Status, asked};
+use super::stay::Stay;
 use super::tree::Names;
 use super::uring;
 
@@ -64,8 +65,12 @@ pub struct Options {
     /// Whether the threads that serve over `io_uring` run before programs (`SCHED_RR`, where it is allowed): each stays on the processor of
     /// the program that waits for it, and would wait there behind others.
     pub realtime: bool,
+    /// Whether these threads run behind programs (`SCHED_IDLE`) while a program would move to another processor with each request.
+    pub stay: bool,
     /// What `fsync` waits for, besides the disk.
     pub barrier: Option<Box<dyn Barrier>>,
+    /// Where it is mounted, if not where this thread is: this process then sees the tree underneath by its path.
+    pub outside: Option<Outside>,
 }
 
 impl Options {
@@ -80,7 +85,9 @@ impl Options {
             transport: None,
             passthrough: true,
             realtime: true,
+            stay: true,
             barrier: None,
+            outside: None,
         }
     }
 }
@@ -90,6 +97,8 @@ pub struct Mounted {
     root: PathBuf,
     server: Arc<Server>,
     lanes: Vec<Arc<Lanes>>,
+    outside: Option<Arc<Outside>>,
+    stay: Option<Arc<Stay>>,
     handover: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
@@ -137,10 +146,11 @@ impl Mounted {
             Some(transport) => transport == Transport::Ring,
             None => allowed,
         };
-        let device = device::mount(&place, server.root())?;
+        let outside = options.outside.map(Arc::new);
+        let device = there(outside.as_deref(), || device::mount(&place, server.root()))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut mounted = Self { root: place, server, lanes: Vec::new(), handover: None, stop };
-        mounted.start(device, ring, options.passthrough)?;
+        let mut mounted = Self { root: place, server, lanes: Vec::new(), outside, stay: None, handover: None, stop };
+        mounted.start(device, ring, options.passthrough, options.stay)?;
         let stop = Arc::clone(&mounted.stop);
         let thread = std::thread::Builder::new().name("handover".into());
         let server = Arc::clone(&mounted.server);
@@ -154,7 +164,7 @@ impl Mounted {
         Ok(mounted)
     }
 
-    fn start(&mut self, device: OwnedFd, ring: bool, passthrough: bool) -> io::Result<()> {
+    fn start(&mut self, device: OwnedFd, ring: bool, passthrough: bool, stay: bool) -> io::Result<()> {
         let server = &self.server;
         let ring = device::agree(server, backing::raw(&device), ring, passthrough)?;
         let transport = if ring { Transport::Ring } else { Transport::Device };
@@ -162,9 +172,21 @@ impl Mounted {
         let _ = server.control.set(device.try_clone()?);
         if ring {
             let device = device.try_clone()?;
-            let work: Work =
-                Box::new(move |server, queue, begun| uring::serve(server, backing::raw(&device), queue, begun));
-            let nudge = CString::new(self.root.as_os_str().as_bytes())?;
+            self.stay = if stay { Some(Stay::start(server.realtime)?) } else { None };
+            let stay = self.stay.clone();
+            let work: Work = Box::new(move |server, queue, begun| {
+                uring::serve(server, backing::raw(&device), queue, begun, stay.as_deref())
+            });
+            let (path, outside) = (apart::text(&self.root)?, self.outside.clone());
+            let nudge: Nudge = Box::new(move |queue| match &outside {
+                None => apart::nudge(&path),
+                Some(outside) => {
+                    let _ = outside.run(|| {
+                        device::stay(queue);
+                        apart::nudge(&path);
+                    });
+                }
+            });
             self.lanes.push(Lanes::new(server, device::processors(), Some(nudge), work));
         }
         // What the kernel forgets comes this way even where there is a ring.
@@ -225,7 +247,7 @@ impl Mounted {
     /// # Errors
     /// `EBUSY`: a program uses it, and goes on.
     pub fn unmount(&self) -> io::Result<()> {
-        unmount(&self.root, false)
+        there(self.outside.as_deref(), || unmount(&self.root, false))
     }
 
     /// After it was unmounted: waits until the consumer has all, at most `limit`. Whether it has.
@@ -251,17 +273,31 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if (self.lanes.is_empty() || !self.ended())
-            && let Ok(root) = CString::new(self.root.as_os_str().as_bytes())
+            && let Ok(root) = apart::text(&self.root)
         {
-            // SAFETY: the name ends with a zero. Whoever uses it gets ENOTCONN.
-            unsafe { libc::umount2(root.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
+            let _ = there(self.outside.as_deref(), || {
+                // SAFETY: the name ends with a zero. Whoever uses it gets ENOTCONN.
+                unsafe { libc::umount2(root.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
+                Ok(())
+            });
         }
         self.stop.store(true, Relaxed);
         self.server.queue.close();
+        if let Some(stay) = &self.stay {
+            stay.end();
+        }
         self.lanes.iter().for_each(|lanes| lanes.join());
         if let Some(thread) = self.handover.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// Does something where it is mounted.
+fn there<T: Send>(outside: Option<&Outside>, what: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    match outside {
+        Some(outside) => outside.run(what)?,
+        None => what(),
     }
 }
 
@@ -270,7 +306,7 @@ impl Drop for Mounted {
 /// # Errors
 /// Nothing is mounted there, a program uses it, or the caller is not root.
 pub fn unmount(root: &Path, lazily: bool) -> io::Result<()> {
-    let path = CString::new(root.as_os_str().as_bytes())?;
+    let path = apart::text(root)?;
     let how = libc::UMOUNT_NOFOLLOW | if lazily { libc::MNT_DETACH } else { 0 };
     // SAFETY: the name ends with a zero.
     check(unsafe { libc::umount2(path.as_ptr(), how) }).map(drop).map_err(|error| {
@@ -286,20 +322,15 @@ pub fn unmount(root: &Path, lazily: bool) -> io::Result<()> {
 /// The folder underneath. Mounts whose daemons have ended are taken away.
 fn folder(root: &Path) -> io::Result<OwnedFd> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", root.display()));
-    // Before the kernel has cleared up after a daemon that was killed, a call may be cancelled, or find the folder and nobody behind it.
-    let dead = |error: &io::Error| {
-        let number = error.raw_os_error().unwrap_or(0);
-        [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED].contains(&number)
-    };
     for _ in 0..DEAD {
         let opened = File::open(root).and_then(|file| match asked(root) {
-            Err(error) if dead(&error) => Err(error),
+            Err(error) if is_dead(&error) => Err(error),
             Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "mounted already; `apus-fuse unmount` it first")),
             Err(_) if !file.metadata()?.is_dir() => Err(io::ErrorKind::NotADirectory.into()),
             Err(_) => Ok(file),
         });
         match opened {
-            Err(error) if dead(&error) => unmount(root, true)?,
+            Err(error) if is_dead(&error) => unmount(root, true)?,
             other => return other.map(OwnedFd::from).map_err(named),
         }
     }

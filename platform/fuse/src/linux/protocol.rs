@@ -137,12 +137,15 @@ pub(super) struct Header {
     pub(super) node: u64,
     pub(super) user: u32,
     pub(super) group: u32,
+    /// The thread that asks, by the number that this process knows it by.
+    pub(super) process: u32,
 }
 
 impl Header {
     pub(super) fn read(bytes: &[u8]) -> Self {
         let of = Fields(bytes);
-        Self { opcode: of.u32(4), unique: of.u64(8), node: of.u64(16), user: of.u32(24), group: of.u32(28) }
+        let (opcode, unique, node) = (of.u32(4), of.u64(8), of.u64(16));
+        Self { opcode, unique, node, user: of.u32(24), group: of.u32(28), process: of.u32(32) }
     }
 }
 

@@ -341,6 +341,7 @@ pub struct Status {
 impl fmt::Display for Status {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |words: Vec<&str>| if words.is_empty() { "nothing".to_string() } else { words.join(", ") };
+        writeln!(to, "process: {}", std::process::id())?;
         writeln!(to, "transport: {}", self.transport)?;
         let through = if self.passthrough { "yes" } else { "no: files outside the group go through the daemon too" };
         writeln!(to, "passthrough: {through}")?;

@@ -11,6 +11,7 @@ use super::backing::{Done, check};
 use super::device::{first, ring_head, ring_number, stay};
 use super::protocol::{Header, OP, PAYLOAD};
 use super::server::{Request, Server};
+use super::stay::{Seen, Stay};
 
 /// `IORING_SETUP_…`.
 const SQE128: u32 = 1 << 10;
@@ -171,10 +172,16 @@ fn submission(device: RawFd, command: u32, commit: u64, queue: usize) -> [u8; SU
 }
 
 /// Serves the queue of one processor until the mount is gone.
-pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize, begun: &dyn Fn()) -> Done<()> {
+pub(super) fn serve(
+    server: &Arc<Server>,
+    device: RawFd,
+    queue: usize,
+    begun: &dyn Fn(),
+    stays: Option<&Stay>,
+) -> Done<()> {
     stay(queue);
     if server.realtime {
-        first();
+        first(0);
     }
     let mut headers = vec![0u8; HEADERS];
     let mut payload = vec![0u8; PAYLOAD];
@@ -187,6 +194,8 @@ pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize, begun: &d
     next[16..24].copy_from_slice(&(parts.as_ptr() as u64).to_ne_bytes());
     next[24..28].copy_from_slice(&2u32.to_ne_bytes());
     let mut begun = Some(begun);
+    let own = stays.map(|stay| (stay, stay.join(queue)));
+    let mut seen = Seen::new();
     loop {
         match ring.command(&next, begun.take())? {
             0 => {}
@@ -199,6 +208,9 @@ pub(super) fn serve(server: &Arc<Server>, device: RawFd, queue: usize, begun: &d
         }
         // The kernel has filled both through the pointers that it was given.
         let header = Header::read(std::hint::black_box(&headers));
+        if let Some((stay, own)) = &own {
+            stay.comes(own, &mut seen, header.process);
+        }
         let (commit, filled) = ring_number(&headers[OWN..]);
         let mut op = [0; OP];
         op.copy_from_slice(&headers[128..128 + OP]);

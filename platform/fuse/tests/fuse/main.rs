@@ -46,6 +46,7 @@ fn main() {
         println!("fuse: test");
         return;
     }
+    let _tidy = world::Tidy::begin();
     if let Err(why) = world::place() {
         println!("fuse: SKIPPED: {why}");
         return;

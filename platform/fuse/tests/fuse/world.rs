@@ -22,7 +22,7 @@ pub(crate) struct Way(pub(crate) Transport);
 
 const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 
-/// Ways that the kernel has. The switch of the ring is put back by [`place`]'s process when it ends well; left on it does no harm.
+/// Ways that the kernel has.
 pub(crate) fn ways() -> &'static [Way] {
     static WAYS: OnceLock<Vec<Way>> = OnceLock::new();
     WAYS.get_or_init(|| {
@@ -33,6 +33,35 @@ pub(crate) fn ways() -> &'static [Way] {
         }
         ways
     })
+}
+
+/// What tests change or leave outside of their folders is as it was once this is dropped, however they end.
+pub(crate) struct Tidy(Option<String>);
+
+impl Tidy {
+    /// Takes away folders of processes that were killed, too.
+    pub(crate) fn begin() -> Self {
+        let own = |name: &str| {
+            let rest = name.strip_prefix("apus-fuse-")?;
+            let rest = rest.strip_prefix("probe-").unwrap_or(rest);
+            rest.split('-').next()?.parse::<u32>().ok()
+        };
+        for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+            let gone = |process: u32| !Path::new(&format!("/proc/{process}")).exists();
+            if entry.file_name().to_str().and_then(own).is_some_and(gone) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        Self(std::fs::read_to_string(SWITCH).ok())
+    }
+}
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = std::fs::write(SWITCH, before.trim_end());
+        }
+    }
 }
 
 /// Where mounts of tests can be, in a mount namespace of this process: whatever happens, they end with it. Or why there is no such place.
@@ -144,7 +173,14 @@ impl World {
         let mounted = self.mounted.take().expect("it is mounted");
         mounted.unmount().expect("nobody uses it");
         assert!(mounted.finish(LIMIT), "the consumer has not taken all");
-        std::fs::remove_dir_all(&self.dir).expect("ours");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // First, or what lies below is removed through it.
+        drop(self.mounted.take());
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -27,6 +27,12 @@ fn of(fd: c_int, what: Attribute<'_>, real: impl FnOnce() -> c_int, mut call: im
     finish(capture.attribute_of(fd, what, &mut call)) as c_int
 }
 
+/// Whether a path means the descriptor beside it.
+fn itself(name: *const c_char, flags: c_int) -> bool {
+    // SAFETY: the caller's.
+    flags & libc::AT_EMPTY_PATH != 0 && unsafe { path(name) }.is_empty()
+}
+
 unsafe fn value<'a>(from: *const c_void, len: size_t) -> &'a [u8] {
     // SAFETY: the caller's.
     if from.is_null() { &[] } else { unsafe { core::slice::from_raw_parts(from.cast(), len) } }
@@ -64,11 +70,14 @@ hook! {
         of(fd, Attribute::Owner, real, || raw(libc::SYS_fchown, [fd as usize, user as usize, group as usize]));
     fn fchownat(dir: c_int, name: *const c_char, user: uid_t, group: gid_t, flags: c_int) -> c_int, real => {
         let call = || raw(libc::SYS_fchownat, [dir as usize, name as usize, user as usize, group as usize, flags as usize]);
+        if itself(name, flags) {
+            return of(dir, Attribute::Owner, real, call);
+        }
         at(dir, name, flags & libc::AT_SYMLINK_NOFOLLOW == 0, Attribute::Owner, real, call)
     };
     fn utimensat(dir: c_int, name: *const c_char, times: *const timespec, flags: c_int) -> c_int, real => {
         let call = || raw(libc::SYS_utimensat, [dir as usize, name as usize, times as usize, flags as usize]);
-        if name.is_null() {
+        if name.is_null() || itself(name, flags) {
             return of(dir, Attribute::Times, real, call);
         }
         at(dir, name, flags & libc::AT_SYMLINK_NOFOLLOW == 0, Attribute::Times, real, call)

@@ -195,6 +195,10 @@ fn attributes() {
     c!(chown(name("attributes.db").as_ptr(), u32::MAX, u32::MAX));
     let times = [libc::timespec { tv_sec: 1000, tv_nsec: 5 }, libc::timespec { tv_sec: 2000, tv_nsec: 7 }];
     c!(utimensat(AT_FDCWD, name("attributes.db").as_ptr(), times.as_ptr(), 0));
+    // Of a descriptor, by a path without a name.
+    let itself = c!(open(name("attributes.db").as_ptr(), libc::O_PATH));
+    c!(fchownat(itself, c"".as_ptr(), 12, 13, libc::AT_EMPTY_PATH));
+    c!(utimensat(itself, c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH));
     c!(fsetxattr(fd, name("user.one").as_ptr(), b"1".as_ptr().cast(), 1, 0));
     c!(setxattr(name("attributes.db").as_ptr(), name("user.two").as_ptr(), b"22".as_ptr().cast(), 2, 0));
     c!(removexattr(name("attributes.db").as_ptr(), name("user.one").as_ptr()));

@@ -55,6 +55,8 @@ use view::View;
 
 /// Tells the operator.
 pub(crate) type Say = Arc<dyn Fn(&str) + Send + Sync>;
+/// Takes down what happened, and tells it, from any thread.
+pub(crate) type Note = Arc<dyn Fn(Entry) + Send + Sync>;
 /// Is given every new entry of the journal.
 pub(crate) type Each = Box<dyn Fn(&Entry) + Send + Sync>;
 
@@ -105,6 +107,7 @@ pub(crate) fn clear(config: &Config) -> Result<(), Error> {
         Guard::clear(&vip.interface).map_err(failed)?;
         Vip::restore(&config.folder.join("address")).map_err(failed)?;
     }
+    files::clear(config)?;
     let _ = std::fs::remove_file(&config.control);
     Ok(())
 }
@@ -218,7 +221,8 @@ async fn live<S: Sockets>(
     };
     let orders = address.as_ref().map(Address::orders);
     let (act, inputs) = mpsc::unbounded_channel();
-    let files = Rc::new(files::Files::start(config, &act, &say)?);
+    let note = outside.view.notes(outside.print.clone());
+    let files = Rc::new(files::Files::start(config, &act, &say, &note)?);
     let programs = Rc::new(Programs::start(config, &act, &say));
     let engine = Rc::new(RefCell::new(engine));
     outside.view.watch(transport.watch());

@@ -6,9 +6,9 @@ use apus_os::program::Spec;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::Say;
 use super::control::Serving;
 use super::programs::Programs;
+use super::{Note, Say};
 use crate::{Config, Error, Group};
 
 const NONE: &str = "groups of files need x86-64: take `[[groups]]` out, or run the node on such a machine";
@@ -17,7 +17,7 @@ const NONE: &str = "groups of files need x86-64: take `[[groups]]` out, or run t
 pub(super) struct Files;
 
 impl Files {
-    pub(super) fn start(config: &Config, _: &mpsc::UnboundedSender<Input>, _: &Say) -> Result<Self, Error> {
+    pub(super) fn start(config: &Config, _: &mpsc::UnboundedSender<Input>, _: &Say, _: &Note) -> Result<Self, Error> {
         if config.groups.iter().any(|group| group.engine.copies.contains(&config.me)) {
             return Err(Error::Usage(NONE.into()));
         }
@@ -37,6 +37,10 @@ impl Files {
 
 pub(crate) fn library(_: &Group) -> Result<std::path::PathBuf, String> {
     Err(NONE.into())
+}
+
+pub(super) fn clear(_: &Config) -> Result<(), Error> {
+    Ok(())
 }
 
 pub(super) fn captured(_: &Config, _: ServiceId, spec: Spec) -> Spec {

@@ -138,6 +138,16 @@ impl View {
         self.journal.put(Entry { term, index, ..stamped(entry) });
     }
 
+    /// Takes entries of other threads, and says them.
+    pub(super) fn notes(&self, print: super::Say) -> super::Note {
+        let (journal, place, called) = (self.journal.clone(), self.place.clone(), self.called.clone());
+        Arc::new(move |entry: Entry| {
+            print(&entry.text);
+            let name = entry.resource.map(|resource| called.resource(ResourceId(resource)));
+            put(&journal, &place, Entry { name, ..entry });
+        })
+    }
+
     /// What a word means: the address, a service's slots.
     pub(super) fn resources(&self, word: &str) -> Vec<u16> {
         self.called.resources(word)

@@ -38,6 +38,9 @@ impl Health {
     }
 }
 
+/// So long ago somebody who was not captured is of interest, in microseconds.
+const STRANGE: u64 = 600_000_000;
+
 fn alarm(level: &str, about: impl Into<String>, what: impl Into<String>, mend: impl Into<String>) -> Value {
     json!({ "level": level, "about": about.into(), "what": what.into(), "mend": mend.into() })
 }
@@ -134,6 +137,23 @@ fn files(status: &Value, all: &mut Vec<Value>) {
             let at = format!("{name} at node {}", copy["node"]);
             if let Some(why) = copy["trouble"].as_str() {
                 put("error", format!("{at}: {why}"), "the others go on; this copy does once its disk takes something");
+            }
+            let stranger = &copy["stranger"];
+            if stranger["ago_us"].as_u64().is_some_and(|ago| ago < STRANGE) {
+                let did = if stranger["allowed"] == true { "changes" } else { "was refused" };
+                let what = format!(
+                    "{at}: process {} ({}) is not captured and {did} {}, {} times",
+                    stranger["process"],
+                    stranger["program"].as_str().unwrap_or_default(),
+                    stranger["path"].as_str().unwrap_or_default(),
+                    stranger["times"]
+                );
+                let mend =
+                    "end it, start it under the library, or write `capture = \"fuse\"`: then all programs are captured";
+                put("warning", what, mend);
+            }
+            if let Some(why) = copy["mount"]["trouble"].as_str() {
+                put("error", format!("{at}: {why}"), "it is tried again; until then programs find no file there");
             }
             if copy["whole"] == false && copy["doing"] != "compares" {
                 put(
@@ -246,7 +266,7 @@ mod tests {
 
     #[test]
     fn each_fault_has_its_alarm_with_a_mend() {
-        let cases: [(&str, Value, &str); 18] = [
+        let cases: [(&str, Value, &str); 20] = [
             ("/state", json!("starting"), "node 0 is starting"),
             ("/quorum", json!({"of": 3, "up": 1, "needed": 2, "has": false}), "1 of 3 voters are up, 2 are needed"),
             ("/quorum/has", json!(false), "no coordinator is known"),
@@ -261,6 +281,16 @@ mod tests {
             ("/files/0/capture", json!({"in_order": false, "why": ["ring full"]}), "changes is lost: ring full"),
             ("/files/0/capture/untracked", json!(true), "files books: a file is changed through a shared mapping"),
             ("/files/0/copies/0/whole", json!(false), "files books at node 0 lost changes"),
+            (
+                "/files/0/copies/0",
+                json!({"node": 0, "stranger": {"process": 7, "program": "/bin/cp", "path": "a.db", "allowed": false, "times": 2, "ago_us": 5}}),
+                "files books at node 0: process 7 (/bin/cp) is not captured and was refused a.db, 2 times",
+            ),
+            (
+                "/files/0/copies/0",
+                json!({"node": 0, "mount": {"trouble": "no room"}}),
+                "files books at node 0: no room",
+            ),
             ("/files/0/copies/1/lags", json!(true), "files books at node 1 are"),
             ("/files/0/copies/1/orphans", json!(1), "files books at node 1: updates that nobody else had were saved"),
             ("/files/0/copies/1", json!({"node": 1, "trouble": "its disk is full"}), "at node 1: its disk is full"),

@@ -203,6 +203,7 @@ impl Entry {
             Fact::Refused { .. } => ("refused", None),
             Fact::Fetching { from, .. } => ("fetches", Some(from)),
             Fact::TooFew { .. } => ("too-few", None),
+            Fact::NoModel { furthest, .. } => ("no-model", Some(furthest)),
             Fact::Opened { .. } => ("opened", None),
             Fact::Closed { .. } => ("closed", None),
             Fact::LetGo { .. } => ("let-go", None),
@@ -306,7 +307,8 @@ impl Entry {
             "failed" | "disk-failed" | "superseded" | "fail-over" | "reboot" | "refused-order" => Level::Error,
             "missed" | "suspected" | "heard" | "down" | "expired" | "stepped-down" | "stalled" | "slow" | "waiting"
             | "lapsed" | "backing-off" | "disk-full" | "blank" | "restart" | "refused-remote" | "remote-failed"
-            | "slow-asker" | "too-few" | "lagging" | "troubled" | "dropped" | "saved" | "differs" => Level::Warning,
+            | "slow-asker" | "too-few" | "no-model" | "lagging" | "troubled" | "dropped" | "saved" | "differs"
+            | "stranger" => Level::Warning,
             _ => Level::Info,
         }
     }

@@ -14,6 +14,8 @@ use super::entry::{Called, Entry};
 
 /// Steps of a story at most; older ones are left out.
 const STEPS: usize = 40;
+/// Openings by programs that are not captured that are told, the newest.
+const STRANGERS: usize = 5;
 /// Another node's verdict belongs to the first one if it comes within so many microseconds.
 const TOGETHER: u64 = 2_000_000;
 /// Probes lost further apart than this, in us, are not of one silence: those between were answered, of which no journal tells.
@@ -238,6 +240,11 @@ impl<'a> Known<'a> {
             place && whose
         };
         told.extend(self.entries.iter().filter(|entry| ends(entry) || orders(entry)));
+        // Who was at its files without being captured, lately.
+        let strange =
+            |entry: &&Entry| entry.resource == Some(resource) && entry.kind == "stranger" && entry.index >= end.epoch;
+        let strangers: Vec<&Entry> = self.entries.iter().filter(strange).collect();
+        told.extend(&strangers[strangers.len().saturating_sub(STRANGERS)..]);
         self.story(end.entry, told, self.headline(resource, end))
     }
 

@@ -203,6 +203,13 @@ impl Drop for Cluster {
                 end_keeper(&copy.path());
             }
         }
+        #[cfg(target_arch = "x86_64")]
+        for node in 0..self.nodes.len() {
+            // Nothing of the tree below is removed by way of a mount that is left.
+            let root = self.folder.join(format!("root{node}"));
+            let _ = apus_fuse::cut(&root);
+            let _ = apus_fuse::clear(&root);
+        }
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -111,6 +111,8 @@ pub(crate) fn killed() {
     let before = copies(&cluster);
     let (_, standby) = (0, cluster.until(1 - before[&("job", 0)].0, "job", |row| row["state"] == "standby"));
     assert!(pid(&standby) != 0);
+    // One of `web`, two of `job` and of `hot`: each writes its line a moment after it was started.
+    cluster.wait("their lines", || begun(&cluster) == 5);
     let started = begun(&cluster);
     let mut known = BTreeMap::new();
     let mut disks: BTreeMap<usize, Durable> = BTreeMap::new();

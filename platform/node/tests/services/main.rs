@@ -17,6 +17,8 @@ mod peers;
 #[cfg(target_os = "linux")]
 mod shipped;
 #[cfg(target_os = "linux")]
+mod strangers;
+#[cfg(target_os = "linux")]
 mod supervise;
 #[cfg(target_os = "linux")]
 mod tests;
@@ -32,6 +34,10 @@ fn main() -> std::process::ExitCode {
     let result = match words[..] {
         ["node", file] => program::node(file),
         ["keep", folder] => apus_node::keep(std::path::Path::new(folder)).map_err(|error| error.to_string()),
+        ["fallback", root, ref patterns @ ..] => {
+            let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+            apus_node::fallback(std::path::Path::new(root), &patterns).map_err(|error| error.to_string())
+        }
         ["hbeat", thread, ms] => {
             let timeout = std::time::Duration::from_millis(ms.parse().unwrap_or_default());
             apus_node::hbeat(thread.parse().unwrap_or_default(), timeout).map_err(|error| error.to_string())

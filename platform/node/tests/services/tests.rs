@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, Row};
 use crate::killed::killed;
-use crate::{fenced, managed, operated, shipped, supervise};
+use crate::{fenced, managed, operated, shipped, strangers, supervise};
 
 const ALL: &[(&str, fn())] = &[
     ("a program that crashes is started again, with the cause told", restarted),
@@ -28,6 +28,8 @@ const ALL: &[(&str, fn())] = &[
     ("files survive power-off with every row that was acknowledged", shipped::powered_off),
     ("files go along when their program is moved, and strangers are kept out", shipped::moved),
     ("files survive daemons that are killed at any moment", shipped::killed),
+    ("a program that is not captured is refused, or told and its file compared", strangers::guarded),
+    ("a mount captures programs of all kinds, and its group fails over", strangers::mounted_group),
     ("crashes and hangs are seen in time", supervise::smoke),
 ];
 

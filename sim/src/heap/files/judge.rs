@@ -564,7 +564,7 @@ impl Judge {
                 self.goals.push("files-let-go");
                 self.lets_go(now, node, (at, whole), vaults)?;
             }
-            Fact::Promised { .. } => {}
+            Fact::Promised { .. } | Fact::NoModel { .. } => {}
         }
         Ok(())
     }

@@ -206,10 +206,11 @@ impl World {
             }
             _ => {
                 let doing = Doing { order, answer: trouble, upto };
-                // One disk: what was ordered first is done first.
+                // One disk: what was ordered first is done first. Files are closed after they were opened, however long that takes.
+                let in_turn = writes || matches!(doing.order.work, Work::Close { .. });
                 let host = &mut self.nodes[node.0 as usize];
-                let at = if writes { host.files_done_at.max(self.now) + wait } else { self.now + wait };
-                if writes {
+                let at = if in_turn { host.files_done_at.max(self.now) + wait } else { self.now + wait };
+                if in_turn {
                     host.files_done_at = at;
                 }
                 self.queue.push(at, Due::Files { node, life, what: FilesDue::Done(Box::new(doing)) });
@@ -364,7 +365,9 @@ impl World {
             Message::Have(have) if !have.blank && have.promised == have.era => {
                 let from = header.sender;
                 let rank = (have.eras.last().map(|last| last.era).unwrap_or_default(), have.end);
-                if files.vaults.get(&from).is_some_and(|vault| !vault.blank) {
+                // Of a copy whose files lost something the records alone are of use.
+                let is_of_use = have.whole || vault.takes_records(&have);
+                if is_of_use && files.vaults.get(&from).is_some_and(|vault| !vault.blank) {
                     files.judge.answered(self.now, node, from, have.era, rank);
                 }
                 Ok(())

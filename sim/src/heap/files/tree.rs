@@ -62,10 +62,13 @@ impl File {
 
     /// Cuts content off, or adds zeros.
     fn resize(&mut self, length: usize) {
-        let cut = length.min(self.bytes.len());
-        let gone = self.worth(cut, self.bytes.len());
-        self.bytes.resize(length, 0);
-        self.sum = self.sum.wrapping_sub(gone).wrapping_add(self.worth(cut, length));
+        if length > self.bytes.len() {
+            self.bytes.resize(length, 0);
+            return;
+        }
+        let gone = self.worth(length, self.bytes.len());
+        self.bytes.truncate(length);
+        self.sum = self.sum.wrapping_sub(gone).wrapping_add(self.worth(length, length));
     }
 
     /// Turns a bit.

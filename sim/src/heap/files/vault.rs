@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use apus_engine::shipping::{Base, Captured, Change, Found, Head, History, Record};
+use apus_engine::shipping::{Base, Captured, Change, Found, Have, Head, History, Record};
 use apus_engine::{Epoch, Lsn, Rng};
 
 use super::tree::Tree;
@@ -157,6 +157,14 @@ impl Vault {
             captured: self.logged,
             written: self.captured,
         }
+    }
+
+    /// Whether it can go on by the records of a copy that tells this of itself, its files being what its log leads to.
+    pub(crate) fn takes_records(&self, have: &Have) -> bool {
+        let end = self.log.end();
+        let whole = !self.blank && !self.torn && !self.doubtful;
+        let fresh = have.eras.iter().any(|start| start.fresh && start.first > end);
+        whole && !fresh && have.base <= end && self.log.history().agrees(&have.eras, have.end) == end
     }
 
     /// A program changes the files.

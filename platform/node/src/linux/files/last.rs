@@ -1,7 +1,5 @@
 //! The end of a capture: programs have ended, and what they left is taken before their files are closed.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -73,21 +71,6 @@ pub(super) fn take(drainer: &mut Drainer, feed: &mut Feed, stop: &AtomicBool, mu
     false
 }
 
-/// Whether a process other than this one has the file mapped.
-pub(super) fn is_mapped(file: &Path) -> bool {
-    let Ok(is) = std::fs::metadata(file) else { return false };
-    let (number, path) = (is.ino().to_string(), file.display().to_string());
-    let Ok(processes) = std::fs::read_dir("/proc") else { return true };
-    let own = std::process::id().to_string();
-    let others = processes.flatten().filter(|entry| {
-        let name = entry.file_name();
-        name.as_encoded_bytes().iter().all(u8::is_ascii_digit) && name.to_str() != Some(&own)
-    });
-    others.filter_map(|entry| std::fs::read_to_string(entry.path().join("maps")).ok()).any(|maps| {
-        maps.lines().any(|line| line.split_ascii_whitespace().nth(4) == Some(&number) && line.contains(&path))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,21 +84,5 @@ mod tests {
         last.came(false);
         last.programs_ended();
         assert!(!last.is_wanted() && last.all() == Some(false));
-    }
-
-    #[test]
-    fn a_file_that_others_have_mapped_is_seen() {
-        let maps = std::fs::read_to_string("/proc/1/maps").unwrap_or_default();
-        let Some(mapped) = maps.lines().find_map(|line| line.split_ascii_whitespace().nth(5)) else {
-            println!("SKIPPED: another process's mappings cannot be read");
-            return;
-        };
-        if Path::new(mapped).exists() {
-            assert!(is_mapped(Path::new(mapped)), "{mapped}");
-        }
-        let own = std::env::temp_dir().join(format!("apus-unmapped-{}", std::process::id()));
-        std::fs::write(&own, "x").expect("a file");
-        assert!(!is_mapped(&own));
-        std::fs::remove_file(own).expect("ours");
     }
 }

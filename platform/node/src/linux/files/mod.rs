@@ -3,9 +3,11 @@
 
 mod ask;
 mod last;
+mod mount;
 mod past;
 mod queue;
 mod rows;
+mod strangers;
 mod worker;
 
 use std::cell::RefCell;
@@ -18,10 +20,10 @@ use apus_engine::{Copy, GroupId, GuardOrder, Input, ServiceId};
 use apus_os::program::Spec;
 use tokio::sync::mpsc;
 
-use super::Say;
 use super::now;
 use super::programs::Programs;
-use crate::{Config, Error, Group};
+use super::{Note, Say};
+use crate::{Capture, Config, Error, Group};
 use past::Past;
 use queue::Queue;
 
@@ -50,19 +52,31 @@ pub(super) struct Files {
 
 impl Files {
     /// Starts a thread for each group that this node has a copy of; what they tell goes to `inputs`.
-    pub(super) fn start(config: &Config, inputs: &mpsc::UnboundedSender<Input>, say: &Say) -> Result<Self, Error> {
+    pub(super) fn start(
+        config: &Config,
+        inputs: &mpsc::UnboundedSender<Input>,
+        say: &Say,
+        note: &Note,
+    ) -> Result<Self, Error> {
         let mut all = BTreeMap::new();
         for group in config.groups.iter().filter(|group| group.engine.copies.contains(&config.me)) {
             // Found here before anything begins: a program without it would change files that nobody learns of.
             library(group).map_err(Error::Usage)?;
-            crate::here::group(group).map_err(Error::Usage)?;
             let queue = Arc::new(Queue::new(ring(config, group)));
+            // What a process that was killed has left there is of no use to anybody; where programs may still run, another is put over it.
+            if !queue.ring.exists()
+                && apus_fuse::clear(&group.root).map_err(|error| Error::Failed(format!("`{}`: {error}", group.name)))?
+            {
+                say(&format!("files `{}`: a mount whose process had ended is taken away", group.name));
+            }
+            crate::here::group(group).map_err(Error::Usage)?;
             worker::start(worker::Settings {
                 group: group.clone(),
                 owner: owner(config, group.service),
                 queue: queue.clone(),
                 inputs: inputs.clone(),
                 say: say.clone(),
+                note: note.clone(),
             })
             .map_err(|error| Error::Failed(format!("`{}`: a thread: {error}", group.name)))?;
             let one = One { group: group.clone(), queue, past: RefCell::default(), closing: RefCell::new(None) };
@@ -147,10 +161,24 @@ fn owner(config: &Config, service: ServiceId) -> Option<u32> {
     })
 }
 
+/// Takes away the mounts over trees of groups that a daemon has left.
+pub(super) fn clear(config: &Config) -> Result<(), Error> {
+    for group in config.groups.iter().filter(|group| group.engine.copies.contains(&config.me)) {
+        let named = |error: std::io::Error| Error::Usage(format!("`{}`: {error}", group.name));
+        apus_fuse::clear(&group.root).map_err(named)?;
+        if apus_fuse::there(&group.root) == apus_fuse::There::Lives {
+            apus_fuse::unmount(&group.root, false).map_err(named)?;
+        }
+    }
+    Ok(())
+}
+
 /// How a service with files is run: captured.
 pub(super) fn captured(config: &Config, service: ServiceId, spec: Spec) -> Spec {
     let mine = |group: &&Group| group.service == service && group.engine.copies.contains(&config.me);
-    let Some(group) = config.groups.iter().find(mine) else { return spec };
+    let Some(group) = config.groups.iter().find(mine).filter(|group| group.capture == Capture::Preload) else {
+        return spec;
+    };
     let Ok(library) = library(group) else { return spec };
     let text = |path: &Path| path.display().to_string();
     let mut environment = spec.environment.clone();

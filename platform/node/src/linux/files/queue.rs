@@ -6,7 +6,33 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use apus_capture::linux::Capture;
+use apus_engine::Time;
 use apus_engine::shipping::Work;
+
+/// How the mount over a group's tree is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Mounting {
+    /// Who serves it; 0: nobody.
+    pub(super) process: u32,
+    /// How often it had to be put there again.
+    pub(super) again: u64,
+    /// What keeps it from being there.
+    pub(super) trouble: Option<String>,
+}
+
+/// An opening by a program that is not captured.
+#[derive(Clone, Debug)]
+pub(super) struct Stranger {
+    pub(super) process: u32,
+    pub(super) program: String,
+    pub(super) path: String,
+    pub(super) allowed: bool,
+    /// When it was so last, and when it was last told, by the clock of the machine's start.
+    pub(super) at: Time,
+    pub(super) told: Time,
+    /// How often it was so.
+    pub(super) times: u64,
+}
 
 /// How a group's thread stands, for people.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +43,10 @@ pub(super) struct State {
     pub(super) store: Option<apus_files::Status>,
     /// Openings by programs without the library: refused, and let through.
     pub(super) strangers: (u64, u64),
+    /// The last of them.
+    pub(super) stranger: Option<Stranger>,
+    /// Where there is to be one.
+    pub(super) mount: Option<Mounting>,
 }
 
 #[derive(Default)]

@@ -90,8 +90,17 @@ impl One {
             "root": text(&group.root), "doing": "starting", "trouble": state.trouble, "guard": group.guard.word(),
             "resource": group.engine.resource.0,
             "strangers": json!({ "refused": state.strangers.0, "let-through": state.strangers.1 }),
-            "log_limit": group.engine.log_bytes,
+            "log_limit": group.engine.log_bytes, "captured": group.capture.word(),
         });
+        if let Some(last) = &state.stranger {
+            row["stranger"] = json!({
+                "process": last.process, "program": last.program, "path": last.path, "allowed": last.allowed,
+                "times": last.times, "ago_us": now().since(last.at).0,
+            });
+        }
+        if let Some(mount) = &state.mount {
+            row["mount"] = json!({ "process": mount.process, "again": mount.again, "trouble": mount.trouble });
+        }
         if let Some(ring) = self.queue.captured() {
             let status = ring.status();
             row["capture"] = json!({

@@ -6,22 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use apus_capture::linux::{Capture, Guard, Policy};
+use apus_capture::linux::{Capture, Guard, Mapped, Policy};
 use apus_capture::{Drained, Drainer};
 use apus_engine::shipping::{Answer, Happening, Work};
 use apus_engine::{Input, Mode, OpId};
 use apus_files::{Feed, Globs, Store};
+use apus_fuse::Outside;
 use tokio::sync::mpsc;
 
-use super::super::Say;
+use super::super::{Note, Say};
 use super::last::{self, Last};
+use super::mount::{self, Mount};
 use super::queue::Queue;
+use super::strangers;
 use crate::{Group, Guarded};
 
 /// A disk that could not be opened is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Between two looks of the guard at directories that came.
-const LOOK: i32 = 200;
 /// What a copy's status is worth, while nothing else happens.
 const FRESH: Duration = Duration::from_millis(100);
 /// Notes of one kind in a row that are said.
@@ -35,6 +36,8 @@ pub(super) struct Settings {
     pub(super) queue: Arc<Queue>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) say: Say,
+    /// Takes down what an operator may ask for later.
+    pub(super) note: Note,
 }
 
 /// Starts it. It ends by [`Queue::end`].
@@ -44,8 +47,9 @@ pub(super) fn start(settings: Settings) -> io::Result<JoinHandle<()>> {
 
 fn run(settings: Settings) {
     let mut told = String::new();
+    let mut outside = None;
     while !settings.queue.is_over() {
-        match Worker::new(&settings) {
+        match Worker::new(&settings, &mut outside) {
             Ok(mut worker) => {
                 settings.queue.change(|state| state.trouble = None);
                 worker.work();
@@ -72,11 +76,16 @@ struct Capturing {
     ring: Arc<Capture>,
     drains: JoinHandle<()>,
     guards: Option<JoinHandle<()>>,
+    mount: Option<Mount>,
 }
 
 impl Capturing {
     /// Programs have ended: the drainer takes what is left, and wakes the group's thread.
     fn programs_ended(&self) {
+        if let Some(mount) = &self.mount {
+            // What it still has to write is the last that comes.
+            mount.end();
+        }
         self.last.programs_ended();
         self.pause.store(true, Ordering::SeqCst);
         self.ring.rouse();
@@ -84,6 +93,9 @@ impl Capturing {
 
     /// Ends it; the guard has answered its last question when the thread that is given has ended.
     fn end(self) -> Option<JoinHandle<()>> {
+        if let Some(mount) = &self.mount {
+            mount.leave();
+        }
         self.stop.store(true, Ordering::SeqCst);
         self.pause.store(true, Ordering::SeqCst);
         self.ring.rouse();
@@ -95,6 +107,8 @@ impl Capturing {
 struct Worker<'s> {
     settings: &'s Settings,
     store: Store,
+    /// Where all others are, if this thread sees the tree below the group's mount.
+    outside: Option<Arc<Outside>>,
     capturing: Option<Capturing>,
     /// The guard of an earlier ring.
     guarded: Option<JoinHandle<()>>,
@@ -108,8 +122,12 @@ struct Worker<'s> {
 }
 
 impl<'s> Worker<'s> {
-    fn new(settings: &'s Settings) -> Result<Self, String> {
+    fn new(settings: &'s Settings, outside: &mut Option<Arc<Outside>>) -> Result<Self, String> {
         let (group, ring) = (&settings.group, &settings.queue.ring);
+        if group.capture == crate::Capture::Fuse && outside.is_none() {
+            let apart = apus_fuse::apart(&group.root).map_err(|error| format!("{}: {error}", group.root.display()))?;
+            *outside = Some(Arc::new(apart));
+        }
         if settings.queue.captured().is_none() && ring.exists() {
             // Whoever runs still has a lease that is renewed, however long it takes to read the disk.
             settings.queue.set_ring(Capture::at(ring).ok().map(Arc::new));
@@ -127,11 +145,13 @@ impl<'s> Worker<'s> {
             let _ = inputs.send(Input::Files { group: id, what });
         }));
         let (close, closing, spent, looked) = (None, None, false, None);
-        let mut worker = Self { settings, store, capturing: None, guarded: None, close, closing, spent, looked };
+        let outside = outside.clone();
+        let mut worker =
+            Self { settings, store, outside, capturing: None, guarded: None, close, closing, spent, looked };
         if worker.store.open_era().is_some() && ring.exists() {
             // A program may be writing still; what it did meanwhile lies in the ring.
             if let Err(why) = worker.capture() {
-                if last::is_mapped(ring) {
+                if Mapped::at(ring).is_ok_and(|mapped| mapped.by_others()) {
                     return Err(why);
                 }
                 worker.say(&format!("{why}; no program has it any more, and the copy goes on without what is in it"));
@@ -140,6 +160,9 @@ impl<'s> Worker<'s> {
         }
         if worker.capturing.is_none() {
             settings.queue.set_ring(None);
+            if let Some(outside) = &worker.outside {
+                mount::none(group, &settings.queue, &settings.say, outside)?;
+            }
         }
         worker.status();
         Ok(worker)
@@ -308,10 +331,12 @@ impl<'s> Worker<'s> {
         // Not what comes meanwhile: a program may be faster.
         let next = ring.status().next;
         while drainer.drain(&mut feed).map_err(at)? == Drained::Some && feed.taken() + 1 < next {}
+        let begin = |outside| Mount::start(group, queue, &self.settings.say, outside);
+        let mount = self.outside.as_ref().map(begin).transpose()?;
         let (stop, pause, last) = (Arc::new(AtomicBool::new(false)), Arc::default(), Arc::default());
         let guards = self.guard(&stop);
         let drains = self.drain(drainer, feed, (&stop, &pause, &last)).map_err(|error| format!("a thread: {error}"))?;
-        self.capturing = Some(Capturing { stop, pause, last, ring, drains, guards });
+        self.capturing = Some(Capturing { stop, pause, last, ring, drains, guards, mount });
         Ok(())
     }
 
@@ -351,51 +376,18 @@ impl<'s> Worker<'s> {
 
     /// Watches for programs that are not captured.
     fn guard(&self, stop: &Arc<AtomicBool>) -> Option<JoinHandle<()>> {
-        let (queue, name, say) = (&self.settings.queue, self.settings.group.name.clone(), self.settings.say.clone());
         let policy = match self.settings.group.guard {
             Guarded::Refuse => Policy::Refuse,
             Guarded::Mark => Policy::Mark,
             Guarded::Off => return None,
         };
-        let mut guard = match Guard::new(&queue.ring, policy) {
-            Ok(guard) => guard,
+        match Guard::new(&self.settings.queue.ring, policy) {
+            Ok(guard) => strangers::watch(guard, self.settings, stop.clone()).ok(),
             Err(error) => {
                 self.say(&format!("{error}; nobody sees programs that change files without being captured"));
-                return None;
+                None
             }
-        };
-        let (stop, queue) = (stop.clone(), queue.clone());
-        let watch = move || {
-            let mut told = String::new();
-            while !stop.load(Ordering::SeqCst) {
-                match guard.answer(LOOK) {
-                    Ok(verdicts) => {
-                        for verdict in verdicts {
-                            queue.change(|state| {
-                                let (refused, allowed) = &mut state.strangers;
-                                *(if verdict.allowed { allowed } else { refused }) += 1;
-                            });
-                            let path = String::from_utf8_lossy(&verdict.path);
-                            let done = if verdict.allowed { "may, and is not captured" } else { "is refused" };
-                            say(&format!(
-                                "files `{name}`: process {} without the library opens {path} for writing: it {done}",
-                                verdict.process
-                            ));
-                        }
-                        let _ = guard.refresh();
-                    }
-                    Err(error) => {
-                        let error = error.to_string();
-                        if error != told {
-                            say(&format!("files `{name}`: the guard: {error}"));
-                            told = error;
-                        }
-                        std::thread::sleep(Duration::from_millis(100));
-                    }
-                }
-            }
-        };
-        std::thread::Builder::new().name("guard".into()).spawn(watch).ok()
+        }
     }
 
     /// No program changes the files any more, and all that it did is told: the ring is of no use.

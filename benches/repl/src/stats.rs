@@ -35,6 +35,12 @@ impl Interval {
     }
 }
 
+impl std::fmt::Display for Interval {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(to, "{:.3} [{:.3}, {:.3}]", self.median, self.low, self.high)
+    }
+}
+
 /// The middle one, or the middle of the two.
 ///
 /// # Panics

@@ -38,6 +38,7 @@ fn a_few_moments_are_whole() {
             dir: env!("CARGO_TARGET_TMPDIR").into(),
             moments: many,
             lag: Duration::from_secs(1),
+            rounds: 0,
             workloads: vec![workload.into()],
             systems: vec!["apus".into()],
             keep: None,

@@ -31,7 +31,7 @@ pub fn role(args: &[String]) -> io::Result<()> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["work", kind] => work::worker(kind),
-        ["write", workload] => moments::write(workload),
+        ["serve", workload, room] => moments::serve(workload, Path::new(room)),
         ["receive", ring, copy] => moments::receive(Path::new(ring), Path::new(copy)),
         ["drain", ring] => ways::drain(Path::new(ring), None),
         ["drain", ring, into] => ways::drain(Path::new(ring), Some(Path::new(into))),

@@ -84,7 +84,12 @@ impl Drainer {
             ahead.bytes.resize(len, 0);
             let Some(file) = self.file(read.id, read.file) else {
                 *ahead = Ahead::default();
-                return Ok(self.gone(read));
+                let mut buffer = vec![0; want];
+                if !self.was_copied(read.id, read.offset, &mut buffer) {
+                    return Ok(self.gone(read, consumer));
+                }
+                self.send(read.seq, read.id, Change::Write { offset: read.offset, bytes: &buffer }, true, consumer)?;
+                return Ok(true);
             };
             let got = full(file, &mut ahead.bytes, start)?;
             ahead.bytes.truncate(got);

@@ -1,10 +1,11 @@
 //! Old bytes that programs copied before they destroyed them, found by the range that they are of.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
-use super::drainer::Drainer;
-use super::layout::{Kind, Reasons, state};
+use super::drainer::{Drainer, Read};
+use super::layout::{Kind, NONE, Reasons, state};
+use super::operation::Consumer;
 
 /// The old bytes of one file that wait in the ring.
 #[derive(Default)]
@@ -105,6 +106,28 @@ impl Drainer {
         let covered =
             pieces.iter().fold(at, |covered, &(from, to)| if from <= covered { covered.max(to) } else { covered });
         (covered - at) as usize
+    }
+
+    /// A file is gone: whether these bytes of it were all copied before, which `buffer` gets.
+    pub(super) fn was_copied(&mut self, id: u64, at: u64, buffer: &mut [u8]) -> bool {
+        self.scan();
+        self.overlay(id, at, 0, buffer) == buffer.len()
+    }
+
+    /// The bytes are gone with their file: what lies between and its end cannot be shown. `false`: the order is lost.
+    pub(super) fn gone(&mut self, read: &Read, consumer: &mut dyn Consumer) -> bool {
+        let dead = if read.file == NONE { 0 } else { self.capture.file(read.file).dead.load(Acquire) };
+        if dead != 0 && dead < read.seq {
+            // Nobody sees what is written to a file without a name.
+            return true;
+        }
+        if dead == 0 {
+            self.drift(read, "cannot be opened, and is not known to be gone");
+            return false;
+        }
+        self.capture.shared.hidden.fetch_max(dead, SeqCst);
+        consumer.lacks(dead);
+        true
     }
 }
 

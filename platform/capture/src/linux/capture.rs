@@ -42,7 +42,7 @@ pub struct Capture {
     own: AtomicU32,
     /// When this process began to record: monotonic, nanoseconds.
     since: AtomicU64,
-    bug: Bug,
+    pub(super) bug: Bug,
 }
 
 // SAFETY: all behind the pointer is atomic or written by the one thread that reserved it.
@@ -474,39 +474,55 @@ impl Capture {
             }
             return ready;
         }
+        self.copy_pieces(file, index, fd, pieces).unwrap_or_else(|| {
+            let ready = self.wait_shipped(file.last.load(Relaxed));
+            if !ready {
+                self.lose(Reasons::COPY);
+            }
+            ready
+        })
+    }
+
+    /// The file goes with its bytes: those that nobody has read are copied. As much as the ring can hardly hold is waited for instead;
+    /// where that is in vain the drainer finds the file gone, and says so.
+    #[cold]
+    pub(super) fn copy_last(&self, file: &File, index: u32, fd: c_int) {
+        let mut pieces = [(0, 0); RECENT + 1];
+        let count = file.unread(0, sys::fstat(fd).map_or(0, |stat| stat.size), file.look(self.shared), &mut pieces);
+        let total: u64 = pieces[..count].iter().map(|(from, to)| to - from).sum();
+        if total > self.ring_bytes / 4 {
+            self.wait_shipped(file.last.load(Relaxed));
+        } else {
+            self.copy_pieces(file, index, fd, &pieces[..count]);
+        }
+    }
+
+    /// Copies these bytes of a file into the ring. `false`: it is full, and the order is lost; `None`: they cannot be read.
+    fn copy_pieces(&self, file: &File, index: u32, fd: c_int, pieces: &[(u64, u64)]) -> Option<bool> {
         let mut readable = Readable { fd, own: false };
-        for &(from, to) in pieces.iter() {
+        for &(from, to) in pieces {
             let mut at = from;
             while at < to {
                 let want = (to - at).min(self.ring_bytes / 16) as usize;
                 let say = Say { more: want, ..Say::of(Kind::Before, index, file.id.load(Relaxed)).at(at, want as u64) };
                 let Some(slot) = self.reserve(say, state::COPYING) else {
                     self.full();
-                    return false;
+                    return Some(false);
                 };
-                let got = readable.pread(self.room(slot, 0, want), at);
-                match got {
-                    Ok(got) => {
-                        self.record(slot.at).len.store(got as u64, Relaxed);
-                        self.publish(slot, state::DONE);
-                        self.shared.copied.fetch_add(got as u64, Relaxed);
-                        if got == 0 {
-                            break;
-                        }
-                        at += got as u64;
-                    }
-                    Err(_) => {
-                        self.publish(slot, state::FAILED);
-                        let ready = self.wait_shipped(file.last.load(Relaxed));
-                        if !ready {
-                            self.lose(Reasons::COPY);
-                        }
-                        return ready;
-                    }
+                let Ok(got) = readable.pread(self.room(slot, 0, want), at) else {
+                    self.publish(slot, state::FAILED);
+                    return None;
+                };
+                self.record(slot.at).len.store(got as u64, Relaxed);
+                self.publish(slot, state::DONE);
+                self.shared.copied.fetch_add(got as u64, Relaxed);
+                if got == 0 {
+                    break;
                 }
+                at += got as u64;
             }
         }
-        true
+        Some(true)
     }
 
     /// Waits until the drainer has taken record `seq`, as long as a full ring would hold a program up.

@@ -249,6 +249,7 @@ impl Drainer {
                 if std::mem::take(&mut self.names_went) {
                     self.release();
                 }
+                consumer.rests();
                 return Ok(drained);
             }
             let Some(read) = self.record(tail, head) else {
@@ -265,6 +266,7 @@ impl Drainer {
                 }
                 state::FAILED => {}
                 _ if !sys::ended(read.owner, Some(read.time)) => {
+                    consumer.rests();
                     return Ok(if drained == Drained::Idle { Drained::Waiting } else { drained });
                 }
                 // It may have gone on between the look at the record and the one at the process.
@@ -447,8 +449,15 @@ impl Drainer {
         let mut buffer = vec![0; read.len.min(CHUNK) as usize];
         while at < end {
             let want = (end - at).min(CHUNK) as usize;
-            let Some(file) = self.file(read.id, read.file) else { return Ok(self.gone(read)) };
-            let got = full(file, &mut buffer[..want], at)?;
+            let got = match self.file(read.id, read.file) {
+                Some(file) => full(file, &mut buffer[..want], at)?,
+                None => {
+                    if !self.was_copied(read.id, at, &mut buffer[..want]) {
+                        return Ok(self.gone(read, consumer));
+                    }
+                    0
+                }
+            };
             // What was overwritten while it was read is known by now: its record was there before it was.
             self.scan();
             if !self.capture.reasons().in_order() {
@@ -476,21 +485,6 @@ impl Drainer {
             at += want as u64;
         }
         Ok(true)
-    }
-
-    /// The bytes are gone with their file: what lies between and its end cannot be shown. `false`: the order is lost.
-    pub(super) fn gone(&mut self, read: &Read) -> bool {
-        let dead = if read.file == NONE { 0 } else { self.capture.file(read.file).dead.load(Acquire) };
-        if dead != 0 && dead < read.seq {
-            // Nobody sees what is written to a file without a name.
-            return true;
-        }
-        if dead == 0 {
-            self.drift(read, "cannot be opened, and is not known to be gone");
-            return false;
-        }
-        self.capture.shared.hidden.fetch_max(dead, SeqCst);
-        true
     }
 
     /// An operation whose process ended before it could tell the result. `false`: the order is lost.

@@ -6,9 +6,10 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::{AT_FDCWD, c_int};
 
 use super::busy::Busy;
-use super::capture::{Capture, Source};
+use super::capture::{Bug, Capture, Source};
 use super::files::Bound;
 use super::layout::{Kind, NONE, Reasons, state};
+use super::lock::Held;
 use super::path::{Name, Place};
 use super::ring::{Say, Slot};
 use super::sys::{self, Stat};
@@ -44,6 +45,15 @@ pub enum Attribute<'a> {
 
 type Call<'a> = &'a mut dyn FnMut() -> isize;
 
+/// Who loses a name.
+#[derive(Clone, Copy)]
+struct Victim<'a> {
+    bound: Option<Bound>,
+    stat: Stat,
+    /// The name, if the file ends with its last one; `None`: it has one outside the group from then on.
+    goes: Option<&'a Name>,
+}
+
 impl Capture {
     /// Runs `body` under the lock of names. Without it the call is made all the same, and all is listed anew.
     fn named(&self, call: Call<'_>, body: impl FnOnce(&Busy, Call<'_>) -> isize) -> isize {
@@ -62,18 +72,14 @@ impl Capture {
 
     /// Makes the record, the call, and tells the record its result. While the order is lost, the call alone.
     /// `victim` loses a name by it: told before, because the drainer may find the file gone before the call has returned.
-    fn told(
-        &self,
-        say: Say<'_>,
-        victim: Option<(Option<Bound>, Stat)>,
-        call: Call<'_>,
-        done: impl FnOnce(Option<Slot>),
-    ) -> isize {
+    fn told(&self, say: Say<'_>, victim: Option<Victim<'_>>, call: Call<'_>, done: impl FnOnce(Option<Slot>)) -> isize {
+        let ending = victim.filter(|victim| victim.stat.links <= 1);
+        let _held = ending.and_then(|victim| self.outlive(victim.bound?, victim.goes?));
         let slot = if self.reasons().in_order() { self.reserve(say, state::INTENT) } else { None };
         if slot.is_none() {
             self.full();
         }
-        let ending = victim.and_then(|(bound, before)| bound.filter(|_| before.links <= 1));
+        let ending = ending.and_then(|victim| victim.bound);
         if let Some(bound) = ending {
             self.file(bound.index).dead.store(slot.map_or_else(|| self.number(), |slot| slot.seq), SeqCst);
         }
@@ -87,6 +93,23 @@ impl Capture {
             self.publish(slot, if result < 0 { state::FAILED } else { state::DONE });
         }
         result
+    }
+
+    /// A file's last name is about to go, and with it bytes that nobody has read and kept: they are copied. That the drainer may have it
+    /// open is not enough, since it may be killed. While what is returned is held nobody writes to the file.
+    fn outlive(&self, bound: Bound, name: &Name) -> Option<Held<'_>> {
+        let file = self.file(bound.index);
+        if !self.reasons().in_order() || self.bug == Bug::NoCopy {
+            return None;
+        }
+        let held = self.lock(&file.lock)?;
+        if file.generation.load(Relaxed) != bound.generation || file.last.load(Relaxed) <= file.look(self.shared) {
+            return None;
+        }
+        let fd = sys::openat(AT_FDCWD, name.as_ptr(), libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK).ok()?;
+        self.copy_last(file, bound.index, fd);
+        sys::close(fd);
+        Some(held)
     }
 
     /// The file's place in the table. One that was there before the group knew it gets a number.
@@ -333,7 +356,8 @@ impl Capture {
             let Some(below) = self.inside(&place.name) else { return call() };
             let kind = if stat.is_dir() { Kind::Rmdir } else { Kind::Unlink };
             let bound = if stat.is_file() { self.find(stat.key) } else { None };
-            self.told(self.of(kind, bound).named(below, &[]), Some((bound, stat)), call, |_| {})
+            let victim = Victim { bound, stat, goes: Some(&place.name) };
+            self.told(self.of(kind, bound).named(below, &[]), Some(victim), call, |_| {})
         })
     }
 
@@ -388,14 +412,7 @@ impl Capture {
     }
 
     /// A file comes into the group with its content.
-    fn enter(
-        &self,
-        name: &Name,
-        to: &[u8],
-        stat: &Stat,
-        victim: Option<(Option<Bound>, Stat)>,
-        call: Call<'_>,
-    ) -> isize {
+    fn enter(&self, name: &Name, to: &[u8], stat: &Stat, victim: Option<Victim<'_>>, call: Call<'_>) -> isize {
         let say = Say::of(Kind::Enter, NONE, 0).at(u64::from(stat.mode & 0o7777), stat.size).named(to, &[]);
         let result = self.told(say, victim, call, |slot| {
             if let (Some(now), Some(slot)) = (self.born(name, slot), slot) {
@@ -456,8 +473,10 @@ impl Capture {
 
     fn rename_file(&self, source: &Place, target: &Place, stat: &Stat, exchange: bool, call: Call<'_>) -> isize {
         let (from, to) = (self.held(&source.name), self.held(&target.name));
-        let victim =
-            target.stat.map(|there| (if there.is_file() && to.is_some() { self.find(there.key) } else { None }, there));
+        let victim = target.stat.map(|stat| {
+            let bound = if stat.is_file() && to.is_some() { self.find(stat.key) } else { None };
+            Victim { bound, stat, goes: Some(&target.name) }
+        });
         match (from, to) {
             (None, None) => call(),
             (Some(from), Some(to)) => {
@@ -479,7 +498,8 @@ impl Capture {
             }
             (Some(from), None) => {
                 let bound = if stat.is_file() { self.find(stat.key) } else { None };
-                self.told(self.of(Kind::Unlink, bound).named(from, &[]), Some((bound, *stat)), call, |_| {})
+                let victim = Victim { bound, stat: *stat, goes: None };
+                self.told(self.of(Kind::Unlink, bound).named(from, &[]), Some(victim), call, |_| {})
             }
             (None, Some(to)) if stat.is_file() => match self.find(stat.key) {
                 // Another of its names is in the group.

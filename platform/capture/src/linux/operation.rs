@@ -206,6 +206,15 @@ pub trait Consumer {
         let _ = file;
     }
 
+    /// Bytes of a file went with it before they were read: what is handed over from here up to the record with this number leads to trees
+    /// that no program saw.
+    fn lacks(&mut self, upto: u64) {
+        let _ = upto;
+    }
+
+    /// All that was there was handed over, and nothing follows for a moment.
+    fn rests(&mut self) {}
+
     /// The record with this number was handed over in full; there may have been nothing to do for it.
     fn passed(&mut self, seq: u64) {
         let _ = seq;

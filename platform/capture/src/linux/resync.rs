@@ -113,6 +113,10 @@ impl Drainer {
                 None => return Ok(None),
             }
         }
+        // Before the reasons go: a drainer that is killed from here on leaves behind that all is to be listed, and nobody takes the copy
+        // for one that may be shown.
+        shared.resyncing.store(1, SeqCst);
+        shared.hidden.store(u64::MAX, SeqCst);
         // From here on a reason is a new one: whoever has no lock may have come too late for the listing.
         let reasons = shared.reasons.swap(0, SeqCst);
         let first = shared.ever.load(SeqCst) == Reasons::NEW | Reasons::ALL
@@ -162,8 +166,6 @@ impl Drainer {
             quiet.dirty.insert(file.id.load(Relaxed), Dirty { index, whole, spans });
         }
         quiet.seq = capture.number();
-        shared.resyncing.store(1, SeqCst);
-        shared.hidden.store(u64::MAX, SeqCst);
         shared.shipped.store(quiet.seq, SeqCst);
         shared.tail.store(head, Release);
         capture.roomier();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use apus_capture::linux::sys;
 use apus_capture::{Change as Op, Consumer, FileId as Id, Kind as OpKind, Listed, Operation};
@@ -45,7 +45,14 @@ pub struct Feed {
     marker: u64,
     /// Bytes of changes that may wait for the log.
     limit: u64,
+    /// Bytes of files that are gone are lacking up to this record.
+    lacks: u64,
+    /// Changes that wait to be told together.
+    waiting: usize,
 }
+
+/// So many changes are told although more may follow at once.
+const TOGETHER: usize = 64;
 
 fn apart() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOENT)
@@ -78,6 +85,8 @@ impl Feed {
             missed: false,
             marker: 0,
             limit: u64::MAX,
+            lacks: 0,
+            waiting: 0,
         };
         feed.learn();
         feed
@@ -114,6 +123,16 @@ impl Feed {
 
     fn number(&self, id: u64) -> FileId {
         FileId(self.ring.prefix | id)
+    }
+
+    /// What was taken is told, or somebody woken who tells it.
+    fn tell(&mut self, mut shared: MutexGuard<'_, Shared>) {
+        self.waiting = 0;
+        let told = shared.flush();
+        drop(shared);
+        if !told {
+            (self.wake)();
+        }
     }
 
     /// The group's number of a file of the ring; `None`: it has no name any more.
@@ -394,7 +413,7 @@ impl Consumer for Feed {
         if self.at.0 != seq {
             self.at = (seq, 0);
         }
-        let quiet = shared.queue.is_empty();
+        self.waiting += changes.len();
         for change in changes {
             self.at.1 += 1;
             if self.at.1 > had {
@@ -402,12 +421,32 @@ impl Consumer for Feed {
                 shared.push(change, seq, self.at.1);
             }
         }
-        let wake = quiet && !shared.queue.is_empty();
-        drop(shared);
-        if wake {
-            (self.wake)();
+        if self.waiting >= TOGETHER {
+            self.tell(shared);
         }
         Ok(())
+    }
+
+    fn lacks(&mut self, upto: u64) {
+        let all = Arc::clone(&self.shared);
+        let mut shared = lock(&all);
+        if shared.feed != self.serial || upto <= self.lacks {
+            return;
+        }
+        self.lacks = upto;
+        // Other copies go on from their present state only to one that a program saw: by comparing.
+        shared.queue.push(Happening::Missed);
+        shared.told.push("a file was gone before it was read: other copies will compare their files".to_owned());
+        drop(shared);
+        (self.wake)();
+    }
+
+    fn rests(&mut self) {
+        let all = Arc::clone(&self.shared);
+        let shared = lock(&all);
+        if shared.feed == self.serial && !shared.queue.is_empty() {
+            self.tell(shared);
+        }
     }
 
     fn anew(&mut self, first: bool) -> bool {

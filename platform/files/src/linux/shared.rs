@@ -21,6 +21,10 @@ pub(super) struct Shared {
     /// What lies between both.
     pub(super) steps: VecDeque<(u64, Step)>,
     pub(super) queue: Vec<Happening>,
+    /// Hears what is in the queue, in order, from whichever thread put it there.
+    tell: Option<Box<dyn Fn(Happening) + Send>>,
+    /// It may: what the disk holds was told.
+    telling: bool,
     /// The last number that was given.
     pub(super) captured: u64,
     /// How far the log has it durably.
@@ -63,6 +67,8 @@ impl Shared {
             steps: VecDeque::new(),
             index,
             queue: Vec::new(),
+            tell: None,
+            telling: false,
             captured: logged.captured,
             logged,
             seats: VecDeque::new(),
@@ -78,6 +84,23 @@ impl Shared {
             feed: 0,
             over: true,
         }
+    }
+
+    /// What happens is told at once from now on, by whom it happens to; `false`: nobody hears it.
+    pub(super) fn begin_to_tell(&mut self) -> bool {
+        self.telling = true;
+        self.flush()
+    }
+
+    pub(super) fn tell_by(&mut self, tell: Box<dyn Fn(Happening) + Send>) {
+        self.tell = Some(tell);
+    }
+
+    /// Under the lock, so that what comes first is told first.
+    pub(super) fn flush(&mut self) -> bool {
+        let Some(tell) = self.tell.as_ref().filter(|_| self.telling) else { return false };
+        self.queue.drain(..).for_each(tell);
+        true
     }
 
     /// Nothing is taken any more: the last number is the last one.

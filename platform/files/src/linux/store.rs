@@ -202,6 +202,12 @@ impl Store {
         Ok(Feed::new(Arc::clone(&self.shared), wake, mount, self.marks.body.ring, skip, known))
     }
 
+    /// What is captured is told there at once, from the feed's thread, and by [`happened`](Self::happened) no more: it waits for no disk
+    /// that this store waits for. In order, and nothing before [`found`](Self::found).
+    pub fn tell_by(&mut self, tell: Box<dyn Fn(Happening) + Send>) {
+        lock(&self.shared).tell_by(tell);
+    }
+
     /// Nothing is taken from the feed any more: what waits for it waits no longer.
     pub fn stop_feed(&self) {
         lock(&self.shared).end();
@@ -346,6 +352,7 @@ impl Store {
         }
         let mut shared = lock(&self.shared);
         let told = std::mem::take(&mut shared.told);
+        shared.begin_to_tell();
         let mut out = std::mem::take(&mut shared.queue);
         let (taken, captured, changed, over) = (shared.taken, shared.captured, shared.changed, shared.over);
         shared.awaited = self.waits.iter().map(|wait| wait.upto).filter(|upto| *upto > taken).min();

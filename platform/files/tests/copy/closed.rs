@@ -163,7 +163,7 @@ fn what_waits_for_the_log_has_a_bound() {
     begin(&mut store, &mut writer);
     done(&mut store, &Work::Open { op: OpId(1), era: Epoch(9 << 20) });
     let mut feed = store.feed(&ring(&place.0), Box::new(|| {})).unwrap_or_else(|error| panic!("{error}"));
-    let mut take = |feed: &mut Feed, seq, file, change| {
+    let take = |feed: &mut Feed, seq, file, change| {
         let took = feed.take(&Operation { seq, file: Id(file), publish: true, change });
         if took.is_ok() {
             feed.passed(seq);
@@ -219,6 +219,44 @@ fn what_waits_for_the_log_has_a_bound() {
     let large = vec![3; 3 << 20];
     take(&mut feed, 200, 31, Op::Write { offset: 0, bytes: &large[..1 << 20] }).expect("there is room");
     assert!(feed.is_full());
+}
+
+/// Bytes that went with their file are told before what was done after them: other copies compare their files, and go through no state that
+/// no program saw. Once for all files up to the same record.
+#[test]
+fn bytes_that_are_lacking_are_told_in_their_place() {
+    let place = place("lacking");
+    let mut writer = Writer::new();
+    let mut store = open(&place.0);
+    begin(&mut store, &mut writer);
+    done(&mut store, &Work::Open { op: OpId(1), era: Epoch(9 << 20) });
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let hears = heard.clone();
+    store.tell_by(Box::new(move |what| hears.lock().expect("nobody fails").push(what)));
+    let mut feed = store.feed(&ring(&place.0), Box::new(|| {})).unwrap_or_else(|error| panic!("{error}"));
+    let take = |feed: &mut Feed, seq, change| {
+        feed.take(&Operation { seq, file: Id(seq), publish: true, change }).expect("it is taken");
+        feed.passed(seq);
+    };
+    take(&mut feed, 1, Op::Listing { entries: &[] });
+    store.happened();
+    heard.lock().expect("nobody fails").clear();
+    take(&mut feed, 5, Op::Sync);
+    feed.lacks(9);
+    feed.lacks(8);
+    take(&mut feed, 7, Op::Sync);
+    assert_eq!(*heard.lock().expect("nobody fails"), [], "more may follow at once");
+    feed.rests();
+    let told: Vec<_> = std::mem::take(&mut *heard.lock().expect("nobody fails"));
+    let [Happening::Captured(first), Happening::Missed, Happening::Captured(second)] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!(first.last().map(|last| last.number + 1), second.first().map(|first| first.number));
+    feed.lacks(12);
+    feed.rests();
+    assert_eq!(std::mem::take(&mut *heard.lock().expect("nobody fails")), [Happening::Missed]);
+    assert_eq!(store.happened(), [], "all of it was told already");
+    assert!(store.alarms().iter().any(|alarm| alarm.contains("gone before it was read")));
 }
 
 /// A file system says once that it has lost something: no later flush vouches for what came before.

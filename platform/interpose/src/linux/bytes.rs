@@ -27,7 +27,7 @@ unsafe fn total(parts: *const iovec, count: c_int) -> size_t {
 macro_rules! writes {
     ($($name:ident)*) => {hook! {$(
         fn $name(fd: c_int, from: *const c_void, len: size_t) -> ssize_t, real =>
-            bytes(fd, written(len), real, || raw(libc::SYS_write, [fd as usize, from as usize, len]));
+            bytes(fd, written(len), real, move || raw(libc::SYS_write, [fd as usize, from as usize, len]));
     )*}};
 }
 writes!(write __write);
@@ -35,7 +35,7 @@ writes!(write __write);
 macro_rules! pwrites {
     ($($name:ident)*) => {hook! {$(
         fn $name(fd: c_int, from: *const c_void, len: size_t, offset: off_t) -> ssize_t, real =>
-            bytes(fd, placed(offset, len), real, || raw(libc::SYS_pwrite64, [fd as usize, from as usize, len, offset as usize]));
+            bytes(fd, placed(offset, len), real, move || raw(libc::SYS_pwrite64, [fd as usize, from as usize, len, offset as usize]));
     )*}};
 }
 pwrites!(pwrite pwrite64 __pwrite64);

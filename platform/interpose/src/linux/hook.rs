@@ -38,7 +38,7 @@ macro_rules! hook {
             #[unsafe(link_section = ".init_array")]
             static RESOLVE: extern "C" fn() = { extern "C" fn resolve() { REAL.resolve(); } resolve };
             #[allow(unused_variables, reason = "not every function needs the one it stands before")]
-            let $real = || -> $ret {
+            let $real = move || -> $ret {
                 let found = REAL.resolve();
                 if found.is_null() {
                     $crate::linux::state::errno(libc::ENOSYS);

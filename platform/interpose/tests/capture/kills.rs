@@ -90,9 +90,13 @@ pub(crate) fn a_killed_drainer_goes_on() {
             kill(drainer);
             kills += 1;
         }
+        if kills == 100 {
+            // What nobody reads is copied before it goes: a ring holds only so much of that.
+            world.drain(0);
+        }
         finish(program);
     }
-    world.drain(0);
+    world.settle();
     world.stop();
     let status = world.status();
     println!("  {kills} kills, {} records, {} bytes copied", status.next, status.copied);

@@ -12,6 +12,8 @@
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod calls;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+mod gone;
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod guarded;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod kills;
@@ -35,6 +37,7 @@ fn main() {
         match role.to_str() {
             Some("overwrite") => proof::overwrite(),
             Some("threads") => proof::threads(),
+            Some("vanish") => gone::vanish(),
             Some("calls") => calls::calls(),
             Some("spawns") => calls::spawns(),
             Some("mapping") => calls::mapping(),
@@ -55,11 +58,13 @@ fn main() {
         println!("capture: SKIPPED: {why}");
         return;
     }
-    let tests: [(&str, fn()); 21] = [
+    let tests: [(&str, fn()); 23] = [
         ("overwrites_are_shipped_as_they_were", proof::overwrites_are_shipped_as_they_were),
         ("threads_keep_their_order", proof::threads_keep_their_order),
         ("a_capture_without_copies_is_caught", proof::a_capture_without_copies_is_caught),
         ("a_late_sequence_is_caught", proof::a_late_sequence_is_caught),
+        ("a_file_that_is_gone_was_copied", gone::a_file_that_is_gone_was_copied),
+        ("a_file_that_is_gone_uncopied_is_told", gone::a_file_that_is_gone_uncopied_is_told),
         ("every_call_is_seen", calls::every_call_is_seen),
         ("what_a_spawn_opens_is_told", calls::what_a_spawn_opens_is_told),
         ("a_shared_mapping_is_told", calls::a_shared_mapping_is_told),

@@ -2,21 +2,21 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
-use std::os::unix::process::CommandExt as _;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::cost::cost;
 use super::judge::judge;
-use super::systems::{self, Site, System, until};
+use super::network::until;
+use super::programs::Programs;
+use super::systems::{self, Site, System};
 use super::writers;
-use crate::linux::processes::{Ended, bound};
-use crate::stats::Draw;
+use crate::stats::{Draw, Interval};
 
 /// The moment's longest wait, in microseconds.
 const WAIT: u64 = 20_000;
@@ -36,9 +36,11 @@ pub struct Moments {
     pub moments: usize,
     /// How long the lag is looked at before that.
     pub lag: Duration,
+    /// Rounds in which the programs' speed is compared with that of programs at which no system looks; 0: it is not.
+    pub rounds: usize,
     /// `sqlite`, `redis`, `git`; all if empty.
     pub workloads: Vec<String>,
-    /// `apus`, `lsyncd`, `syncthing`; all if empty.
+    /// `apus`, `apus-live`, `lsyncd`, `syncthing`; all if empty.
     pub systems: Vec<String>,
     /// Where torn copies are kept, on the disk of `dir`.
     pub keep: Option<PathBuf>,
@@ -73,6 +75,8 @@ pub struct Part {
     pub wire: f64,
     /// Processor time of the system, of one processor.
     pub processor: f64,
+    /// Time of an operation against that of programs at which no system looks.
+    pub cost: Option<Interval>,
     /// What is to be known besides.
     pub note: String,
 }
@@ -92,99 +96,6 @@ pub(crate) fn now() -> u64 {
     // SAFETY: the structure is the kernel's.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut at) };
     at.tv_sec.unsigned_abs() * 1_000_000_000 + at.tv_nsec.unsigned_abs()
-}
-
-/// The programs of a workload, in a group of processes of their own.
-struct Programs {
-    group: Ended,
-    server: Option<Ended>,
-    done: Arc<AtomicU64>,
-    written: u64,
-}
-
-impl Programs {
-    fn start(workload: &str, system: &dyn System, site: &Site) -> io::Result<Self> {
-        let server = if workload == "redis" {
-            let mut command = Command::new("redis-server");
-            command.args([
-                "--port",
-                "0",
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "everysec",
-                "--save",
-                "",
-                "--dir",
-                ".",
-            ]);
-            command.args(["--unixsocket", "socket", "--auto-aof-rewrite-percentage", "0"]);
-            command.current_dir(&site.root).stdout(Stdio::null());
-            system.dress(&mut command);
-            let server = Ended(bound(command.process_group(0)).spawn()?);
-            let answers = || {
-                let mut ask = Command::new("redis-cli");
-                ask.args(["-s", "socket", "ping"]).current_dir(&site.root);
-                ask.output().is_ok_and(|output| output.stdout.starts_with(b"PONG"))
-            };
-            if !until(Duration::from_secs(10), answers) {
-                return Err(io::Error::other("redis-server does not answer"));
-            }
-            Some(server)
-        } else {
-            None
-        };
-        let mut command = Command::new(&site.me[0]);
-        command.args(&site.me[1..]).args(["write", workload]).current_dir(&site.root).stdout(Stdio::piped());
-        system.dress(&mut command);
-        let mut child = bound(command.process_group(0)).spawn()?;
-        let done = Arc::new(AtomicU64::new(0));
-        if let Some(out) = child.stdout.take() {
-            let done = Arc::clone(&done);
-            std::thread::spawn(move || {
-                for line in BufReader::new(out).lines().map_while(Result::ok) {
-                    done.store(line.parse().unwrap_or(0), Relaxed);
-                }
-            });
-        }
-        Ok(Self { group: Ended(child), server, done, written: 0 })
-    }
-
-    /// Bytes that the programs wrote, so far.
-    fn bytes(&self) -> u64 {
-        let of = |process: u32| {
-            let text = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
-            let line = text.lines().find_map(|line| line.strip_prefix("wchar: "));
-            line.and_then(|bytes| bytes.trim().parse::<u64>().ok()).unwrap_or(0)
-        };
-        self.written + of(self.group.0.id()) + self.server.as_ref().map_or(0, |server| of(server.0.id()))
-    }
-
-    fn kill(&mut self) {
-        for program in std::iter::once(&mut self.group).chain(&mut self.server) {
-            // The number is the group's as long as nobody has waited for its first process.
-            if let Ok(None) = program.0.try_wait() {
-                // SAFETY: no memory is passed; the group is the one that was started.
-                unsafe { libc::kill(-program.0.id().cast_signed(), libc::SIGKILL) };
-                let _ = program.0.wait();
-            }
-        }
-    }
-
-    /// All are killed at once, and started again.
-    fn crash(&mut self, workload: &str, system: &dyn System, site: &Site) -> io::Result<()> {
-        let written = self.bytes();
-        self.kill();
-        *self = Self::start(workload, system, site)?;
-        self.written = written;
-        Ok(())
-    }
-}
-
-impl Drop for Programs {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// Looks at the marks that come into the copy, until told to stop.
@@ -249,10 +160,12 @@ fn part(
     plan: &Moments,
     workload: &str,
     name: &str,
-    mut system: Box<dyn System>,
+    system: Box<dyn System>,
     told: &mut dyn FnMut(&str),
 ) -> io::Result<Part> {
     let folder = Folder(plan.dir.join(format!("apus-moments-{}-{workload}-{name}", std::process::id())));
+    // It ends before its folder goes.
+    let mut system = system;
     let below = |name: &str| folder.0.join(name);
     for name in ["root", "copy", "room"] {
         std::fs::create_dir_all(below(name))?;
@@ -264,16 +177,19 @@ fn part(
         room: whole.join("room"),
         me: plan.me.clone(),
         library: plan.library.clone(),
+        workload: workload.to_string(),
     };
     told(&format!("{workload}, {name}: starts"));
     system.start(&site)?;
-    let mut programs = Programs::start(workload, system.as_ref(), &site)?;
+    let mut programs = Programs::start(system.as_mut(), &site)?;
     let copied = || std::fs::metadata(site.copy.join("marks")).is_ok_and(|meta| meta.len() > 8);
     if !until(START, copied) {
         return Err(io::Error::other(format!("{workload}, {name}: nothing was copied in {} s", START.as_secs())));
     }
     // Each thread has begun, and what it began with has come.
     std::thread::sleep(Duration::from_secs(2));
+    told(&format!("{workload}, {name}: cost"));
+    let cost = cost(plan.rounds, &programs, &site)?;
     told(&format!("{workload}, {name}: lag"));
     let stop = AtomicBool::new(false);
     let (wire, written, used, began) = (system.wire()?, programs.bytes(), system.processor(), Instant::now());
@@ -296,6 +212,7 @@ fn part(
         lag,
         wire: sent as f64 / wrote.max(1) as f64,
         processor: (system.processor() - used) as f64 / began.elapsed().as_nanos() as f64,
+        cost,
         note: String::new(),
     };
     let mut draw = Draw(plan.seed);
@@ -304,20 +221,25 @@ fn part(
         std::thread::sleep(Duration::from_micros(draw.below(WAIT)));
         if part.crashes < part.moments / CRASH_EVERY {
             if part.crashes.is_multiple_of(2) {
-                programs.crash(workload, system.as_ref(), &site)?;
+                programs.crash(system.as_mut(), &site)?;
             } else {
                 system.crash()?;
             }
             part.crashes += 1;
             std::thread::sleep(Duration::from_micros(draw.below(WAIT)));
         }
-        if let Some(ended) = programs.group.0.try_wait()? {
+        if let Some(ended) = programs.ended()? {
             return Err(io::Error::other(format!("{workload}, {name}: the programs ended: {ended}")));
         }
         if !system.freeze()? {
             part.hidden += 1;
             if last.elapsed() > PATIENCE {
-                let why = format!("the copy is not to be shown for {} s; {}", PATIENCE.as_secs(), system.note());
+                let why = format!(
+                    "the copy is not to be shown for {} s; {}{}",
+                    PATIENCE.as_secs(),
+                    system.note(),
+                    system.story()
+                );
                 return Err(io::Error::other(format!("{workload}, {name}: {why}")));
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -344,21 +266,22 @@ fn part(
         std::fs::remove_dir_all(&moment)?;
         told(&format!("{workload}, {name}: {}/{} moments, {} torn", part.moments, plan.moments, part.torn));
     }
-    part.note = format!("{} operations; {}", programs.done.load(Relaxed), system.note());
+    part.note = format!("{} operations; {}", programs.done(), system.note());
     Ok(part)
 }
 
 /// A table in Markdown.
 pub fn text(outcome: &Outcome) -> String {
     let mut text = String::from(
-        "| workload | system | torn, of moments | lag ms: p50 / p99 / greatest | sent, of a byte written | processor | crashes | not shown |\n|---|---|---|---|---|---|---|---|\n",
+        "| workload | system | torn, of moments | lag ms: p50 / p99 / greatest | sent, of a byte written | processor | programs' time | crashes | not shown |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     let ms = |micros: u64| micros as f64 / 1000.0;
     for part in &outcome.parts {
         let (half, most, all) = (part.lag.value_at_quantile(0.5), part.lag.value_at_quantile(0.99), part.lag.max());
+        let cost = part.cost.map_or_else(|| "-".to_string(), |cost| cost.to_string());
         let _ = writeln!(
             text,
-            "| {} | {} | {} of {} | {:.1} / {:.1} / {:.1} | {:.2} | {:.1} % | {} | {} |",
+            "| {} | {} | {} of {} | {:.1} / {:.1} / {:.1} | {:.2} | {:.1} % | {cost} | {} | {} |",
             part.workload,
             part.system,
             part.torn,

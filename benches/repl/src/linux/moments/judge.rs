@@ -1,9 +1,12 @@
 //! Whether a copy is one that the program could have left behind: told by the programs.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use super::network::until;
 use super::writers::generation;
+use crate::linux::processes::{Ended, bound};
 
 fn output(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
@@ -26,7 +29,8 @@ pub(crate) fn judge(workload: &str, copy: &Path) -> Result<(), String> {
         }
         "redis" => {
             let manifest = copy.join("appendonlydir/appendonly.aof.manifest");
-            output(Command::new("redis-check-aof").arg(manifest)).map(drop)
+            output(Command::new("redis-check-aof").arg(manifest))?;
+            loads(copy)
         }
         _ => {
             for number in 0..2 {
@@ -37,6 +41,27 @@ pub(crate) fn judge(workload: &str, copy: &Path) -> Result<(), String> {
             }
             Ok(())
         }
+    }
+}
+
+/// A server takes the files for its own, and answers.
+fn loads(copy: &Path) -> Result<(), String> {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", "0", "--appendonly", "yes", "--save", "", "--dir", ".", "--unixsocket", "judge"]);
+    let server = bound(command.current_dir(copy).stdout(Stdio::null())).spawn();
+    let mut server = Ended(server.map_err(|error| format!("redis-server: {error}"))?);
+    let mut ended = None;
+    let answers = || {
+        ended = server.0.try_wait().ok().flatten();
+        let mut ask = Command::new("redis-cli");
+        ask.args(["-s", "judge", "ping"]).current_dir(copy);
+        ended.is_some() || ask.output().is_ok_and(|output| output.stdout.starts_with(b"PONG"))
+    };
+    let answered = until(Duration::from_secs(20), answers);
+    match ended {
+        None if answered => Ok(()),
+        None => Err("redis-server does not answer".into()),
+        Some(status) => Err(format!("redis-server does not load it: {status}")),
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apus_capture::linux::{Capture, Drainer, Replay};
 use apus_capture::{Change, Consumer, Group, Listed, Operation};
 
+use super::live::Live;
+use super::network::{Network, time};
 use crate::linux::processes::{Ended, bound};
 use crate::linux::redis::which;
 
@@ -24,12 +25,18 @@ pub(crate) struct Site {
     pub(crate) room: PathBuf,
     pub(crate) me: Vec<std::ffi::OsString>,
     pub(crate) library: PathBuf,
+    pub(crate) workload: String,
 }
 
 pub(crate) trait System {
     fn start(&mut self, site: &Site) -> io::Result<()>;
     /// What programs need.
     fn dress(&self, command: &mut Command);
+    /// The first of the workload's programs, if this system starts them itself: another one than `before`, which was killed.
+    fn runs(&mut self, before: Option<u32>) -> io::Result<Option<u32>> {
+        let _ = before;
+        Ok(None)
+    }
     /// Stops the receiver. `false`: what is there may not be shown now, and it goes on.
     fn freeze(&mut self) -> io::Result<bool>;
     fn thaw(&mut self) -> io::Result<()>;
@@ -43,10 +50,14 @@ pub(crate) trait System {
     fn note(&self) -> String {
         String::new()
     }
+    /// What its programs said last, where something did not come.
+    fn story(&self) -> String {
+        String::new()
+    }
 }
 
 /// All of them.
-pub(crate) const NAMES: [&str; 3] = ["apus", "lsyncd", "syncthing"];
+pub(crate) const NAMES: [&str; 4] = ["apus", "apus-live", "lsyncd", "syncthing"];
 
 pub(crate) fn make(name: &str) -> io::Result<Box<dyn System>> {
     let needs = |programs: &[&str]| match programs.iter().find(|program| which(program).is_none()) {
@@ -55,6 +66,7 @@ pub(crate) fn make(name: &str) -> io::Result<Box<dyn System>> {
     };
     match name {
         "apus" => Ok(Box::<Apus>::default()),
+        "apus-live" => needs(&["unshare", "nsenter", "ip"]).map(|()| Box::<Live>::default() as _),
         "lsyncd" => needs(&["lsyncd", "rsync", "unshare", "nsenter", "ip"]).map(|()| Box::<Lsyncd>::default() as _),
         "syncthing" => needs(&["syncthing", "unshare", "nsenter", "ip"]).map(|()| Box::<Syncthing>::default() as _),
         other => {
@@ -62,14 +74,6 @@ pub(crate) fn make(name: &str) -> io::Result<Box<dyn System>> {
             Err(io::Error::new(io::ErrorKind::InvalidInput, why))
         }
     }
-}
-
-/// A process's time, with that of its children that have ended.
-fn time(process: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    let after = text.rsplit_once(')').map_or("", |(_, after)| after);
-    // 14 to 17 of all words: own and children's, in hundredths of a second.
-    after.split_whitespace().skip(11).take(4).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>() * 10_000_000
 }
 
 /// Capture, and the operations done over again in the copy.
@@ -208,85 +212,6 @@ pub(crate) fn receive(ring: &Path, copy: &Path) -> io::Result<()> {
     done
 }
 
-/// Programs in a network of their own, whose bytes are counted.
-#[derive(Default)]
-struct Network {
-    holder: Option<Ended>,
-    /// The last one receives.
-    programs: Vec<Ended>,
-    commands: Vec<Vec<String>>,
-    earlier: u64,
-}
-
-impl Network {
-    fn start(&mut self, programs: Vec<Vec<String>>) -> io::Result<()> {
-        let mut command = Command::new("unshare");
-        command.args(["-n", "sh", "-c", "ip link set lo up && echo up && exec sleep 100000"]).stdout(Stdio::piped());
-        let mut holder = bound(&mut command).spawn()?;
-        let mut line = String::new();
-        if let Some(out) = holder.stdout.take() {
-            BufReader::new(out).read_line(&mut line)?;
-        }
-        self.holder = Some(Ended(holder));
-        if line.trim() != "up" {
-            return Err(io::Error::other("no network namespace can be made"));
-        }
-        // The receiver first: the other one looks for it.
-        for program in programs.iter().rev() {
-            let child = self.spawn(program)?;
-            self.programs.insert(0, Ended(child));
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        self.commands = programs;
-        Ok(())
-    }
-
-    fn spawn(&self, program: &[String]) -> io::Result<Child> {
-        let holder = self.holder.as_ref().map_or(0, |holder| holder.0.id()).to_string();
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &holder, "-n", "--"]).args(program).stdout(Stdio::null()).stderr(Stdio::null());
-        bound(command.process_group(0)).spawn()
-    }
-
-    fn signal(&self, number: i32) {
-        if let Some(receiver) = self.programs.last() {
-            // SAFETY: no memory is passed; the group is the one the receiver was started in.
-            unsafe { libc::kill(-receiver.0.id().cast_signed(), number) };
-        }
-    }
-
-    fn crash(&mut self) -> io::Result<()> {
-        self.earlier += self.programs.last().map_or(0, |receiver| time(receiver.0.id()));
-        self.signal(libc::SIGKILL);
-        self.programs.pop();
-        if let Some(program) = self.commands.last() {
-            let child = self.spawn(program)?;
-            self.programs.push(Ended(child));
-        }
-        Ok(())
-    }
-
-    fn wire(&self) -> u64 {
-        let holder = self.holder.as_ref().map_or(0, |holder| holder.0.id());
-        let text = std::fs::read_to_string(format!("/proc/{holder}/net/dev")).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.trim().strip_prefix("lo:")).unwrap_or("");
-        line.split_whitespace().next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
-    }
-
-    fn processor(&self) -> u64 {
-        self.earlier + self.programs.iter().map(|program| time(program.0.id())).sum::<u64>()
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        for program in &self.programs {
-            // SAFETY: as above.
-            unsafe { libc::kill(-program.0.id().cast_signed(), libc::SIGKILL) };
-        }
-    }
-}
-
 macro_rules! in_network {
     ($name:ident) => {
         #[derive(Default)]
@@ -299,17 +224,17 @@ macro_rules! in_network {
             }
             fn dress(&self, _: &mut Command) {}
             fn freeze(&mut self) -> io::Result<bool> {
-                self.0.signal(libc::SIGSTOP);
+                self.0.signal(self.0.last(), libc::SIGSTOP);
                 // A stop is seen at the end of the call that each of them is in.
                 std::thread::sleep(Duration::from_millis(2));
                 Ok(true)
             }
             fn thaw(&mut self) -> io::Result<()> {
-                self.0.signal(libc::SIGCONT);
+                self.0.signal(self.0.last(), libc::SIGCONT);
                 Ok(())
             }
             fn crash(&mut self) -> io::Result<()> {
-                self.0.crash()
+                self.0.crash(self.0.last())
             }
             fn processor(&self) -> u64 {
                 self.0.processor()
@@ -394,16 +319,4 @@ impl Syncthing {
         };
         Ok(homes.iter().map(program).collect())
     }
-}
-
-/// Waits until `what` is so, at most for so long.
-pub(crate) fn until(limit: Duration, mut what: impl FnMut() -> bool) -> bool {
-    let began = Instant::now();
-    while began.elapsed() < limit {
-        if what() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    false
 }

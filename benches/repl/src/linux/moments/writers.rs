@@ -1,11 +1,15 @@
-//! The workloads: many threads, or many processes. Each says once a second how much it has done, and goes on until it is killed.
+//! The workloads: many threads, or many processes. They go on until they are killed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use super::network::until;
+use crate::linux::processes::{Ended, bound};
 use crate::linux::sqlite::Connection;
 use crate::stats::Draw;
 
@@ -18,8 +22,30 @@ pub(crate) fn generation(number: u64) -> Vec<u8> {
     (0..8192).flat_map(|_| draw.next().to_le_bytes()).collect()
 }
 
-/// Role: a workload in the folder it runs in, which may hold what another one left that was killed.
-pub(crate) fn write(name: &str) -> io::Result<()> {
+/// They do all that they can.
+static FAST: AtomicBool = AtomicBool::new(false);
+/// They rest.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Between two operations.
+fn pause(usual: u64) {
+    while QUIET.load(Relaxed) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if !FAST.load(Relaxed) {
+        std::thread::sleep(Duration::from_millis(usual));
+    }
+}
+
+/// Role: a workload in the folder it runs in, which may hold what another one left that was killed. `room` has what it tells and is
+/// told: `done`, operations so far; `server`, a process of its own; `fast` and `quiet`, how it is to work.
+pub(crate) fn serve(name: &str, room: &Path) -> io::Result<()> {
+    if let Err(error) = std::fs::remove_file(room.join("server"))
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let _server = if name == "redis" { Some(server(room)?) } else { None };
     let done = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
@@ -42,11 +68,34 @@ pub(crate) fn write(name: &str) -> io::Result<()> {
             other => return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{other} is no workload"))),
         }
         start(marks, 9);
+        let told = File::create(room.join("done"))?;
         loop {
-            std::thread::sleep(Duration::from_millis(50));
-            println!("{}", done.load(Relaxed));
+            FAST.store(room.join("fast").exists(), Relaxed);
+            QUIET.store(room.join("quiet").exists(), Relaxed);
+            // Always as long: whoever reads it finds one number or the next.
+            told.write_all_at(format!("{:020}\n", done.load(Relaxed)).as_bytes(), 0)?;
+            std::thread::sleep(Duration::from_millis(5));
         }
     })
+}
+
+/// A server in this folder, once it answers.
+fn server(room: &Path) -> io::Result<Ended> {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", "0", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--dir", "."]);
+    command.args(["--unixsocket", "socket", "--auto-aof-rewrite-percentage", "0"]).stdout(Stdio::null());
+    let server = Ended(bound(&mut command).spawn()?);
+    std::fs::write(room.join("server"), server.0.id().to_string())?;
+    let answers = || {
+        let mut ask = Command::new("redis-cli");
+        ask.args(["-s", "socket", "ping"]).env_remove("LD_PRELOAD");
+        ask.output().is_ok_and(|output| output.stdout.starts_with(b"PONG"))
+    };
+    if until(Duration::from_secs(10), answers) {
+        Ok(server)
+    } else {
+        Err(io::Error::other("redis-server does not answer"))
+    }
 }
 
 /// What time it is, each 5 ms, at the end of a file: by it the lag of a copy is seen.
@@ -74,7 +123,7 @@ fn rows(number: u64, done: &AtomicU64) -> io::Result<()> {
         ))?;
         writeln!(log, "{row}0{number}")?;
         done.fetch_add(1, Relaxed);
-        std::thread::sleep(Duration::from_millis(2));
+        pause(2);
     }
     Ok(())
 }
@@ -96,7 +145,7 @@ fn generations(_: u64, done: &AtomicU64) -> io::Result<()> {
             std::fs::remove_file(before)?;
         }
         done.fetch_add(1, Relaxed);
-        std::thread::sleep(Duration::from_millis(10));
+        pause(10);
     }
     Ok(())
 }
@@ -124,7 +173,7 @@ fn commands(number: u64, done: &AtomicU64) -> io::Result<()> {
                 break;
             }
             done.fetch_add(20, Relaxed);
-            std::thread::sleep(Duration::from_millis(4));
+            pause(4);
         }
         let asks = if number == 0 { input.write_all(b"BGREWRITEAOF\r\n") } else { Ok(()) };
         drop((input, asks));
@@ -162,7 +211,7 @@ fn commits(number: u64, done: &AtomicU64) -> io::Result<()> {
         }
         done.fetch_add(1, Relaxed);
         // A copy that lags behind the lives of files is never one that can be shown: no faster than a busy person's tools.
-        std::thread::sleep(Duration::from_millis(50));
+        pause(50);
     }
     Ok(())
 }

@@ -142,7 +142,11 @@ impl<'s> Worker<'s> {
             globs: Globs::new(&group.patterns),
             log_bytes: group.engine.log_bytes,
         });
-        let store = store.map_err(|error| error.to_string())?;
+        let mut store = store.map_err(|error| error.to_string())?;
+        let (inputs, id) = (settings.inputs.clone(), group.engine.id);
+        store.tell_by(Box::new(move |what| {
+            let _ = inputs.send(Input::Files { group: id, what });
+        }));
         let (close, closing, spent, looked) = (None, None, false, None);
         let outside = outside.clone();
         let mut worker =

@@ -106,6 +106,7 @@ impl Handover {
                 return Ok(true);
             }
             self.show(true)?;
+            self.consumer.rests();
             return Ok(false);
         }
         let mut bytes = 0;

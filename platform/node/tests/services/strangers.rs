@@ -120,17 +120,21 @@ fn server(cluster: &Cluster, node: usize) -> u32 {
     copy(cluster, node)["mount"]["process"].as_u64().and_then(|process| u32::try_from(process).ok()).unwrap_or_default()
 }
 
-/// Static programs are captured and wait as all others do; daemons, the mount's process and the machine may end at any moment.
-pub(crate) fn mounted_group() {
-    if skipped() {
-        return;
-    }
-    if !Path::new("/dev/fuse").exists() {
+fn no_mounts() -> bool {
+    let none = !Path::new("/dev/fuse").exists();
+    if none {
         println!("files by a mount: SKIPPED: /dev/fuse is not there");
+    }
+    skipped() || none
+}
+
+/// Static programs are captured and wait as all others do; daemons and the mount's process may end at any moment.
+pub(crate) fn mounted_group() {
+    if no_mounts() {
         return;
     }
     let _rings = Rings;
-    let (top, services) = books("sync", "lines", "3s", "capture = \"fuse\"");
+    let (top, services) = books("sync", "lines", "20s", "capture = \"fuse\"");
     let mut cluster = Cluster::new("mounted", 3, &top, &services);
     let (first, row) = cluster.ready("db", 0, |node, row: &Row| row["node"] == node);
     assert!(mounted(&cluster, first) && server(&cluster, first) > 1, "{}", cluster.story());
@@ -180,6 +184,38 @@ pub(crate) fn mounted_group() {
     writes(&cluster, 20);
     alike(&cluster, first);
 
+    // Moved in order: mounted there, and no more here, with whatever pages held.
+    let (second, acknowledged) = ((first + 1) % 3, acks(&cluster));
+    assert_eq!(cluster.ask(first, &json!({ "do": "move", "what": "db", "node": second }))["done"], true);
+    cluster.ready("db", 0, |node, row: &Row| node == second && row["node"] == second);
+    found(&cluster, &acknowledged);
+    assert!(mounted(&cluster, second) && !mounted(&cluster, first), "{}", cluster.story());
+    writes(&cluster, 20);
+    alike(&cluster, second);
+
+    // Daemon and mount killed, and no daemon comes again: the operator's command makes the folder one again.
+    let process = server(&cluster, second);
+    cluster.kill(second);
+    signal("KILL", &[process]);
+    cluster.wait("the end of the mount", || !listed(&cluster, second));
+    let (name, text) = (cluster.file(second), fs::read_to_string(cluster.file(second)).expect("it is there"));
+    let config = Config::read(&name.display().to_string(), &text).expect("it is good");
+    apus_node::clear(&config).expect("no daemon runs");
+    assert!(listed(&cluster, second));
+}
+
+/// All that a program made durable through a mount is there when its machine loses power.
+pub(crate) fn mounted_fails_over() {
+    if no_mounts() {
+        return;
+    }
+    let _rings = Rings;
+    let (top, services) = books("sync", "lines", "1s", "capture = \"fuse\"");
+    let mut cluster = Cluster::new("mounted-off", 3, &top, &services);
+    cluster.ready("db", 0, |node, row: &Row| row["node"] == node);
+    writes(&cluster, 50);
+    let (first, _) = cluster.ready("db", 0, |node, row: &Row| row["node"] == node);
+    assert!(mounted(&cluster, first), "{}", cluster.story());
     power_off(&mut cluster, first);
     let (off, acknowledged) = (Instant::now(), acks(&cluster));
     let (second, _) = cluster.ready("db", 0, |node, row: &Row| node != first && row["node"] == node);
@@ -192,23 +228,4 @@ pub(crate) fn mounted_group() {
     cluster.wait("the old writer's copy", || copy(&cluster, first)["doing"] == "follows");
     assert!(!mounted(&cluster, first) && listed(&cluster, first), "the folder itself is there");
     alike(&cluster, second);
-
-    // Moved in order: mounted there, and no more here, with whatever pages held.
-    let acknowledged = acks(&cluster);
-    assert_eq!(cluster.ask(second, &json!({ "do": "move", "what": "db", "node": first }))["done"], true);
-    cluster.ready("db", 0, |node, row: &Row| node == first && row["node"] == first);
-    found(&cluster, &acknowledged);
-    assert!(mounted(&cluster, first) && !mounted(&cluster, second), "{}", cluster.story());
-    writes(&cluster, 20);
-    alike(&cluster, first);
-
-    // Daemon and mount killed, and no daemon comes again: the operator's command makes the folder one again.
-    let process = server(&cluster, first);
-    cluster.kill(first);
-    signal("KILL", &[process]);
-    cluster.wait("the end of the mount", || !listed(&cluster, first));
-    let (name, text) = (cluster.file(first), fs::read_to_string(cluster.file(first)).expect("it is there"));
-    let config = Config::read(&name.display().to_string(), &text).expect("it is good");
-    apus_node::clear(&config).expect("no daemon runs");
-    assert!(listed(&cluster, first));
 }

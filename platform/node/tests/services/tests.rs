@@ -29,7 +29,8 @@ const ALL: &[(&str, fn())] = &[
     ("files go along when their program is moved, and strangers are kept out", shipped::moved),
     ("files survive daemons that are killed at any moment", shipped::killed),
     ("a program that is not captured is refused, or told and its file compared", strangers::guarded),
-    ("a mount captures programs of all kinds, and its group fails over", strangers::mounted_group),
+    ("a mount captures programs of all kinds, whoever is killed", strangers::mounted_group),
+    ("a group behind a mount fails over with every row that was acknowledged", strangers::mounted_fails_over),
     ("crashes and hangs are seen in time", supervise::smoke),
 ];
 

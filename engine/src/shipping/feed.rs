@@ -189,6 +189,7 @@ impl Group {
         }
         if ack.received > feed.received {
             feed.progress = ctx.now;
+            feed.pace.went_on();
         }
         feed.received = feed.received.max(ack.received);
         feed.acked = feed.acked.max(ack.durable);

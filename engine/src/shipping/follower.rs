@@ -1,6 +1,6 @@
 //! The side that follows: takes records into its log and then into its files, or has its files compared first.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use super::message::{Begin, Follow, Holds, Lead, Message, Records, Scrub, Wrong}
 use super::order::{Answer, Work};
 use super::pace::Pace;
 use super::pop_if;
-use super::record::Record;
+use super::record::{Head, Record};
 use super::stand::Doing;
 use super::walker::Walk;
 use crate::context::Ctx;
@@ -78,6 +78,8 @@ pub(super) struct Follower {
     /// How far the source had come when it was chosen.
     goal: Lsn,
     inbox: VecDeque<Run>,
+    /// What overtook records that have not come yet, by its first one.
+    early: BTreeMap<Lsn, Vec<u8>>,
     /// What has come without a gap.
     pub(super) received: History,
     /// The log that is being built beside files that are compared.
@@ -90,6 +92,16 @@ pub(super) struct Follower {
     /// What a scrub asked for: the records applied by then, and its number.
     scrubbing: Option<(OpId, Lsn, u32)>,
     saves: Option<Lsn>,
+}
+
+/// The record that follows whole ones, and what is there already.
+fn first_after(mut records: &[u8], end: Lsn) -> Lsn {
+    let mut last = end;
+    while let Ok(head) = Head::read(records) {
+        last = last.max(head.lsn);
+        records = records.get(head.size()..).unwrap_or_default();
+    }
+    last.next()
 }
 
 impl Follower {
@@ -162,6 +174,7 @@ impl Group {
             then,
             goal: end,
             inbox: VecDeque::new(),
+            early: BTreeMap::new(),
             received: self.log.clone(),
             staged: None,
             upto: Lsn(0),
@@ -225,7 +238,22 @@ impl Group {
         if !taking || follower.inbox.iter().map(|run| run.bytes.len()).sum::<usize>() > INBOX {
             return;
         }
-        let mut rest = &records.bytes[..];
+        let first = Head::read(&records.bytes).map_or(Lsn(0), |head| head.lsn);
+        if first > follower.received.end.next() && !ctx.has(Mutant::GapTaken) {
+            let held: usize = follower.early.values().map(Vec::len).sum();
+            if held + records.bytes.len() <= INBOX {
+                follower.early.insert(first, records.bytes.clone());
+            }
+            return;
+        }
+        let mut bytes = records.bytes.clone();
+        // What had overtaken it follows.
+        while let Some(next) = follower.early.first_entry()
+            && *next.key() <= first_after(&bytes, follower.received.end)
+        {
+            bytes.extend_from_slice(&next.remove());
+        }
+        let mut rest = &bytes[..];
         let mut run = Vec::new();
         let mut wrong = false;
         while let Ok((record, head)) = Record::read(rest) {
@@ -275,6 +303,7 @@ impl Group {
         follower.upto = begin.base.lsn;
         follower.walk.fold = Fold::after(begin.base.lsn);
         follower.inbox.clear();
+        follower.early.clear();
         follower.stage = Stage::Shadowing(op);
         self.order(ctx, Work::Shadow { op, base: begin.base });
     }

@@ -16,7 +16,7 @@ use crate::ids::{FileId, Lsn, NodeId};
 use crate::mutant::Mutant;
 
 /// What one copy told and was not compared yet: more is left to be told again.
-const JOBS: usize = 4;
+const JOBS: usize = 8;
 /// Parts of one answer: as much as fills a long line until the next is told.
 const PARTS: u8 = 4;
 

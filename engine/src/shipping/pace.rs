@@ -39,6 +39,11 @@ impl Pace {
         first.scale(1 << self.vain.min(4), 1).min(MOST.max(first))
     }
 
+    /// Something of what is waited for came, whenever it was sent.
+    pub(super) const fn went_on(&mut self) {
+        self.vain = 0;
+    }
+
     /// Something is sent again.
     pub(super) fn in_vain(&mut self) {
         self.vain = self.vain.saturating_add(1);

@@ -18,7 +18,7 @@ use crate::mutant::Mutant;
 use crate::time::Micros;
 
 /// What is told and not answered at once: enough for a long line, as each is answered in parts.
-const WINDOW: usize = 2;
+const WINDOW: usize = 4;
 /// Parts of answers that wait for the disk.
 const CAME: usize = 32;
 
@@ -195,6 +195,7 @@ impl Group {
         follower.heard = ctx.now;
         let Mending { number, last, upto, mut mends, .. } = mending;
         let Some(answered) = follower.walk.told.answered(number, &mends, last, ctx.now) else { return };
+        follower.pace.went_on();
         if let Some(since) = answered.since {
             follower.pace.observe(ctx.now.since(since));
         }

@@ -193,6 +193,8 @@ impl World {
                 Work::Apply { upto, .. } => seen = files.judge.applies(node, vault, *upto),
                 Work::Open { .. } => vault.writes = true,
                 Work::Read { .. } | Work::Digest { .. } | Work::Compare { .. } => wait = MS / 10 + files.rng.below(MS),
+                // Nothing of the second tree has to be durable before it is switched to.
+                Work::Mend { .. } | Work::Fold { .. } => wait = MS / 10 + files.rng.below(MS),
                 Work::Close { .. } => wait = MS,
                 _ => {}
             }

@@ -113,7 +113,11 @@ fn mounted(cluster: &Cluster, node: usize) -> bool {
 
 /// Whether a node's folder can be listed to its end.
 fn listed(cluster: &Cluster, node: usize) -> bool {
-    fs::read_dir(root(cluster, node)).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
+    // The kernel lists what it has listed before without asking anybody; of a name that is new to it it must ask.
+    let unknown = format!("unknown-{:?}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH));
+    let asked = fs::symlink_metadata(root(cluster, node).join(unknown));
+    let answered = asked.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    answered && fs::read_dir(root(cluster, node)).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
 }
 
 fn server(cluster: &Cluster, node: usize) -> u32 {

@@ -54,6 +54,7 @@ impl Cluster {
                 fs::create_dir_all(folder.join(format!("root{node}"))).expect("a folder");
             }
             let text = text.replace("FOLDER", &place.to_string()).replace("ROOT", &format!("{place}/root{node}"));
+            let text = text.replace("RING", &crate::shipped::ring(node));
             let file = folder.join(format!("node{node}.toml"));
             fs::write(&file, &text).expect("a file");
             init(&Config::read(&file.display().to_string(), &text).expect("it is good")).expect("a store");

@@ -56,7 +56,7 @@ pub(crate) fn books(mode: &str, kind: &str, lease: &str, more: &str) -> (String,
         "[[services]]\nname = \"db\"\ncommand = [\"{}\", \"rows\", \"{kind}\", \"ROOT\", \"FOLDER\"]\ndirectory = \"ROOT\"\n\
          ready = \"notify\"\nfailures = 200\nbackoff = \"10ms\"\nbackoff_max = \"50ms\"\nstop = {{ grace = \"500ms\" }}\n\
          [[groups]]\nname = \"books\"\nservice = \"db\"\nroot = \"ROOT\"\npatterns = [\"**\", \"!*-shm\"]\n\
-         mode = \"{mode}\"\nlibrary = \"{}\"\n{more}\n",
+         mode = \"{mode}\"\nring = \"RING\"\nlibrary = \"{}\"\n{more}\n",
         exe.display(),
         library.display(),
     );
@@ -302,7 +302,8 @@ pub(crate) fn power_off(cluster: &mut Cluster, node: usize) {
 }
 
 pub(crate) fn ring(node: usize) -> String {
-    format!("/dev/shm/apus.98.{node}.books")
+    // Others may run the same test.
+    format!("/dev/shm/apus-services-{}.{node}.books", std::process::id())
 }
 
 pub(crate) struct Rings;

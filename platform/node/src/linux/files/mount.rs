@@ -37,7 +37,9 @@ struct One {
 /// Takes away what the daemon before left, where no program is to use it.
 pub(super) fn none(group: &Group, queue: &Arc<Queue>, say: &Say, outside: &Arc<Outside>) -> Result<(), String> {
     let one = One::new(group, queue, say, outside)?;
-    outside.run(|| one.away()).map_err(|error| error.to_string()).flatten()
+    // Whoever else has a ring of that name mapped is not waited for.
+    let away = || if there(&group.root) == There::Nothing { Ok(()) } else { one.away() };
+    outside.run(away).map_err(|error| error.to_string()).flatten()
 }
 
 impl Mount {

@@ -211,7 +211,12 @@ impl Place {
                 let further: u64 = Wire::get(r)?;
                 Ok(Self::File(*file, from.checked_add(further).ok_or(DecodeError::Value)?))
             }
-            _ => Self::get_of(tag, r),
+            _ => {
+                let place = Self::get_of(tag, r)?;
+                // One value has one encoding.
+                let further = matches!((before, &place), (Self::File(one, from), Self::File(other, to)) if one == other && from <= to);
+                if further { Err(DecodeError::Value) } else { Ok(place) }
+            }
         }
     }
 }

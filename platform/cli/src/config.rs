@@ -50,15 +50,8 @@ fn check(files: &[PathBuf], here: bool, format: Format) -> Result<u8, Trouble> {
 fn apply(file: &Path, dry_run: bool, control: &Path, format: Format) -> Result<u8, Trouble> {
     let place = std::path::absolute(file).map_err(|error| Trouble::Usage(format!("{}: {error}", file.display())))?;
     let order = json!({ "do": "apply", "file": place });
-    if dry_run {
-        return plan::tell(control, order, format);
-    }
-    let answer = apus_node::ask(control, &order)?;
-    if format == Format::Json {
-        print::json(&answer);
-    } else {
+    plan::order(control, order, dry_run, format, |answer| {
         say!("applied");
         plan::text(&answer["plan"]);
-    }
-    Ok(0)
+    })
 }

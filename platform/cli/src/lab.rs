@@ -28,18 +28,35 @@ Faults:
 
 NODE is a number, `dispatcher` or `coordinator`. `apus lab heal` undoes everything.";
 
+const DEMO: &str = "\
+Exit codes:
+  address   0 clients failed for at most a second; 2 for longer
+  files     0 up elsewhere within 2 s, with every row that was acknowledged, the rest saved, all trees equal;
+            1 a row is lost, the rest is not saved, or trees differ; 2 later
+  both      64 what is missing; 70 the machine refuses, or something did not come within 30 s";
+
+/// What loses power in a tour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Demo {
+    /// The machine that has the address, while clients ask
+    Address,
+    /// The machine with a database, while rows are written: its files are on other disks too
+    Files,
+}
+
 #[derive(Debug, Subcommand)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "Linux only"))]
 pub(crate) enum LabCommand {
-    /// A tour: a lab comes up, the machine that has the address loses power while clients ask, what they saw, and why
-    #[command(
-        after_help = "Exit codes: 0 clients failed for at most a second; 2 for longer; 64 what is missing; 70 the machine refuses."
-    )]
+    /// A tour: a lab comes up, a machine loses power, and what came of it
+    #[command(after_help = DEMO)]
     Demo {
-        /// Machines with a node each
-        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(3..=16))]
-        nodes: u16,
-        /// The web server of this command, even where nginx is installed
+        /// Which one
+        #[arg(value_enum, default_value_t = Demo::Address)]
+        what: Demo,
+        /// Machines with a node each: 5 if left out, for `files` 3
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(3..=16))]
+        nodes: Option<u16>,
+        /// Programs of this command alone, even where nginx or `SQLite` is installed
         #[arg(long)]
         plain: bool,
         /// The lab's name: letters and digits. What is left of one of this name is taken away first
@@ -109,7 +126,20 @@ pub(crate) enum LabCommand {
     Serve { line: String },
     /// The program of a scenario's service
     #[command(hide = true)]
-    Program { folder: PathBuf, starts_in_us: u64, beats_us: String },
+    Program {
+        folder: PathBuf,
+        starts_in_us: u64,
+        beats_us: String,
+        /// Where it writes replicated files
+        #[arg(long)]
+        root: Option<PathBuf>,
+        /// Rows a second
+        #[arg(long, default_value_t = 100)]
+        rate: u32,
+        /// Into a table of `SQLite`
+        #[arg(long)]
+        sqlite: bool,
+    },
     /// Clients of a scenario
     #[command(hide = true)]
     Load { target: std::net::SocketAddr, clients: u16, rate: u32 },
@@ -139,7 +169,10 @@ pub(crate) fn refuse(items: &[Item], suite: bool) -> Result<(), Trouble> {
     if !suite && !wrong.is_empty() {
         return Err(Trouble::Scenarios(wrong));
     }
-    apus_lab::missing().map_or(Ok(()), |what| Err(Trouble::Usage(format!("--world live: {what}"))))
+    let carried = items.iter().filter(|item| not_live(&item.scenario).is_empty());
+    let missing =
+        apus_lab::missing().or_else(|| carried.into_iter().find_map(|item| apus_lab::missing_for(&item.scenario)));
+    missing.map_or(Ok(()), |what| Err(Trouble::Usage(format!("--world live: {what}"))))
 }
 
 pub(crate) fn lab(what: &LabCommand, format: Format) -> Result<u8, Trouble> {
@@ -210,6 +243,8 @@ fn act(_: &LabCommand, _: Format) -> Result<u8, Trouble> {
 }
 
 #[cfg(target_os = "linux")]
+mod books;
+#[cfg(target_os = "linux")]
 mod demo;
 #[cfg(target_os = "linux")]
 use linux::act;
@@ -219,7 +254,7 @@ mod linux {
     use std::process::Command;
     use std::time::{Duration, Instant};
 
-    use apus_lab::{Fault, Lab, Status, Up};
+    use apus_lab::{Fault, Lab, Rows, Status, Up};
     use serde_json::Value;
 
     use super::*;
@@ -232,7 +267,12 @@ mod linux {
                 let lab = Lab::up(&Up { name: of.name.clone(), nodes: *nodes, plain: *plain })?;
                 up(&lab, &of.name, began.elapsed(), format);
             }
-            LabCommand::Demo { nodes, plain, name } => return demo::demo(name, *nodes, *plain, format),
+            LabCommand::Demo { what: Demo::Address, nodes, plain, name } => {
+                return demo::demo(name, nodes.unwrap_or(5), *plain, format);
+            }
+            LabCommand::Demo { what: Demo::Files, nodes, plain, name } => {
+                return books::demo(name, nodes.unwrap_or(3), *plain, format);
+            }
             LabCommand::Status(of) => status(&Lab::find(&of.name)?, format),
             LabCommand::Fault { node, kind, rate, of } => {
                 let mut lab = Lab::find(&of.name)?;
@@ -265,9 +305,11 @@ mod linux {
                 done(&what, format);
             }
             LabCommand::Serve { line } => apus_lab::serve(line)?,
-            LabCommand::Program { folder, starts_in_us, beats_us } => {
+            LabCommand::Program { folder, starts_in_us, beats_us, root, rate, sqlite } => {
                 let beats = beats_us.split(',').filter_map(|beat| beat.parse().ok()).map(Duration::from_micros);
-                apus_lab::program(folder, Duration::from_micros(*starts_in_us), &beats.collect::<Vec<_>>())?;
+                let kind = if *sqlite { Rows::Sqlite } else { Rows::Files };
+                let writes = root.clone().map(|root| (kind, root, *rate));
+                apus_lab::program(folder, Duration::from_micros(*starts_in_us), &beats.collect::<Vec<_>>(), writes)?;
             }
             LabCommand::Load { target, clients, rate } => apus_lab::load(*target, *clients, *rate)?,
             LabCommand::Scenarios { .. } => {}

@@ -20,6 +20,26 @@ pub(crate) fn tell(control: &Path, mut order: Value, format: Format) -> Result<u
     Ok(0)
 }
 
+/// Gives an order, and has `done` tell people what was answered; with `dry_run` only asks what it would do.
+pub(crate) fn order(
+    control: &Path,
+    order: Value,
+    dry_run: bool,
+    format: Format,
+    done: impl FnOnce(&Value),
+) -> Result<u8, Trouble> {
+    if dry_run {
+        return tell(control, order, format);
+    }
+    let answer = apus_node::ask(control, &order)?;
+    if format == Format::Json {
+        print::json(&answer)
+    } else {
+        done(&answer)
+    }
+    Ok(0)
+}
+
 fn each(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }

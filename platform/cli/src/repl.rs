@@ -23,7 +23,7 @@ is no such group; 70 no node answers here.";
 const VERIFY: &str = "\
 Ask the node that writes: `apus repl status` tells which. Each copy that follows is looked through
 to its end, while programs go on; one that differs is compared with the writer's, and so mended. A
-file is told by its number.
+file is told by its path, and by its number if it has none any more.
 
 Exit codes: 0 all copies are alike; 1 one differs, told with file and block; 2 not done in time;
 64 refused, or no such group; 70 no node answers here.";
@@ -275,16 +275,9 @@ fn promote(control: &Path, group: &str, to: u16, dry_run: bool, format: Format) 
     let lease = each(&all["leases"]).find(|lease| lease["resource"] == *resource);
     let service = lease.map(|lease| word(&lease["name"])).unwrap_or_default();
     let order = json!({ "do": "move", "what": service, "node": to });
-    if dry_run {
-        return plan::tell(control, order, format);
-    }
-    let answer = apus_node::ask(control, &order)?;
-    if format == Format::Json {
-        print::json(&answer);
-    } else {
+    plan::order(control, order, dry_run, format, |_| {
         say!("{group} and {service} go to node {to}; see `apus repl status`");
-    }
-    Ok(0)
+    })
 }
 
 /// `[#####.....]`.
@@ -337,6 +330,7 @@ fn verify(control: &Path, group: &str, within: Duration, format: Format) -> Resu
         }
         Flow::More
     })?;
+    name_files(control, group, &mut differs);
     let code = if !differs.is_empty() {
         1
     } else if open.is_empty() {
@@ -361,6 +355,36 @@ fn verify(control: &Path, group: &str, within: Duration, format: Format) -> Resu
         _ => say!("{group}: not done in time; it goes on"),
     }
     Ok(code)
+}
+
+/// The number of the file that a difference is about.
+fn file_in(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once("file f")?;
+    rest.split(' ').next()?.parse().ok()
+}
+
+/// Puts paths for numbers, of files that still have one.
+fn name_files(control: &Path, group: &str, differs: &mut [Value]) {
+    let mut files: Vec<u64> = differs.iter().filter_map(|line| file_in(word(&line["text"]))).collect();
+    files.sort_unstable();
+    files.dedup();
+    files.truncate(1_000);
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut paths = Value::Null;
+    while paths.is_null() && !files.is_empty() && Instant::now() < until {
+        let question = json!({ "do": "paths", "group": group, "files": files });
+        let Ok(answer) = apus_node::ask(control, &question) else { return };
+        paths = answer["paths"].clone();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for line in differs {
+        let text = word(&line["text"]).to_owned();
+        let Some(file) = file_in(&text) else { continue };
+        if let Some(path) = paths[file.to_string()].as_str() {
+            line["path"] = path.into();
+            line["text"] = text.replacen(&format!("file f{file} "), &format!("`{path}` "), 1).into();
+        }
+    }
 }
 
 fn resync(control: &Path, group: &str, node: u16, wait: Option<Duration>, format: Format) -> Result<u8, Trouble> {
@@ -429,6 +453,12 @@ mod tests {
         not asked: node 3, it is down
         ");
         assert_eq!(bar(423), "[################........................] 42.3 %");
+    }
+
+    #[test]
+    fn a_difference_names_its_file() {
+        assert_eq!(file_in("finds block 1 of file f281474976 of books at node 1 to differ"), Some(281_474_976));
+        assert_eq!(file_in("finds something else"), None);
     }
 
     #[test]

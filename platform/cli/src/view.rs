@@ -226,16 +226,9 @@ fn services(status: &Value) -> String {
 
 pub(crate) fn hand_over(args: &MoveArgs, format: Format) -> Result<u8, Trouble> {
     let order = json!({ "do": "move", "what": args.what, "node": args.to });
-    if args.dry_run {
-        return plan::tell(&args.control, order, format);
-    }
-    let answer = apus_node::ask(&args.control, &order)?;
-    if format == Format::Json {
-        print::json(&answer);
-    } else {
+    plan::order(&args.control, order, args.dry_run, format, |_| {
         say!("{} goes to node {}; see `apus status`", args.what, args.to);
-    }
-    Ok(0)
+    })
 }
 
 pub(crate) fn events(args: &EventArgs, format: Format) -> Result<u8, Trouble> {

@@ -19,6 +19,9 @@ fn traces(name: &str) -> Vec<String> {
     };
     let mut all = names("/run/netns", &|space| space.starts_with(&format!("apus-lab-{name}-")));
     all.extend(names("/run/apus-lab", &|folder| folder == name));
+    all.extend(names("/dev/shm", &|ring| ring.starts_with(&format!("apus-lab-{name}-"))));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    all.extend(mounts.lines().filter(|line| line.contains(&format!("/run/apus-lab/{name}"))).map(str::to_owned));
     let ours = |pid: &str| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains(&format!("/run/apus-lab/{name}/"))
@@ -126,10 +129,42 @@ fn what_an_interrupted_command_leaves_is_taken_away() {
     assert_eq!(traces(&name), Vec::<String>::new());
 }
 
+/// The machine with a database loses power, with what its disk had not written: every row that was acknowledged is found elsewhere, what
+/// only that machine had is saved, and in the end all trees are equal.
+#[test]
+fn a_database_outlives_its_machine() {
+    let name = format!("f{}", std::process::id());
+    let gone = Gone(name.clone());
+    let ask = |more: &[&str]| apus(&[&["lab", "demo", "files", "--name", &name, "--format", "json"], more].concat());
+    let mut ran = ask(&[]);
+    if ran.stderr.contains("`sqlite3` is missing") {
+        println!("a database: SKIPPED: {}; files instead", ran.stderr.trim());
+        ran = ask(&["--plain"]);
+    }
+    if skipped("a database", ran.code, &ran.stderr) {
+        return;
+    }
+    let said = ran.json();
+    // How long it took is told, and not judged on a machine that does other things.
+    assert!(ran.code == 0 || ran.code == 2, "{}{}", ran.stdout, ran.stderr);
+    assert!(
+        said["acknowledged"].as_u64() >= Some(200) && said["found"].as_u64() >= said["acknowledged"].as_u64(),
+        "{said}"
+    );
+    assert!(said["writer_before"] != said["writer_after"] && said["position"].as_u64() > Some(0), "{said}");
+    assert_eq!((&said["lost"], &said["equal"]), (&serde_json::json!([]), &serde_json::json!(true)), "{said}");
+    assert!(said["orphans"].as_array().is_some_and(|saved| !saved.is_empty()), "{said}");
+    let times: Vec<i64> =
+        said["timeline"].as_array().into_iter().flatten().filter_map(|line| line["ms"].as_i64()).collect();
+    assert!(times.len() >= 8 && times.is_sorted(), "{said}");
+    drop(gone);
+    assert_eq!(traces(&name), Vec::<String>::new());
+}
+
 /// The files that heap and turmoil run, with the verdict that heap gives.
 #[test]
 fn scenarios_run_live_with_the_verdict_of_the_heap() {
-    let names = ["dispatcher-crash", "partition-dispatcher", "cold-fail-over"];
+    let names = ["dispatcher-crash", "partition-dispatcher", "cold-fail-over", "files-power-off"];
     let start = |name: &&str| {
         Command::new(env!("CARGO_BIN_EXE_apus"))
             .args(["run", name, "--world", "live", "--seed", "1", "--format", "json"])

@@ -24,16 +24,17 @@ pub struct Reason {
 /// Why a kind of fault is not carried; `None`: it is.
 const fn lacks(kind: Kind) -> Option<&'static str> {
     use Kind::{
-        BitRot, Bridge, BurstLoss, Crash, CrashAll, CrashLoop, DivergentConfig, Drain, Flap, Freeze, GracefulStop,
-        Knobs, Loss, MoveHolder, NicDown, OneWay, OneWayIn, Partition, PermanentLoss, PowerOff, ProgramCrash,
-        ProgramHang, ProgramPoison, ProgramSlowStart, ProgramWontStart, Starve, Suspend, Swizzle, TruncatedFile,
-        Upgrade, Wipe, WrongCluster,
+        BitRot, Bridge, BurstLoss, Crash, CrashAll, CrashLoop, DivergentConfig, Drain, FilesFull, FilesMissed,
+        FilesRot, Flap, Freeze, GracefulStop, Knobs, LoseUnsynced, Loss, MoveHolder, NicDown, OneWay, OneWayIn,
+        Partition, PermanentLoss, PowerOff, ProgramCrash, ProgramHang, ProgramPoison, ProgramSlowStart,
+        ProgramWontStart, Starve, Suspend, Swizzle, TruncatedFile, Upgrade, Wipe, WrongCluster,
     };
     match kind {
-        BitRot | Bridge | BurstLoss | Crash | CrashAll | CrashLoop | DivergentConfig | Drain | Flap | Freeze
-        | GracefulStop | Knobs | Loss | MoveHolder | NicDown | OneWay | OneWayIn | Partition | PermanentLoss
-        | PowerOff | ProgramCrash | ProgramHang | ProgramPoison | ProgramSlowStart | ProgramWontStart | Starve
-        | Suspend | Swizzle | TruncatedFile | Upgrade | Wipe | WrongCluster => None,
+        BitRot | Bridge | BurstLoss | Crash | CrashAll | CrashLoop | DivergentConfig | Drain | FilesFull
+        | FilesMissed | FilesRot | Flap | Freeze | GracefulStop | Knobs | LoseUnsynced | Loss | MoveHolder
+        | NicDown | OneWay | OneWayIn | Partition | PermanentLoss | PowerOff | ProgramCrash | ProgramHang
+        | ProgramPoison | ProgramSlowStart | ProgramWontStart | Starve | Suspend | Swizzle | TruncatedFile
+        | Upgrade | Wipe | WrongCluster => None,
         Kind::Latency
         | Kind::SlowPair
         | Kind::SlowPartition
@@ -66,8 +67,7 @@ const fn lacks(kind: Kind) -> Option<&'static str> {
         | Kind::CoarseTimer
         | Kind::LateTimer
         | Kind::ClockOrigin => Some("all nodes of a lab have the one boot clock of the machine"),
-        Kind::LoseUnsynced
-        | Kind::TornWrite
+        Kind::TornWrite
         | Kind::ReorderWrites
         | Kind::DiskError
         | Kind::PhantomWrite
@@ -77,8 +77,9 @@ const fn lacks(kind: Kind) -> Option<&'static str> {
         | Kind::DiskFull
         | Kind::SlowDisk
         | Kind::ReadOnly => {
-            Some("the disk of a lab is a folder of the machine, whose page cache outlives a killed process")
+            Some("a disk of a lab loses with the power what was not synced; nothing else of it fails or is slow")
         }
+        Kind::FilesError => Some("nothing between a lab's file systems and their images fails single writes"),
         Kind::AddNode | Kind::RemoveNode => Some("a daemon takes no order yet that changes the members"),
         Kind::LoadSpike | Kind::RetryStorm | Kind::OddSizes => Some("clients of a lab work at one steady pace"),
         Kind::CrashAtPoint | Kind::CrashInRecovery | Kind::SlowNode | Kind::Zombie | Kind::NewAddress => {
@@ -126,10 +127,6 @@ pub fn not_live(scenario: &Scenario) -> Vec<Reason> {
     if scenario.cluster.disk_delay.is_some() {
         let what = "the disk of a lab is as fast as the machine's".into();
         tell(&["cluster", "disk_delay"], what, "no delay of disks", elsewhere("`--world heap` or `turmoil`"));
-    }
-    if scenario.files.is_some() {
-        let what = "the programs of a lab have no replicated files".into();
-        tell(&["files"], what, "no `[files]`", elsewhere("`--world heap` or `turmoil`"));
     }
     if scenario.services.iter().any(|service| service.may_reboot) {
         let what = "a lab has no machine that a program's failures may reboot".into();

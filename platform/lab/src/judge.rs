@@ -1,5 +1,7 @@
 //! The verdict on a live run, from what its nodes told, what was done to them, and what clients saw: no engine is looked into.
 
+mod files;
+
 use std::collections::BTreeMap;
 
 use apus_engine::{Copy, Engine, Epoch, Fact, NodeId, ProcessOrder, ResourceId, Role, Time, views};
@@ -9,6 +11,10 @@ use apus_sim::fault::{MS, Ns, S};
 use apus_sim::report::Violation;
 use apus_sim::scenario::{Plan, Workload};
 use apus_sim::trace::{Line, TraceHash, What};
+
+pub(crate) use files::Files;
+#[cfg(target_os = "linux")]
+pub(crate) use files::differ;
 
 /// On top of every bound in time but the one of healing: a machine does other things, too.
 pub const BOUND_MARGIN: Ns = S;
@@ -54,6 +60,13 @@ pub const OWN: &[(&str, &str)] = &[
     ("diagnosis-complete", "the control sockets of all nodes, at the end"),
     ("clients-served", "HTTP requests to the cluster's address"),
     ("blackout-bound", "HTTP requests to the cluster's address"),
+    ("files-prefix", "the program looks at what it finds, and all trees are looked at at the end"),
+    ("files-one-writer", "by what programs tell that they found and that is kept"),
+    ("files-kept", "what a program was told to be kept is found by every later one"),
+    ("files-nothing-lost", "the same in all modes, if nothing but orders happens"),
+    ("files-orphans", "without sync: what a later program does not find is among what was saved"),
+    ("files-equal", "the trees of all copies byte for byte, once the program rests"),
+    ("files-go-on", "a program is told after healing that rows are kept"),
 ];
 
 /// One request of a client.
@@ -93,6 +106,8 @@ pub(crate) struct Evidence {
     pub(crate) asked: Vec<Asked>,
     /// By epoch; `None` where nobody looked.
     pub(crate) reigns: Option<BTreeMap<u16, Reign>>,
+    /// Replicated files, if there are any.
+    pub(crate) files: Option<Files>,
 }
 
 /// What it comes to.
@@ -183,6 +198,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Judged {
     court.clients(evidence, &mut measures.map);
     court.reigns(evidence);
     court.converged(evidence, &mut measures.map);
+    court.files(evidence);
     Judged {
         violation: court.violation,
         goals: measures.goals,
@@ -510,6 +526,7 @@ mod tests {
             well: Ok(5_500 * MS),
             asked: (0..80).map(|nth| ask(nth * 100)).collect(),
             reigns: Some(BTreeMap::from([(5, reign(500, 1_999)), (9, reign(2_500, 8_000))])),
+            files: None,
         }
     }
 
@@ -602,6 +619,7 @@ mod tests {
                 well: Ok(0),
                 asked: Vec::new(),
                 reigns: None,
+                files: None,
             };
             judge(&evidence).violation.map(|violation| violation.checker)
         };

@@ -10,14 +10,16 @@ mod judge;
 #[cfg(target_os = "linux")]
 mod linux;
 mod live;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has programs with replicated files"))]
+mod rows;
 
 use std::fmt;
 
 pub use carried::{LIVE_NODES, Reason, not_live, problems};
 pub use judge::{BOUND_MARGIN, CONVERGE_MARGIN, JUDGED, OWN};
 #[cfg(target_os = "linux")]
-pub use linux::{Fault, Lab, Seen, Status, Up, load, program, serve};
-pub use live::{LIVE, Live, missing};
+pub use linux::{Books, Fault, Kept, Lab, Rows, Seen, Status, Up, load, now, program, serve};
+pub use live::{LIVE, Live, missing, missing_for};
 
 /// Why a lab does not do what was asked.
 #[derive(Debug)]

@@ -25,6 +25,18 @@ pub fn missing() -> Option<String> {
     return Some("the live world is made of namespaces of Linux: run it there".into());
 }
 
+/// Why this scenario does not run live on a machine on which others do, if so.
+#[must_use]
+pub fn missing_for(scenario: &Scenario) -> Option<String> {
+    #[cfg(target_os = "linux")]
+    return crate::linux::missing_for(scenario);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = scenario;
+        missing()
+    }
+}
+
 impl World for Live {
     fn name(&self) -> &'static str {
         "live"

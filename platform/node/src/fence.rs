@@ -233,17 +233,15 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_its_line_and_how_to_mend_it() {
-        for (from, to, said) in [
+        let mistakes = [
             ("command = [\"/sbin/f\", \"-v\"]", "", "x:10: `fence` lacks `command`; write such as"),
             ("\"20s\"", "\"20ms\"", "x:12: `within` must be 1s to 600s, in whole seconds"),
             ("auto = true", "after = \"500ms\"", "x:13: `after` must be 1s to 3600s, in whole seconds"),
             ("0 = ", "9 = ", "x:14: `9` is no number of a node; see `nodes`"),
             ("12s", "1s", "x:3: `timeout` must be 2s to 3600s"),
             ("auto = true", "automatic = true", "x:13: `automatic` is not known in `fence`"),
-        ] {
-            let error = Config::read("x", &format!("{HEAD}{FENCE}").replacen(from, to, 1)).expect_err(to).to_string();
-            assert!(error.contains(said), "{to}: {error}");
-        }
+        ];
+        crate::section::each_mistake_is_told(&format!("{HEAD}{FENCE}"), &mistakes);
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::Service;
 use crate::section::{Section, Value, Wrong, number, text};
 use crate::service::{bytes, entries, list, name, slot_resource, time};
 
+/// The file name of the library that captures what programs do.
+pub const LIBRARY: &str = "libapus_interpose.so";
+
 /// What happens to a program that opens a file of the group for writing and is not captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Guarded {
@@ -466,7 +469,7 @@ scrub = false
 
     #[test]
     fn what_is_wrong_with_a_group_is_told_with_its_line_and_the_mend() {
-        for (from, to, said) in [
+        let mistakes = [
             ("name = \"books\"", "name = \"bo oks\"", "x:25: `name` is `bo oks`, and must be 1 to 32 letters"),
             ("name = \"work\"", "name = \"books\"", "x:38: this group has the name or the `id` of `books`"),
             (
@@ -514,10 +517,7 @@ scrub = false
             ("\"fuse\"", "\"copy\"", "x:42: `capture` is `copy`, and must be preload or fuse"),
             ("scrub = false", "state = \"/srv/job/.x\"", "x:43: `state` and `root` overlap"),
             ("scrub = false", "colour = 1", "x:43: `colour` is not known in a group; known are name, id, service"),
-        ] {
-            let text = format!("{HEAD}{GROUPS}").replacen(from, to, 1);
-            let error = Config::read("x", &text).expect_err(to).to_string();
-            assert!(error.contains(said), "{to}: {error}");
-        }
+        ];
+        crate::section::each_mistake_is_told(&format!("{HEAD}{GROUPS}"), &mistakes);
     }
 }

@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_its_line_and_how_to_mend_it() {
-        for (from, to, said) in [
+        let mistakes = [
             ("\"arbiter\"", "\"judge\"", "x:8: `part` is `judge`, and must be voter, arbiter or learner"),
             ("[[services]]", "[knobs]\nperiod = 5\n[[services]]", "x:12: `period` must be a text"),
             (
@@ -175,9 +175,7 @@ mod tests {
                 "x:12: `tempo` is not known in `knobs`; known are rule",
             ),
             ("[[services]]", "[knobs]\nbatch = 70000\n[[services]]", "x:12: `batch` must be a whole number that fits"),
-        ] {
-            let error = Config::read("x", &HEAD.replacen(from, to, 1)).expect_err(to).to_string();
-            assert!(error.contains(said), "{to}: {error}");
-        }
+        ];
+        crate::section::each_mistake_is_told(HEAD, &mistakes);
     }
 }

@@ -45,7 +45,7 @@ pub use config::{Config, ConfigError, Member, Vip, Wire};
 pub use control::{ask, ask_long, trace, wait_drained};
 pub use copy::{fallback, hbeat, keep};
 pub use fence::{Action, Fence, Watchdog};
-pub use group::{Capture, Group, Guarded};
+pub use group::{Capture, Group, Guarded, LIBRARY};
 #[cfg(target_os = "linux")]
 pub use here::check_here;
 pub use http::{Http, Tls};
@@ -130,6 +130,7 @@ pub fn check_here(files: &[(String, String)]) -> Vec<ConfigError> {
 /// If the folder has a store already, or cannot be written.
 pub fn init(config: &Config) -> Result<(), Error> {
     use apus_host::store::{STATE_FILE, empty};
+    use std::io::Write as _;
     let place = config.folder.display();
     let failed = |error: std::io::Error| Error::Failed(format!("{place}: {error}"));
     std::fs::create_dir_all(&config.folder).map_err(failed)?;
@@ -137,8 +138,16 @@ pub fn init(config: &Config) -> Result<(), Error> {
         let mend = "a node keeps its store for life; remove the folder only if the whole cluster begins anew";
         return Err(Error::Usage(format!("{place}: there is a store already; {mend}")));
     }
+    // A machine that loses power a moment later has a store all the same: each file before the next, and the state comes last.
     for (name, bytes) in empty(true) {
-        std::fs::write(config.folder.join(name), bytes).map_err(failed)?;
+        let mut file = std::fs::File::create(config.folder.join(name)).map_err(failed)?;
+        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    }
+    if cfg!(unix) {
+        let above = config.folder.parent().filter(|above| !above.as_os_str().is_empty());
+        for folder in std::iter::once(&*config.folder).chain(above) {
+            std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        }
     }
     Ok(())
 }

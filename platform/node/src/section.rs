@@ -131,3 +131,12 @@ pub(crate) fn parsed<T: FromStr>(value: &Value<'_>, key: &str, such: &str) -> Re
     let word = text(value, key)?;
     word.parse().map_err(|_| (value.span(), format!("`{key}` is `{word}`, and must be such as `{such}`")))
 }
+
+/// In a file that is good each first text is replaced by the second, one mistake at a time, and something is said of each: from, to, said.
+#[cfg(test)]
+pub(crate) fn each_mistake_is_told(good: &str, mistakes: &[(&str, &str, &str)]) {
+    for (from, to, said) in mistakes {
+        let error = crate::Config::read("x", &good.replacen(from, to, 1)).expect_err(to).to_string();
+        assert!(error.contains(said), "{to}: {error}");
+    }
+}

@@ -549,7 +549,7 @@ core = "64M"
 
     #[test]
     fn what_is_wrong_is_told_with_its_line_and_how_to_mend_it() {
-        for (from, to, said) in [
+        let mistakes = [
             ("name = \"web\"", "name = \"we b\"", "x:14: `name` is `we b`, and must be 1 to 32 letters"),
             ("name = \"web\"", "name = \"db\"", "x:13: this service has the name or the `id` of `db`"),
             ("command = [\"/bin/db\"]", "command = []", "x:12: `command` must be the program and its arguments"),
@@ -578,10 +578,7 @@ core = "64M"
             ("reboot = [\"/sbin/reboot\"]\n", "", "x:33: there is no reboot hook: write such as"),
             ("fenced = false", "fenced = 1", "x:37: `fenced` must be true or false"),
             ("files = 2", "files = 0", "x:36: `output` needs one file at least"),
-        ] {
-            let text = format!("{HEAD}{FULL}").replacen(from, to, 1);
-            let error = Config::read("x", &text).expect_err(to).to_string();
-            assert!(error.contains(said), "{to}: {error}");
-        }
+        ];
+        crate::section::each_mistake_is_told(&format!("{HEAD}{FULL}"), &mistakes);
     }
 }

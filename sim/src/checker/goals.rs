@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use apus_engine::{EngineFact, Fact, NodeId, ResourceId, consensus, diagnosis, supervision, views};
+use apus_engine::{EngineFact, Fact, NodeId, ResourceId, consensus, diagnosis, shipping, supervision, views};
 
 use super::Checker;
 use crate::scenario::{Plan, Workload};
@@ -64,9 +64,35 @@ impl Goals {
             Fact::Supervision(supervision::Fact::Failed { cause: supervision::FailureCause::Hang(_), .. }) => {
                 self.reach("hang-detected");
             }
+            Fact::Shipping(fact) => self.reached.extend(files(fact)),
             _ => {}
         }
     }
+}
+
+/// The goal of replicated files that a fact shows.
+const fn files(fact: &shipping::Fact) -> Option<&'static str> {
+    use shipping::Fact as Files;
+    Some(match fact {
+        Files::Opened { .. } => "files-opened",
+        Files::Synced { .. } => "files-compared",
+        Files::Fetching { .. } => "files-fetched",
+        Files::LetGo { .. } => "files-let-go",
+        Files::Orphaned { .. } => "files-orphaned",
+        Files::Refused { .. } => "files-era-refused",
+        Files::TooFew { .. } => "files-too-few",
+        Files::Lagging { .. } => "files-lag-told",
+        Files::Troubled { .. } => "files-trouble-told",
+        Files::Dropped { .. } => "files-log-cut",
+        Files::Differs { .. } => "files-differ",
+        Files::Missed { .. } => "files-missed",
+        Files::Promised { .. }
+        | Files::Closed { .. }
+        | Files::Following { .. }
+        | Files::CaughtUp { .. }
+        | Files::NoModel { .. }
+        | Files::Recovered { .. } => return None,
+    })
 }
 
 impl Checker for Goals {

@@ -42,7 +42,7 @@ pub enum Drained {
     Idle,
     /// There was something.
     Some,
-    /// The next operation is not done yet.
+    /// The next operation is not done yet, or the consumer has no room for it.
     Waiting,
 }
 
@@ -216,7 +216,7 @@ impl Drainer {
         if self.swept.elapsed() >= SWEEP || self.crowded() {
             self.swept = Instant::now();
             self.release();
-            self.sweep();
+            self.sweep(consumer);
             self.reread(consumer)?;
         }
         Ok(())
@@ -234,11 +234,7 @@ impl Drainer {
         self.capture.shared.used.load(Relaxed) as usize > FILES / 4 * 3
     }
 
-    /// Hands over what is complete, at most as much as one look at the ring shows.
-    ///
-    /// # Errors
-    /// Those of the consumer, who gets the same operation again the next time.
-    pub fn drain(&mut self, consumer: &mut dyn Consumer) -> io::Result<Drained> {
+    pub(super) fn drain_some(&mut self, consumer: &mut dyn Consumer) -> io::Result<Drained> {
         if !self.capture.reasons().in_order() {
             return self.resync(consumer);
         }

@@ -192,12 +192,18 @@ pub trait Consumer {
     ///
     /// # Errors
     /// The drainer stops and gives the operation again when it is called the next time. `ENOENT`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`,
-    /// `EEXIST` and `ELOOP` say that the copy is not what the operation was made on: the group is listed anew.
+    /// `EEXIST` and `ELOOP` say that the copy is not what the operation was made on: the group is listed anew. `EWOULDBLOCK` says that there
+    /// is no room at present: that is no error, and the drainer waits ([`Drained::Waiting`](super::Drained)).
     fn take(&mut self, operation: &Operation<'_>) -> io::Result<()>;
 
     /// A file gets this number; `handle` opens it whatever its names are. Told before the operation or listing that names it.
     fn bound(&mut self, file: FileId, handle: &Handle) {
         let _ = (file, handle);
+    }
+
+    /// This number is no file's any more: nothing more is told of it.
+    fn unbound(&mut self, file: FileId) {
+        let _ = file;
     }
 
     /// The record with this number was handed over in full; there may have been nothing to do for it.

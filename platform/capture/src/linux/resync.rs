@@ -54,6 +54,17 @@ impl Drainer {
         done.map(|()| Drained::Some)
     }
 
+    /// Hands over what is complete, at most as much as one look at the ring shows.
+    ///
+    /// # Errors
+    /// Those of the consumer, who gets the same operation again the next time.
+    pub fn drain(&mut self, consumer: &mut dyn Consumer) -> io::Result<Drained> {
+        match self.drain_some(consumer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Drained::Waiting),
+            other => other,
+        }
+    }
+
     /// An operation that the copy has no place for would be refused for ever: the copy is made anew. Other errors are the caller's.
     pub(super) fn taken(&mut self, read: &Read, done: io::Result<bool>) -> io::Result<bool> {
         match done {
@@ -319,7 +330,7 @@ impl Drainer {
     }
 
     /// Gives places in the table back: of files that are gone, and, once it is crowded, of those about which all is known.
-    pub(super) fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self, consumer: &mut dyn Consumer) {
         let crowded = self.crowded();
         let capture = &self.capture;
         let shipped = capture.shared.shipped.load(Relaxed);
@@ -338,9 +349,11 @@ impl Drainer {
             let file = capture.file(index);
             let Some(_held) = file.lock.take(capture.own(), 0) else { continue };
             if over(index) && capture.reasons().in_order() {
-                self.open.remove(file.id.load(Relaxed));
-                self.hashes.remove(&file.id.load(Relaxed));
+                let id = file.id.load(Relaxed);
+                self.open.remove(id);
+                self.hashes.remove(&id);
                 capture.evict(index);
+                consumer.unbound(FileId(id));
             }
         }
     }

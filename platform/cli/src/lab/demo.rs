@@ -18,7 +18,7 @@ const BEFORE: Duration = Duration::from_secs(1);
 const AFTER: Duration = Duration::from_secs(3);
 
 /// A lab that is gone with the value.
-struct Gone(String);
+pub(super) struct Gone(pub(super) String);
 
 impl Drop for Gone {
     fn drop(&mut self) {
@@ -29,7 +29,7 @@ impl Drop for Gone {
 }
 
 /// Says something at once, to people only.
-fn step(format: Format, what: &str) {
+pub(super) fn step(format: Format, what: &str) {
     if format != Format::Json {
         say!("{what}");
         let _ = std::io::stdout().flush();
@@ -90,7 +90,7 @@ fn seconds(since: Instant) -> f64 {
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "a run takes seconds")]
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     time.as_millis() as u64
 }
 

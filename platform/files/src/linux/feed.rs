@@ -3,188 +3,22 @@
 //! A change's number is the one after the last. The log keeps with its records which record of the ring the last of them came from, so
 //! that a restart goes on with the same numbers: what the ring still holds is handed over again, and what the log has is left out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use apus_capture::linux::sys;
 use apus_capture::{Change as Op, Consumer, FileId as Id, Kind as OpKind, Listed, Operation};
 use apus_engine::FileId;
 use apus_engine::shipping::record::{MOST_BYTES, MOST_TARGET};
-use apus_engine::shipping::{Attributes, Captured, Change, Entry, Happening};
+use apus_engine::shipping::{Attributes, Change, Entry, Happening};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::disk::{self, Handle, Kind};
 use super::index::Index;
 use super::marks::{Ring, Seat};
-
-/// What store and feed share.
-pub(super) struct Shared {
-    /// As of the last number.
-    pub(super) index: Index,
-    /// As of the log's end, while a feed is there.
-    pub(super) durable: Index,
-    /// What lies between both.
-    steps: VecDeque<(u64, Step)>,
-    pub(super) queue: Vec<Happening>,
-    /// The last number that was given.
-    pub(super) captured: u64,
-    /// How far the log has it durably.
-    pub(super) logged: Seat,
-    /// Of each change that is not in the log: number, record of the ring, and how many of that record there are up to it.
-    pub(super) seats: VecDeque<(u64, u64, u32)>,
-    /// Records of the ring that were handed over in full, with the last number by then.
-    passed: VecDeque<(u64, u64)>,
-    /// The last of those whose changes the log has.
-    kept: u64,
-    /// All of the ring was taken up to this record.
-    pub(super) taken: u64,
-    /// Somebody waits until all was taken up to this one.
-    pub(super) awaited: Option<u64>,
-    /// Names were taken from a listing: until the log has this number and the index is written down, the ring has to tell again.
-    pub(super) unsettled: Option<(u64, u64)>,
-    /// The index must be written down.
-    pub(super) changed: bool,
-    /// Barriers that somebody may wait for: number, record of the ring.
-    pub(super) barriers: VecDeque<(u64, u64)>,
-    pub(super) told: Vec<String>,
-    /// Which feed is taken; what an earlier one still hands over is not.
-    feed: u64,
-    /// None is.
-    pub(super) over: bool,
-}
-
-/// What a number does to the index.
-enum Step {
-    Change(Change),
-    Listed(Box<Index>),
-}
-
-impl Shared {
-    pub(super) fn new(index: Index, logged: Seat) -> Self {
-        Self {
-            durable: Index::default(),
-            steps: VecDeque::new(),
-            index,
-            queue: Vec::new(),
-            captured: logged.captured,
-            logged,
-            seats: VecDeque::new(),
-            passed: VecDeque::new(),
-            kept: 0,
-            taken: 0,
-            awaited: None,
-            unsettled: None,
-            changed: false,
-            barriers: VecDeque::new(),
-            told: Vec::new(),
-            feed: 0,
-            over: true,
-        }
-    }
-
-    /// Nothing is taken any more: the last number is the last one.
-    pub(super) const fn end(&mut self) {
-        self.feed += 1;
-        self.over = true;
-    }
-
-    /// Where in the ring a number came from.
-    pub(super) fn seat(&self, captured: u64, ring: u64) -> Option<Seat> {
-        let first = self.seats.front()?.0;
-        let at = usize::try_from(captured.checked_sub(first)?).ok()?;
-        let &(number, seq, part) = self.seats.get(at)?;
-        (number == captured).then_some(Seat { captured, ring, seq, part })
-    }
-
-    /// The log has all up to here.
-    pub(super) fn logged(&mut self, seat: Seat) {
-        self.logged = seat;
-        while self.seats.front().is_some_and(|(number, ..)| *number <= seat.captured) {
-            self.seats.pop_front();
-        }
-        while self.steps.front().is_some_and(|(number, _)| *number <= seat.captured) {
-            match self.steps.pop_front() {
-                Some((_, Step::Change(change))) => drop(self.durable.change(&change)),
-                Some((_, Step::Listed(index))) => {
-                    self.durable = *index;
-                    self.changed = true;
-                }
-                None => {}
-            }
-        }
-        self.settle();
-    }
-
-    /// The index as of the log's end, with all that is known of its files by now.
-    pub(super) fn at_log_end(&mut self) -> &Index {
-        let missing: Vec<FileId> = self.durable.without_handle().collect();
-        for file in missing {
-            let handle = self.index.node(file).and_then(|node| node.handle.clone());
-            if handle.is_some() {
-                self.durable.set_handle(file, handle);
-            }
-        }
-        &self.durable
-    }
-
-    /// What need not be told again.
-    pub(super) fn settle(&mut self) {
-        while let Some((seq, _)) = self.passed.front().copied().filter(|(_, last)| *last <= self.logged.captured) {
-            self.kept = seq;
-            self.passed.pop_front();
-        }
-        if self.unsettled.is_some_and(|(number, _)| number <= self.logged.captured) && !self.changed {
-            self.unsettled = None;
-        }
-    }
-
-    /// A ring begins, or is gone on with, after this record.
-    pub(super) fn begin(&mut self, ring: u64, shipped: u64) {
-        self.seats.clear();
-        self.passed.clear();
-        self.steps.clear();
-        self.durable = self.index.clone();
-        (self.kept, self.taken, self.unsettled) = (shipped, shipped, None);
-        self.feed += 1;
-        self.over = false;
-        self.captured = self.logged.captured;
-        self.barriers.clear();
-        // Whom the daemon before would have let go on. A new ring counts from one: of its records the log has none.
-        let seq = if self.logged.ring == ring { self.logged.seq } else { 0 };
-        self.barriers.push_back((self.logged.captured, seq));
-    }
-
-    fn push(&mut self, change: Change, seq: u64, part: u32) {
-        self.captured += 1;
-        match &change {
-            // Of bytes only how many there are matters to the index.
-            Change::Write { file, .. } | Change::Append { file, .. } => {
-                let length = self.index.node(*file).map_or(0, |node| node.size);
-                self.steps.push_back((self.captured, Step::Change(Change::Truncate { file: *file, length })));
-            }
-            Change::Punch { .. } | Change::Attributes { .. } | Change::SetXattr { .. } | Change::RemoveXattr { .. } => {
-            }
-            Change::Barrier { .. } | Change::Era { .. } => {}
-            names => self.steps.push_back((self.captured, Step::Change(names.clone()))),
-        }
-        let captured = Captured { number: self.captured, change };
-        if matches!(captured.change, Change::Barrier { .. }) {
-            self.barriers.push_back((self.captured, seq));
-        }
-        self.seats.push_back((self.captured, seq, part));
-        match self.queue.last_mut() {
-            Some(Happening::Captured(run)) => run.push(captured),
-            _ => self.queue.push(Happening::Captured(vec![captured])),
-        }
-    }
-}
-
-/// Locks what is shared; a thread that ended in the middle of a change of it has left what was numbered, and no more.
-pub(super) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use super::shared::{Shared, Step, lock};
 
 /// Takes operations of a drainer and gives them numbers; [`Store::happened`](super::Store::happened) tells them. It may run in a
 /// thread of its own.
@@ -209,6 +43,8 @@ pub struct Feed {
     missed: bool,
     /// The number that says so.
     marker: u64,
+    /// Bytes of changes that may wait for the log.
+    limit: u64,
 }
 
 fn apart() -> io::Error {
@@ -241,6 +77,7 @@ impl Feed {
             at,
             missed: false,
             marker: 0,
+            limit: u64::MAX,
         };
         feed.learn();
         feed
@@ -261,6 +98,18 @@ impl Feed {
     #[must_use]
     pub fn taken(&self) -> u64 {
         lock(&self.shared).taken
+    }
+
+    /// From now on no more than about so many bytes of changes wait for the log: what would come on top stays in the ring, which holds
+    /// programs up once it is full. What was begun is taken to its end, and so is what is read anew.
+    pub const fn limit(&mut self, bytes: u64) {
+        self.limit = bytes;
+    }
+
+    /// Nothing more is taken until the log has some of it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        lock(&self.shared).waiting >= self.limit
     }
 
     fn number(&self, id: u64) -> FileId {
@@ -528,6 +377,12 @@ impl Consumer for Feed {
             }
             // The log had it before a restart.
             _ if seq > shared.taken && seq < self.skip.seq => return Ok(()),
+            _ if seq > shared.taken && self.at.0 != seq && shared.waiting >= self.limit => {
+                // Who waits for what lies in the ring may be the one that the log waits for.
+                if shared.awaited.is_none_or(|upto| seq > upto) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+            }
             _ => {}
         }
         let had = if seq > shared.taken && seq == self.skip.seq { self.skip.part } else { 0 };
@@ -563,6 +418,12 @@ impl Consumer for Feed {
 
     fn bound(&mut self, file: Id, handle: &sys::Handle) {
         self.handles.insert(file.0, Handle::from_sys(handle));
+        self.dead.remove(&file.0);
+    }
+
+    fn unbound(&mut self, file: Id) {
+        self.known.remove(&file.0);
+        self.handles.remove(&file.0);
         self.dead.remove(&file.0);
     }
 

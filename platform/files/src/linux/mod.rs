@@ -14,6 +14,7 @@ mod sealed;
 mod second;
 mod settings;
 mod shadow;
+mod shared;
 mod store;
 mod tree;
 mod work;

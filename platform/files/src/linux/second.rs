@@ -8,7 +8,6 @@ use apus_engine::shipping::{Answer, Base, Mends, Page, Place, Record, Stretch};
 
 use super::digest;
 use super::disk::{self, Handle};
-use super::feed::lock;
 use super::index::Index;
 use super::log::Log;
 use super::marks::{Saved, Seat, Switch};
@@ -16,6 +15,7 @@ use super::orphans;
 use super::recover;
 use super::sealed;
 use super::shadow::{Published, Second, Shadow, clear};
+use super::shared::lock;
 use super::store::{Done, Fail, INDEX, Store, index_path, log_path};
 use super::tree::Tree;
 

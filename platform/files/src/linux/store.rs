@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 
 use apus_capture::linux::Capture;
 use apus_engine::shipping::{Answer, Found, Happening, Mends, Work};
-use apus_engine::{Epoch, Lsn, OpId};
+use apus_engine::{Epoch, FileId, Lsn, OpId};
 
 use super::adopt::adopt;
-use super::feed::{Feed, Shared, lock};
+use super::feed::Feed;
 use super::index::Index;
 use super::log::Log;
 use super::marks::{Marks, Ring, Seat};
 use super::orphans::{self, Saved};
 use super::settings::{Settings, StoreError};
 use super::shadow::Shadow;
+use super::shared::{Shared, lock};
 use super::tree::Tree;
 use super::work::Append;
 
@@ -229,6 +230,8 @@ impl Store {
         let target = self.ring.as_ref().map(|ring| ring.status().next.saturating_sub(1));
         if let Some(target) = target {
             let begun = Instant::now();
+            // The log takes nothing before: the feed has to have room for all of it.
+            lock(&self.shared).awaited = Some(target);
             while lock(&self.shared).taken < target && begun.elapsed() < PATIENCE {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -380,6 +383,13 @@ impl Store {
         let told = std::mem::take(&mut self.tree.told);
         told.into_iter().for_each(|told| self.alarm(told));
         self.alarms.drain(..).collect()
+    }
+
+    /// A path of a file below the root, for people; `None`: it has no name, or is not known.
+    #[must_use]
+    pub fn path(&self, file: FileId) -> Option<String> {
+        let path = lock(&self.shared).index.path(file)?;
+        Some(String::from_utf8_lossy(&path).into_owned())
     }
 
     /// Where the copy stands.

@@ -7,10 +7,10 @@ use apus_engine::{Epoch, Lsn, OpId};
 
 use super::adopt::adopt;
 use super::disk;
-use super::feed::lock;
 use super::log::Batch;
 use super::marks::{Body, Seat, boot};
 use super::sealed;
+use super::shared::lock;
 use super::store::{ALARMS, Done, Fail, INDEX, Store, index_path, prefix};
 use super::tree::Care;
 

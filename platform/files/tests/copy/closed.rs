@@ -7,8 +7,8 @@ use apus_capture::linux::{Capture, Class, Target};
 use apus_capture::{Change as Op, Consumer as _, Drained, Drainer, FileId as Id, Group, Operation};
 use apus_engine::shipping::{Answer, Change, Entry, Happening, Work};
 use apus_engine::{Epoch, FileId, OpId};
-use apus_files::Store;
 use apus_files::linux::Fail;
+use apus_files::{Feed, Store};
 
 use crate::live::{ERA, World};
 use crate::world::{Writer, append, apply, begin, done, open, place};
@@ -43,7 +43,9 @@ fn a_new_ring_releases_nothing_of_an_earlier_one() {
     let mut world = World::new("rings");
     let home = world.place.0.clone();
     let path = home.join("1/root/file");
-    std::fs::write(&path, "").expect("a file");
+    // By a program that is seen: a file that nobody saw come is found after a while, and the order begins anew.
+    let child = world.command("touch").arg("file").spawn().expect("it runs");
+    world.run(child, |_| {});
     let waits = |world: &World, capture: &Capture| {
         let file = std::fs::File::open(&path).expect("it is there");
         let Class::File(bound) = capture.classify(file.as_raw_fd()) else { panic!("it belongs to the group") };
@@ -56,6 +58,8 @@ fn a_new_ring_releases_nothing_of_an_earlier_one() {
         !capture.wait_released(target, mark).expect("its place is its own")
     };
     let capture = Capture::at(&world.ring).expect("a ring");
+    // Until all is listed nothing has a record.
+    world.settle();
     for _ in 0..50 {
         assert!(waits(&world, &capture), "nothing was released");
     }
@@ -147,6 +151,74 @@ fn what_comes_after_the_last_number_gets_none() {
     let records = writer.write(Change::Barrier { file: FileId::ROOT });
     done(&mut store, &Work::Append { op: OpId(2), staged: false, records, captured: number });
     assert_eq!(store.open_era(), None);
+}
+
+/// What the log does not take stays in the ring once so much waits for it, and comes in its order when there is room again.
+#[test]
+fn what_waits_for_the_log_has_a_bound() {
+    const LIMIT: u64 = 10_000;
+    let place = place("bound");
+    let mut writer = Writer::new();
+    let mut store = open(&place.0);
+    begin(&mut store, &mut writer);
+    done(&mut store, &Work::Open { op: OpId(1), era: Epoch(9 << 20) });
+    let mut feed = store.feed(&ring(&place.0), Box::new(|| {})).unwrap_or_else(|error| panic!("{error}"));
+    let mut take = |feed: &mut Feed, seq, file, change| {
+        let took = feed.take(&Operation { seq, file: Id(file), publish: true, change });
+        if took.is_ok() {
+            feed.passed(seq);
+        }
+        took.map_err(|error| error.kind())
+    };
+    take(&mut feed, 1, 1, Op::Listing { entries: &[] }).expect("a listing");
+    let bytes = [7; 1_000];
+    let write = |at: u64| Op::Write { offset: at * 1_000, bytes: &bytes };
+    take(&mut feed, 2, 2, Op::Create { path: b"a", mode: 0o600 }).expect("a file");
+    // Without a bound all is taken, as while a thread takes what it would have to log itself.
+    (3..30).for_each(|seq| take(&mut feed, seq, 2, write(seq)).expect("no bound yet"));
+    feed.limit(LIMIT);
+    assert!(feed.is_full());
+    assert_eq!(take(&mut feed, 30, 2, write(30)), Err(std::io::ErrorKind::WouldBlock));
+    assert_eq!(feed.taken(), 29, "it is as if it had not been told");
+    // What was read anew belongs to a record that was taken.
+    take(&mut feed, 29, 2, write(99)).expect("never refused");
+    take(&mut feed, 29, 2, Op::Listing { entries: &[] }).expect("never refused");
+    let log = |store: &mut Store, writer: &mut Writer| {
+        let mut changes = Vec::new();
+        for told in store.happened() {
+            if let Happening::Captured(run) = told {
+                changes.extend(run);
+            }
+        }
+        let last = changes.last().map_or(0, |last| last.number);
+        let records = changes.iter().flat_map(|captured| writer.write(captured.change.clone())).collect();
+        done(store, &Work::Append { op: OpId(2), staged: false, records, captured: last });
+        changes
+    };
+    assert!(log(&mut store, &mut writer).len() > 27);
+    assert!(!feed.is_full(), "the log has all of it");
+    // The list said that there is no such file any more.
+    take(&mut feed, 31, 31, Op::Create { path: b"b", mode: 0o600 }).expect("there is room again");
+    let mut taken = Vec::new();
+    for seq in 32..200 {
+        while take(&mut feed, seq, 31, write(seq)) == Err(std::io::ErrorKind::WouldBlock) {
+            let some = log(&mut store, &mut writer);
+            let held: usize = some.iter().map(|captured| format!("{:?}", captured.change).len() / 3).sum();
+            assert!(!some.is_empty() && held < 3 * LIMIT as usize, "{held}");
+            taken.extend(some);
+        }
+    }
+    taken.extend(log(&mut store, &mut writer));
+    let offset = |change: &Change| match change {
+        Change::Write { offset, .. } => Some(*offset),
+        _ => None,
+    };
+    let offsets: Vec<u64> = taken.iter().filter_map(|captured| offset(&captured.change)).collect();
+    assert_eq!(offsets, (32..200).map(|seq| seq * 1_000).collect::<Vec<_>>(), "each once, in order");
+    // A large one is taken whole once it was begun.
+    let large = vec![3; 3 << 20];
+    take(&mut feed, 200, 31, Op::Write { offset: 0, bytes: &large[..1 << 20] }).expect("there is room");
+    assert!(feed.is_full());
 }
 
 /// A file system says once that it has lost something: no later flush vouches for what came before.

@@ -248,9 +248,9 @@ impl World {
         let begun = Instant::now();
         let capture = apus_capture::linux::Capture::at(&self.ring).expect("a ring");
         loop {
-            let any = self.turn();
+            // Looked at before the turn: what is taken between both is told by the next one.
             let status = capture.status();
-            if !any && status.reasons.in_order() && status.waiting == 0 {
+            if !self.turn() && status.reasons.in_order() && status.waiting == 0 {
                 break;
             }
             assert!(begun.elapsed() < Duration::from_secs(60), "it does not settle: {status:?}");
@@ -264,7 +264,7 @@ impl World {
         let begun = Instant::now();
         let capture = apus_capture::linux::Capture::at(&self.ring).expect("a ring");
         loop {
-            // Looked at before the turn: what is taken between both is told by the next one.
+            // As above.
             let status = capture.status();
             let quiet = status.reasons.in_order() && status.waiting == 0 && capture.shown();
             if !self.turn() && quiet {

@@ -9,10 +9,17 @@ use apus_node::{Config, Part, init};
 use serde_json::{Value, json};
 
 use super::ask::ask;
+use super::disk::{self, Disk};
 use super::net::{Net, VIP, address, mac};
 use super::program::PORT;
 use super::{machine, program};
 use crate::judge::Asked;
+
+/// The disks of a machine, by what is on them.
+const SYSTEM: &str = "system";
+const DATA: &str = "data";
+/// How the rings of all labs begin.
+const RINGS: &str = "/dev/shm/apus-lab-";
 
 /// A daemon that runs answers within this.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -27,6 +34,8 @@ pub(crate) struct Cluster {
     pub(crate) exe: String,
     /// Daemons go before all else on the machine.
     pub(crate) first: bool,
+    /// Machines have disks of their own, which lose with the power what was not synced.
+    pub(crate) disks: bool,
 }
 
 /// What a node's file says besides the obvious.
@@ -54,7 +63,84 @@ impl Cluster {
         self.files(node).join("told")
     }
     pub(crate) fn store(&self, node: u16) -> PathBuf {
-        self.files(node).join("store")
+        self.system(node).join("store")
+    }
+    /// Where the daemon keeps what it must not forget.
+    fn system(&self, node: u16) -> PathBuf {
+        if self.disks { self.files(node).join(SYSTEM) } else { self.files(node) }
+    }
+    /// The disk for programs' files.
+    pub(crate) fn data(&self, node: u16) -> Disk {
+        Disk::new(&self.files(node), DATA)
+    }
+    /// The tree of a group, on that disk.
+    pub(crate) fn root(&self, node: u16) -> PathBuf {
+        self.data(node).place.join("root")
+    }
+    /// In memory: gone with the power.
+    pub(crate) fn ring(&self, node: u16) -> PathBuf {
+        format!("{RINGS}{}-n{node}", self.net.id).into()
+    }
+
+    fn all_disks(&self, node: u16) -> Vec<Disk> {
+        let files = self.files(node);
+        let names: &[&str] = if self.disks { &[SYSTEM, DATA] } else { &[] };
+        names.iter().map(|name| Disk::new(&files, name)).collect()
+    }
+
+    /// Makes machines and the switch between them.
+    pub(crate) fn make(&self) -> Result<(), String> {
+        if self.disks {
+            disk::share(&self.folder)?;
+        }
+        self.net.make()?;
+        (0..self.net.nodes).try_for_each(|node| self.new_disks(node))
+    }
+
+    /// A machine gets empty disks.
+    pub(crate) fn new_disks(&self, node: u16) -> Result<(), String> {
+        for disk in self.all_disks(node) {
+            disk.unmount()?;
+            disk.make()?;
+        }
+        self.seen_root(node)
+    }
+
+    /// The folder of the group is there, as an operator makes it.
+    fn seen_root(&self, node: u16) -> Result<(), String> {
+        let root = self.root(node);
+        let made = if self.disks { fs::create_dir_all(&root) } else { Ok(()) };
+        made.map_err(|error| format!("{}: {error}", root.display()))
+    }
+
+    /// Takes the power from a machine: nothing that it would still say gets out, and nothing of its memory is left.
+    pub(crate) fn power_off(&self, node: u16) -> Result<(), String> {
+        self.net.carrier(node, false)?;
+        self.all_disks(node).iter().try_for_each(Disk::cut)?;
+        self.net.power_off(node)?;
+        self.all_disks(node).iter().try_for_each(Disk::unmount)?;
+        remove_file(&self.ring(node))
+    }
+
+    /// A machine has power again: its disks are as the failure left them.
+    pub(crate) fn power_on(&self, node: u16) -> Result<(), String> {
+        self.net.machine(node)?;
+        self.see_disks(node)?;
+        self.seen_root(node)
+    }
+
+    /// The disks of a machine without power can be looked at.
+    pub(crate) fn see_disks(&self, node: u16) -> Result<(), String> {
+        self.all_disks(node).iter().try_for_each(Disk::mount)
+    }
+
+    /// Takes away what is not a process: files, disks and rings.
+    pub(crate) fn clear(folder: &Path, id: &str) -> Result<(), String> {
+        let released = disk::release(folder);
+        let rings = fs::read_dir("/dev/shm").into_iter().flatten().flatten().map(|entry| entry.path());
+        let own = format!("{RINGS}{id}-n");
+        let own = rings.filter(|path| path.display().to_string().starts_with(&own)).map(|path| remove_file(&path));
+        own.collect::<Result<(), _>>().and(released).and_then(|()| remove(folder))
     }
 
     /// Writes a node's file.
@@ -62,7 +148,8 @@ impl Cluster {
         let store = if extra.cluster == 98 { "store".to_owned() } else { format!("store-{}", extra.cluster) };
         let (files, cluster) = (self.files(node), extra.cluster);
         let mut text = format!(
-            "cluster = {cluster}\nnode = {node}\nfolder = \"{0}/{store}\"\ncontrol = \"{0}/control\"\n{1}",
+            "cluster = {cluster}\nnode = {node}\nfolder = \"{}\"\ncontrol = \"{}/control\"\n{}",
+            self.system(node).join(store).display(),
             files.display(),
             extra.top
         );
@@ -136,6 +223,13 @@ impl Cluster {
     pub(crate) fn asked(&self, start: u64) -> Vec<Asked> {
         let text = fs::read_to_string(self.folder.join("asked")).unwrap_or_default();
         text.lines().filter_map(|line| program::asked(line, start)).collect()
+    }
+}
+
+fn remove_file(file: &Path) -> Result<(), String> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{}: {error}", file.display())),
+        _ => Ok(()),
     }
 }
 

@@ -119,9 +119,28 @@ fn failed(what: String) -> Error {
     Error::Failed(what)
 }
 
+/// Whether a lab of this name can be made.
+pub(super) fn can_be(name: &str, nodes: u16) -> Result<(), Error> {
+    if let Some(what) = missing() {
+        return Err(Error::Usage(what));
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric();
+    if name.is_empty() || name.len() > 16 || !name.chars().all(plain) {
+        return Err(Error::Usage(format!("`{name}` is no name: use 1 to 16 letters and digits")));
+    }
+    if !(1..=LIVE_NODES).contains(&nodes) {
+        return Err(Error::Usage(format!("{nodes} nodes: use 1 to {LIVE_NODES}")));
+    }
+    if !spaces(Some(name)).is_empty() {
+        let what = format!("the lab `{name}` is up, or was not taken down: `apus lab down --name {name}` first");
+        return Err(Error::Usage(what));
+    }
+    Ok(())
+}
+
 impl Lab {
     /// Where a lab's files are.
-    fn folder(name: &str) -> PathBuf {
+    pub(super) fn folder(name: &str) -> PathBuf {
         Path::new(FOLDER).join(name)
     }
 
@@ -130,21 +149,7 @@ impl Lab {
     /// # Errors
     /// If it cannot be made: with what is missing.
     pub fn up(up: &Up) -> Result<Self, Error> {
-        if let Some(what) = missing() {
-            return Err(Error::Usage(what));
-        }
-        let plain = |c: char| c.is_ascii_alphanumeric();
-        if up.name.is_empty() || up.name.len() > 16 || !up.name.chars().all(plain) {
-            return Err(Error::Usage(format!("`{}` is no name: use 1 to 16 letters and digits", up.name)));
-        }
-        if !(1..=LIVE_NODES).contains(&up.nodes) {
-            return Err(Error::Usage(format!("{} nodes: use 1 to {LIVE_NODES}", up.nodes)));
-        }
-        if !spaces(Some(&up.name)).is_empty() {
-            let name = &up.name;
-            let what = format!("the lab `{name}` is up, or was not taken down: `apus lab down --name {name}` first");
-            return Err(Error::Usage(what));
-        }
+        can_be(&up.name, up.nodes)?;
         let made = Self::make(up);
         if made.is_err() {
             let _ = Self::down(&up.name);
@@ -157,9 +162,9 @@ impl Lab {
         let folder = Self::folder(&up.name);
         remove(&folder)?;
         let net = Net { id: up.name.clone(), nodes: up.nodes };
-        net.make()?;
         let nginx = sh(&["sh", "-c", "command -v nginx"]).ok().filter(|_| !up.plain);
-        let cluster = Cluster { net, folder, exe, first: false };
+        let cluster = Cluster { net, folder, exe, first: false, disks: false };
+        cluster.make()?;
         let web = if nginx.is_some() { "nginx" } else { "the built-in server" };
         let lab = Self { cluster, web: web.into(), faults: Vec::new() };
         let parts = vec![Part::Voter; usize::from(up.nodes)];
@@ -229,7 +234,7 @@ impl Lab {
             Some((fault[0].as_str()?.to_owned(), u16::try_from(small(&fault[1])?).ok()?, small(&fault[2])?))
         };
         let exe = state["exe"].as_str().unwrap_or("apus").to_owned();
-        let cluster = Cluster { net: Net { id: name.into(), nodes }, folder, exe, first: false };
+        let cluster = Cluster { net: Net { id: name.into(), nodes }, folder, exe, first: false, disks: false };
         let faults = state["faults"].as_array().into_iter().flatten().filter_map(fault).collect();
         Ok(Self { cluster, web: state["web"].as_str().unwrap_or_default().into(), faults })
     }
@@ -365,7 +370,7 @@ impl Lab {
         match fault {
             Fault::Kill => machine::end(running()?, "KILL").map_err(failed)?,
             Fault::Freeze => machine::signal(&[running()?], "STOP"),
-            Fault::PowerOff => self.cluster.net.power_off(node).map_err(failed)?,
+            Fault::PowerOff => self.cluster.power_off(node).map_err(failed)?,
             Fault::Starve(percent) => {
                 let pid = running()?;
                 let skipped = |why| Error::Usage(format!("starve: SKIPPED: {why}"));
@@ -408,7 +413,7 @@ impl Lab {
         for node in (0..self.nodes()).filter(|other| node.is_none_or(|node| node == *other)) {
             self.faults.retain(|(_, of, _)| *of != node);
             if !on.contains(&self.cluster.net.node(node)) {
-                self.cluster.net.machine(node).map_err(failed)?;
+                self.cluster.power_on(node).map_err(failed)?;
             }
             self.cluster.net.carrier(node, true).map_err(failed)?;
             cgroup::feed(&self.group(node));
@@ -431,7 +436,7 @@ impl Lab {
             wrong.extend(net::remove(space).err());
         }
         cgroup::feed(&format!("{name}-"));
-        wrong.extend(remove(&Self::folder(name)).err());
+        wrong.extend(Cluster::clear(&Self::folder(name), name).err());
         let _ = fs::remove_dir(FOLDER);
         if wrong.is_empty() { Ok(all.len()) } else { Err(failed(wrong.join("; "))) }
     }

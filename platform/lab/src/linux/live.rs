@@ -1,5 +1,6 @@
 //! One live run: a lab is made, the plan's faults strike it at their times, and what its nodes tell is judged.
 
+mod files;
 mod play;
 mod strike;
 
@@ -13,17 +14,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use apus_engine::{Config, NodeId, Strategy, Time};
 use apus_node::{Knobs, Part, Told};
 use apus_os::linux::clock;
+use apus_sim::fault::Kind;
 use apus_sim::report::Run;
-use apus_sim::scenario::{Plan, Workload};
+use apus_sim::scenario::{Plan, Scenario, Workload};
 use apus_sim::world::Options;
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, Extra, remove};
+use super::cluster::{Cluster, Extra};
 use super::net::{Net, spaces};
 use super::sh::until;
 use super::watch::Watch;
-use super::{machine, net};
+use super::{disk, machine, net};
 use crate::judge::{Evidence, judge};
+pub(crate) use files::missing as library;
 use play::Play;
 
 /// A cluster is whole within this.
@@ -44,7 +47,7 @@ impl Drop for Stage {
         for space in spaces(Some(&self.cluster.net.id)) {
             let _ = net::remove(&space);
         }
-        let _ = remove(&self.cluster.folder);
+        let _ = Cluster::clear(&self.cluster.folder, &self.cluster.net.id);
     }
 }
 
@@ -58,14 +61,17 @@ pub(crate) fn run(plan: &Plan, options: &Options) -> Result<Run, String> {
     let net = Net { id, nodes: plan.scenario.nodes };
     let first = *FIRST.get_or_init(machine::go_first);
     let parts = parts(&plan.configs[0], plan.scenario.nodes);
-    let mut stage = Stage { cluster: Cluster { net, folder, exe, first }, plan: plan.clone(), parts };
+    let disks = has_disks(&plan.scenario);
+    let mut stage = Stage { cluster: Cluster { net, folder, exe, first, disks }, plan: plan.clone(), parts };
     let (start, wall) = (clock::boot(), wall());
     stage.make()?;
     let watch = Watch::start(&stage.cluster.net);
     let mut play = Play::new(&mut stage, start, watch);
     play.begin()?;
     let played = play.play()?;
+    let files = stage.files();
     let evidence = Evidence {
+        files,
         plan: plan.clone(),
         start,
         end: played.end,
@@ -102,6 +108,18 @@ pub(crate) fn run(plan: &Plan, options: &Options) -> Result<Run, String> {
     })
 }
 
+/// Whether its machines need disks that lose what was not synced.
+fn has_disks(scenario: &Scenario) -> bool {
+    let mut kinds = scenario.faults.iter().map(|fault| fault.kind).chain(scenario.swarm.iter().map(|fault| fault.kind));
+    scenario.files.is_some() || kinds.any(|kind| kind == Kind::LoseUnsynced)
+}
+
+/// What a scenario needs besides, and is not here.
+pub(crate) fn missing_for(scenario: &Scenario) -> Option<String> {
+    let library = scenario.files.as_ref().and_then(|_| files::missing());
+    library.or_else(|| has_disks(scenario).then(disk::missing).flatten())
+}
+
 /// Nanoseconds of the wall clock.
 fn wall() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -126,7 +144,7 @@ impl Stage {
     /// Machines, daemons and servers, until all know of all.
     fn make(&mut self) -> Result<(), String> {
         fs::create_dir_all(&self.cluster.folder).map_err(|error| error.to_string())?;
-        self.cluster.net.make()?;
+        self.cluster.make()?;
         for node in 0..self.plan.scenario.nodes {
             let config = self.plan.configs[usize::from(node)].clone();
             self.write(node, &config)?;
@@ -142,7 +160,8 @@ impl Stage {
         let files = self.cluster.files(node);
         let top = format!("lease = \"{}us\"\ntold = \"{}\"\n", config.views.lease.0, self.cluster.told(node).display());
         let mut tables = Knobs::of(config).toml();
-        for (service, own) in self.plan.scenario.services.iter().zip(&config.services) {
+        for (at, (service, own)) in self.plan.scenario.services.iter().zip(&config.services).enumerate() {
+            let (writes, group) = if at == 0 { self.group(node) } else { Default::default() };
             let beats: Vec<String> = own.heartbeats.iter().map(|beat| beat.0.to_string()).collect();
             let promises: Vec<String> = own.heartbeats.iter().map(|beat| format!("\"{}us\"", beat.0)).collect();
             let requires: Vec<String> = service.requires.iter().map(|name| format!("\"{name}\"")).collect();
@@ -154,7 +173,7 @@ impl Stage {
             let starts_in = service.starts_in / 1_000;
             tables += &format!(
                 "[[services]]\nname = \"{}\"\n\
-                 command = [\"{}/program\", \"lab\", \"program\", \"{}\", \"{starts_in}\", \"{}\"]\n\
+                 command = [\"{}/program\", \"lab\", \"program\", \"{}\", \"{starts_in}\", \"{}\"{writes}]\n\
                  strategy = \"{strategy}\"\n{many}ready = \"notify\"\nheartbeats = [{}]\nrequires = [{}]\n\
                  stop = {{ signal = \"TERM\", grace = \"{}us\" }}\nstart_within = \"{}us\"\nfailures = {}\nwithin = \"{}us\"\n\
                  backoff = \"{}us\"\nbackoff_max = \"{}us\"\nstable_after = \"{}us\"\npromote = [\"true\"]\n",
@@ -172,6 +191,7 @@ impl Stage {
                 own.backoff_max.0,
                 own.stable_after.0,
             );
+            tables += &group;
         }
         let extra = Extra { top, tables, cluster: 98 ^ (config.cluster.0 ^ self.plan.configs[0].cluster.0) };
         self.cluster.write(node, &self.parts, &extra)
@@ -246,6 +266,7 @@ impl Stage {
     }
 
     fn copies_well(&self, nodes: &[u16]) -> Result<(), String> {
+        self.files_well(nodes)?;
         if self.plan.scenario.services.is_empty() {
             return Ok(());
         }
@@ -276,6 +297,9 @@ impl Stage {
         let boots = |told: &[(Time, Told)]| told.iter().any(|(_, told)| matches!(told, Told::Boot { .. }));
         if let Some(node) = evidence.told.iter().position(|told| !boots(told)) {
             return Err(format!("n{node} told nothing"));
+        }
+        if evidence.files.as_ref().is_some_and(|files| files.said.is_empty()) {
+            return Err("the program with replicated files told nothing".into());
         }
         let flows = matches!(self.plan.scenario.workload, Workload::Flows { .. });
         let serve = self.parts.iter().filter(|part| **part != Part::Arbiter).count();

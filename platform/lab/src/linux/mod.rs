@@ -1,9 +1,12 @@
 //! Namespaces, daemons and faults of Linux.
 
 mod ask;
+mod books;
 mod cgroup;
 mod cluster;
+mod copies;
 mod demo;
+mod disk;
 mod lab;
 mod live;
 mod machine;
@@ -11,11 +14,20 @@ mod net;
 mod program;
 mod sh;
 mod watch;
+mod writer;
 
+pub use books::{Books, Kept};
 pub use demo::Seen;
 pub use lab::{Fault, Lab, Status, Up};
-pub(crate) use live::run;
+pub(crate) use live::{missing_for, run};
 pub use program::{load, program, serve};
+pub use writer::Kind as Rows;
+
+/// Nanoseconds on the boot clock, which all machines of all labs have.
+#[must_use]
+pub fn now() -> u64 {
+    apus_os::linux::clock::boot()
+}
 
 /// Why no lab can be made on this machine, if so: what is missing, and how to mend it.
 pub(crate) fn missing() -> Option<String> {

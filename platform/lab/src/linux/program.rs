@@ -3,14 +3,16 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 use apus_os::linux::clock;
 use apus_os::linux::program::tell;
 
+use super::writer::{Kind, write};
 use crate::Error;
 use crate::judge::Asked;
 
@@ -49,7 +51,8 @@ fn respond(mut stream: TcpStream, answer: &str) -> io::Result<()> {
     stream.write_all(answer.as_bytes())
 }
 
-/// A service's program in a live run: it is ready after a while, beats for its threads, and does what files in `folder` ask.
+/// A service's program in a live run: it is ready after a while, beats for its threads, and does what files in `folder` ask. With `writes`
+/// (what, where, rows a second) it writes replicated files, and is ready once it has seen what is there.
 ///
 /// | file | with | it |
 /// |---|---|---|
@@ -60,7 +63,12 @@ fn respond(mut stream: TcpStream, answer: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// If its keeper does not listen.
-pub fn program(folder: &Path, starts_in: Duration, beats: &[Duration]) -> Result<(), Error> {
+pub fn program(
+    folder: &Path,
+    starts_in: Duration,
+    beats: &[Duration],
+    writes: Option<(Kind, PathBuf, u32)>,
+) -> Result<(), Error> {
     let began = Instant::now();
     let socket = std::env::var_os("NOTIFY_SOCKET").ok_or_else(|| {
         Error::Usage("`NOTIFY_SOCKET` is not set: this is for programs that a node supervises".into())
@@ -70,6 +78,17 @@ pub fn program(folder: &Path, starts_in: Duration, beats: &[Duration]) -> Result
     let crashes = number("crash");
     let (mut ready, mut beaten) = (false, None::<Instant>);
     let every = beats.iter().min().map(|least| *least / 4);
+    let looked = Arc::new(AtomicBool::new(writes.is_none()));
+    if let Some((kind, root, rate)) = writes {
+        let (folder, looked) = (folder.to_path_buf(), looked.clone());
+        spawn(move || {
+            if let Err(error) = write((kind, &root, rate), &folder, &|| looked.store(true, Ordering::SeqCst)) {
+                eprintln!("{error}");
+            }
+            // Without its files it is of no use.
+            std::process::exit(1);
+        });
+    }
     loop {
         if number("poison").is_some_and(|after| began.elapsed() >= Duration::from_millis(after)) {
             std::process::abort();
@@ -78,7 +97,7 @@ pub fn program(folder: &Path, starts_in: Duration, beats: &[Duration]) -> Result
             std::process::exit(1);
         }
         let wait = number("slow").map_or(starts_in, Duration::from_millis);
-        if !ready && began.elapsed() >= wait {
+        if !ready && began.elapsed() >= wait && looked.load(Ordering::SeqCst) {
             ready = true;
             say("READY=1\n")?;
         }

@@ -267,6 +267,7 @@ impl Serving {
             "services" => Ok(self.services()),
             "files" => self.files_status(&question).await,
             "orphans" => self.orphans(&question),
+            "paths" => self.paths(&question),
             "scrub" | "compare" => self.look_through(&question).await,
             "token" => self.token(&question),
             "leave" => self.leave(node()?).await,

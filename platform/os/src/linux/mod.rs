@@ -12,6 +12,7 @@ pub mod memory;
 mod netfilter;
 mod packet;
 pub mod plugin;
+pub mod power;
 pub mod program;
 mod ring;
 mod rules;

@@ -60,7 +60,6 @@ pub(super) struct Judge {
     follows: BTreeMap<(NodeId, NodeId), Epoch>,
     /// Nothing goes wrong but what is planned: nothing may be lost.
     planned: bool,
-    pub(super) goals: Vec<&'static str>,
     pub(super) healed: bool,
     pub(super) granted_healed: u64,
 }
@@ -94,7 +93,6 @@ impl Judge {
             compares: BTreeSet::new(),
             follows: BTreeMap::new(),
             planned,
-            goals: Vec::new(),
             healed: false,
             granted_healed: 0,
         }
@@ -499,18 +497,15 @@ impl Judge {
                 self.told_lag.clear();
                 self.lags_since.clear();
                 self.told_trouble.clear();
-                self.goals.push("files-opened");
             }
             Fact::Lagging { node, .. } => {
                 self.told_lag.insert(node);
-                self.goals.push("files-lag-told");
             }
             Fact::CaughtUp { node, .. } => {
                 self.told_lag.remove(&node);
             }
             Fact::Troubled { node, .. } => {
                 self.told_trouble.insert(node);
-                self.goals.push("files-trouble-told");
             }
             Fact::Recovered { node, .. } => {
                 self.told_trouble.remove(&node);
@@ -518,16 +513,12 @@ impl Judge {
             }
             Fact::Dropped { node, upto, .. } => {
                 self.told_dropped.insert(node, upto);
-                self.goals.push("files-log-cut");
             }
             Fact::Synced { .. } => {
                 self.told_dropped.remove(&node);
                 self.compares.remove(&node);
-                self.goals.push("files-compared");
             }
-            Fact::Orphaned { .. } => self.goals.push("files-orphaned"),
             Fact::Fetching { era, from, .. } => {
-                self.goals.push("files-fetched");
                 let answers = self.answers.get(&(node, era));
                 if let Some((_, takes)) = answers.and_then(|answers| answers.get(&from)).copied() {
                     let mine = vaults.get(&node).filter(|vault| !vault.blank).map(|vault| vault.log.history().rank());
@@ -539,14 +530,10 @@ impl Judge {
                     self.chooses(now, node, era, takes)?;
                 }
             }
-            Fact::Refused { .. } => self.goals.push("files-era-refused"),
-            Fact::Differs { .. } => self.goals.push("files-differ"),
             Fact::Missed { after, .. } => {
-                self.goals.push("files-missed");
                 let era = self.opened.get(&node).copied().unwrap_or_default();
                 self.mark(node, (era, after.next()), true, vaults)?;
             }
-            Fact::TooFew { .. } => self.goals.push("files-too-few"),
             Fact::Following { compares: true, .. } => {
                 self.compares.insert(node);
             }
@@ -562,10 +549,14 @@ impl Judge {
                 }
             }
             Fact::LetGo { at, whole, .. } => {
-                self.goals.push("files-let-go");
                 self.lets_go(now, node, (at, whole), vaults)?;
             }
-            Fact::Promised { .. } | Fact::NoModel { .. } => {}
+            Fact::Promised { .. }
+            | Fact::Orphaned { .. }
+            | Fact::Refused { .. }
+            | Fact::Differs { .. }
+            | Fact::NoModel { .. }
+            | Fact::TooFew { .. } => {}
         }
         Ok(())
     }

@@ -134,10 +134,6 @@ impl World {
             let what = format!("{node} says that {file} differs at {whose}, whose files are right");
             return self.violate("files-differ-true", false, what);
         }
-        let Some(files) = &mut self.files else { return };
-        for goal in std::mem::take(&mut files.judge.goals) {
-            self.reach(goal);
-        }
         self.judged(seen);
     }
 

@@ -47,7 +47,7 @@ impl Play<'_> {
         match fault.kind {
             Kind::Crash | Kind::Upgrade | Kind::DivergentConfig => self.halt(node, "KILL"),
             Kind::GracefulStop => self.halt(node, "TERM"),
-            Kind::PowerOff | Kind::CrashAll => self.power_off(node),
+            Kind::PowerOff | Kind::CrashAll | Kind::LoseUnsynced => self.power_off(node),
             Kind::PermanentLoss => {
                 let had = self.power_off(node)?;
                 self.machine(node).lost = true;
@@ -56,10 +56,12 @@ impl Play<'_> {
             Kind::Wipe => {
                 let had = self.power_off(node)?;
                 remove(&self.stage.cluster.store(node))?;
+                self.stage.cluster.new_disks(node)?;
                 Ok(had)
             }
             Kind::BitRot | Kind::TruncatedFile => {
                 let had = self.power_off(node)?;
+                self.stage.cluster.see_disks(node)?;
                 let file = self.stage.cluster.store(node).join("state");
                 let failed = |error: std::io::Error| format!("{}: {error}", file.display());
                 let mut bytes = fs::read(&file).map_err(failed)?;
@@ -124,6 +126,9 @@ impl Play<'_> {
                 Ok(1)
             }
             Kind::Knobs => Ok(1),
+            Kind::FilesFull => self.stage.cluster.data(node).fill().map(|()| 1),
+            Kind::FilesRot => self.stage.rot(node),
+            Kind::FilesMissed => self.stage.stranger(node),
             _ => Ok(0),
         }
     }
@@ -152,7 +157,7 @@ impl Play<'_> {
             return Ok(0);
         }
         let had = self.stage.cluster.daemon(node).is_some();
-        self.stage.cluster.net.power_off(node)?;
+        self.stage.cluster.power_off(node)?;
         if had {
             self.line(Some(NodeId(node)), What::Halt);
         }
@@ -199,7 +204,7 @@ impl Play<'_> {
             self.stage.write(node, &config)?;
         }
         if state.off {
-            self.stage.cluster.net.machine(node)?;
+            self.stage.cluster.power_on(node)?;
             if let Some(mut watch) = self.watch.take() {
                 self.watch = watch.port(&self.stage.cluster.net, node).map(|()| watch);
             }
@@ -305,7 +310,8 @@ impl Play<'_> {
                 Kind::ProgramPoison => drop(fs::remove_file(files.join("poison"))),
                 Kind::ProgramSlowStart => drop(fs::remove_file(files.join("slow"))),
                 Kind::ProgramWontStart => self.stage.link(node)?,
-                Kind::MoveHolder | Kind::ProgramCrash | Kind::Knobs => {}
+                Kind::FilesFull => self.stage.cluster.data(node).free()?,
+                Kind::MoveHolder | Kind::ProgramCrash | Kind::Knobs | Kind::FilesRot | Kind::FilesMissed => {}
                 Kind::Upgrade | Kind::DivergentConfig => {
                     let own = &mut self.plan.configs[usize::from(node)];
                     if fault.kind == Kind::Upgrade {

@@ -1,10 +1,13 @@
 //! What operators ask of groups.
 
-use apus_engine::{Command, GroupId, NodeId, SubmitError};
+use apus_engine::{Command, FileId, GroupId, NodeId, SubmitError};
 use serde_json::{Value, json};
 
 use super::super::control::{STARTING, Serving};
 use super::super::now;
+
+/// Paths that are asked for at once, at most.
+const MOST_PATHS: usize = 1_000;
 
 impl Serving {
     /// The group that a question names.
@@ -36,6 +39,16 @@ impl Serving {
     pub(in super::super) fn orphans(&self, question: &Value) -> Result<Value, String> {
         let only = question["group"].as_str().map(|_| self.meant_group(question)).transpose()?;
         Ok(json!({ "node": self.me.0, "orphans": self.files.orphans(only.map(|(_, name)| name)) }))
+    }
+
+    /// What files are called whose numbers somebody has; `paths` is null until that is known.
+    pub(in super::super) fn paths(&self, question: &Value) -> Result<Value, String> {
+        let (_, name) = self.meant_group(question)?;
+        let files: Option<Vec<FileId>> =
+            question["files"].as_array().and_then(|all| all.iter().map(|file| file.as_u64().map(FileId)).collect());
+        let files =
+            files.filter(|files| files.len() <= MOST_PATHS).ok_or("`files` must be at most 1000 numbers of files")?;
+        Ok(json!({ "node": self.me.0, "paths": self.files.paths(name, &files) }))
     }
 
     /// Has copies looked through, or one compared from the start; on whatever node its files are written.

@@ -57,7 +57,8 @@ pub(super) fn take(drainer: &mut Drainer, feed: &mut Feed, stop: &AtomicBool, mu
                         Ok(()) => {}
                         Err(error) => told(&error.to_string()),
                     }
-                } else if drained == Drained::Some && in_order(drainer) {
+                } else if (drained == Drained::Some || feed.is_full()) && in_order(drainer) {
+                    // Who has no room waits for the log, as the end of the files does.
                     went = Instant::now();
                 }
             }

@@ -23,12 +23,9 @@ use tokio::sync::mpsc;
 use super::now;
 use super::programs::Programs;
 use super::{Note, Say};
-use crate::{Capture, Config, Error, Group};
+use crate::{Capture, Config, Error, Group, LIBRARY};
 use past::Past;
 use queue::Queue;
-
-/// The library's file name.
-const LIBRARY: &str = "libapus_interpose.so";
 
 /// One group, as the loop has it.
 struct One {

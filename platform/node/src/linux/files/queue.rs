@@ -1,13 +1,13 @@
 //! What the loop and a group's thread share.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use apus_capture::linux::Capture;
-use apus_engine::Time;
 use apus_engine::shipping::Work;
+use apus_engine::{FileId, Time};
 
 /// How the mount over a group's tree is.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +41,9 @@ pub(super) struct State {
     pub(super) trouble: Option<String>,
     /// Of the copy.
     pub(super) store: Option<apus_files::Status>,
+    /// Files whose paths somebody asks for, and what they are: nothing for one that has none.
+    pub(super) wanted: Vec<FileId>,
+    pub(super) paths: BTreeMap<FileId, Option<String>>,
     /// Openings by programs without the library: refused, and let through.
     pub(super) strangers: (u64, u64),
     /// The last of them.

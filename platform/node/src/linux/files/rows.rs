@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use apus_engine::shipping::{Doing, Place, Stand, Trouble};
-use apus_engine::{Engine, Lsn, NodeId};
+use apus_engine::{Engine, FileId, Lsn, NodeId};
 use serde_json::{Value, json};
 
 use super::super::now;
@@ -60,6 +60,18 @@ impl Files {
     /// What those that there are are called.
     pub(in super::super) fn names(&self) -> Vec<&str> {
         self.all.values().map(|one| &*one.group.name).collect()
+    }
+
+    /// Paths of files by their numbers, of those that are known by now; of the others it is found out meanwhile.
+    pub(in super::super) fn paths(&self, group: &str, files: &[FileId]) -> Value {
+        let Some(one) = self.all.values().find(|one| one.group.name == group) else { return Value::Null };
+        let known = one.queue.state().paths;
+        if files.iter().any(|file| !known.contains_key(file)) {
+            one.queue.change(|state| state.wanted = files.to_vec());
+            one.queue.wake();
+            return Value::Null;
+        }
+        files.iter().map(|file| (file.0.to_string(), json!(known[file]))).collect::<serde_json::Map<_, _>>().into()
     }
 
     /// What was saved here, of one group or of all.

@@ -67,6 +67,9 @@ fn run(settings: Settings) {
     }
 }
 
+/// Bytes of captured changes that may wait for the log in memory.
+const UNLOGGED: u64 = 64 << 20;
+
 /// Programs are captured.
 struct Capturing {
     stop: Arc<AtomicBool>,
@@ -182,6 +185,7 @@ impl<'s> Worker<'s> {
             }
             self.carry_out(works);
             self.let_go();
+            self.name_files();
             self.status();
             let alarms = self.store.alarms();
             let left_out = alarms.len().saturating_sub(NOTES);
@@ -327,6 +331,8 @@ impl<'s> Worker<'s> {
         // Not what comes meanwhile: a program may be faster.
         let next = ring.status().next;
         while drainer.drain(&mut feed).map_err(at)? == Drained::Some && feed.taken() + 1 < next {}
+        // Until here it is this thread that would have to log it.
+        feed.limit(UNLOGGED);
         let begin = |outside| Mount::start(group, queue, &self.settings.say, outside);
         let mount = self.outside.as_ref().map(begin).transpose()?;
         let (stop, pause, last) = (Arc::new(AtomicBool::new(false)), Arc::default(), Arc::default());
@@ -393,6 +399,20 @@ impl<'s> Worker<'s> {
             self.guarded = capturing.end();
         }
         self.spent = true;
+    }
+
+    /// Tells paths that somebody asks for.
+    fn name_files(&self) {
+        let wanted = self.settings.queue.state().wanted;
+        if wanted.is_empty() {
+            return;
+        }
+        let paths: Vec<_> = wanted.iter().map(|file| (*file, self.store.path(*file))).collect();
+        self.settings.queue.change(|state| {
+            state.wanted.clear();
+            // What nobody asks for any more goes with the next question.
+            state.paths = paths.into_iter().collect();
+        });
     }
 
     fn status(&mut self) {

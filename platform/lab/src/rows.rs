@@ -3,6 +3,8 @@
 //! Row `n` is three steps in three files: line `n` is added to `rows`; page `n mod 8` of `pages` becomes the number `n`, again and again; and
 //! with each sixteenth row the file `current` is replaced, by renaming, by one that says `n`. So each place of the history has one tree.
 
+#![allow(clippy::cast_possible_truncation, reason = "lengths of a few files of a test program")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;

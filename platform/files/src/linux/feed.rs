@@ -396,11 +396,13 @@ impl Consumer for Feed {
             }
             // The log had it before a restart.
             _ if seq > shared.taken && seq < self.skip.seq => return Ok(()),
-            _ if seq > shared.taken && self.at.0 != seq && shared.waiting >= self.limit => {
-                // Who waits for what lies in the ring may be the one that the log waits for.
-                if shared.awaited.is_none_or(|upto| seq > upto) {
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
+            // Who waits for what lies in the ring may be the one that the log waits for.
+            _ if seq > shared.taken
+                && self.at.0 != seq
+                && shared.waiting >= self.limit
+                && shared.awaited.is_none_or(|upto| seq > upto) =>
+            {
+                return Err(io::ErrorKind::WouldBlock.into());
             }
             _ => {}
         }

@@ -60,7 +60,11 @@ impl Drainer {
     /// Those of the consumer, who gets the same operation again the next time.
     pub fn drain(&mut self, consumer: &mut dyn Consumer) -> io::Result<Drained> {
         match self.drain_some(consumer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Drained::Waiting),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // It waits for what it was told to be dealt with: nothing of that may stay with it.
+                consumer.rests();
+                Ok(Drained::Waiting)
+            }
             other => other,
         }
     }

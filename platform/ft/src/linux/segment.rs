@@ -183,9 +183,10 @@ impl Shared {
             });
             if let Err(error) = done {
                 state.stuck = Some(error.kind());
-            } else if filled > SOFT {
-                // Memory above the usual goes back.
-                let _ = system::room(&self.file, self.log(other) + SOFT, log_bytes(self.pages) - SOFT, false);
+            } else if filled > 2 * SOFT {
+                // A large one was there: memory above the usual goes back.
+                let usual = (2 * SOFT).min(log_bytes(self.pages));
+                let _ = system::room(&self.file, self.log(other) + usual, log_bytes(self.pages) - usual, false);
             }
             self.changed.notify_all();
         }
@@ -201,7 +202,12 @@ impl Shared {
         for record in records(bytes, self.pages) {
             let record = record.map_err(|(at, what)| io::Error::other(format!("byte {at} of log {which}: {what}")))?;
             for (run, pages) in record.runs() {
-                self.file.write_all_at(pages, self.base() + u64::from(run.first) * PAGE as u64)?;
+                let mut to = self.base() + u64::from(run.first) * PAGE as u64;
+                // The system lets one write to a file at a time: a checkpoint waits for no more than this.
+                for part in pages.chunks(16 * PAGE) {
+                    self.file.write_all_at(part, to)?;
+                    to += part.len() as u64;
+                }
             }
             last = record.checkpoint;
         }
@@ -275,7 +281,7 @@ impl Segment {
         shared.file.set_len(shared.bytes()).map_err(failed())?;
         system::seal_length(&shared.file).map_err(failed())?;
         for which in 0..2 {
-            let usual = SOFT.min(log_bytes(shape.pages));
+            let usual = (SOFT + SOFT / 4).min(log_bytes(shape.pages));
             system::room(&shared.file, shared.log(which), usual, true).map_err(failed())?;
         }
         shared.file.write_all_at(&header(shape), 0).map_err(failed())?;

@@ -33,9 +33,9 @@ pub(crate) fn order(
     }
     let answer = apus_node::ask(control, &order)?;
     if format == Format::Json {
-        print::json(&answer)
+        print::json(&answer);
     } else {
-        done(&answer)
+        done(&answer);
     }
     Ok(0)
 }

@@ -1,5 +1,6 @@
 //! What the copies of a group tell each other. Kinds `0x4…`, since version 5.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::history::{Base, EraStart};
@@ -209,7 +210,7 @@ wire_messages! {
         /// That is what I have.
         0x47 "sync-holds" Holds(Holds),
         /// That is what it should be.
-        0x48 "sync-mends" Mends(Mending),
+        0x48 "sync-mends" Mends(Box<Mending>),
         /// What have you?
         0x49 "scrub" Scrub(Scrub),
         /// Your files are wrong.

@@ -1,5 +1,6 @@
 //! A comparison or a scrub, on the side whose files are the model.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
@@ -116,7 +117,7 @@ impl Group {
             }
             let (group, era, upto) = (self.config.id, feed.era, self.log.end);
             let mending = Mending { group, era, stream, number, last, upto, mends };
-            Self::say(ctx, to, Message::Mends(mending));
+            Self::say(ctx, to, Message::Mends(Box::new(mending)));
         }
     }
 

@@ -23,7 +23,7 @@ impl Group {
             Message::Ack(ack) => self.on_ack(ctx, from, ack),
             Message::Begin(begin) => self.on_begin(ctx, from, begin),
             Message::Holds(holds) => self.on_page(ctx, from, holds),
-            Message::Mends(mending) => self.on_mends(ctx, from, mending),
+            Message::Mends(mending) => self.on_mends(ctx, from, *mending),
             Message::Scrub(scrub) => self.on_scrub(ctx, from, scrub),
             Message::Wrong(wrong) => self.on_wrong(ctx, from, wrong),
         }

@@ -1,5 +1,6 @@
 //! Reading and writing the primitive types of the wire.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -229,6 +230,17 @@ impl<T: Wire> Wire for Option<T> {
     }
     fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         bool::get(r)?.then(|| T::get(r)).transpose()
+    }
+}
+
+/// What is large and rare, so that messages which are neither are moved quickly; laid as what it holds.
+impl<T: Wire> Wire for Box<T> {
+    const LEAST: usize = T::LEAST;
+    fn put(&self, w: &mut Writer) {
+        (**self).put(w);
+    }
+    fn get(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        T::get(r).map(Self::new)
     }
 }
 

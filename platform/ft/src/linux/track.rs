@@ -14,9 +14,9 @@ use super::{PAGE, Run};
 /// How written pages are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracking {
-    /// By the kernel's write protection. A scan costs 0.6 us per MB, a page's first write after it 1 us.
+    /// By the kernel's write protection. A page's first write after a checkpoint costs about 1 us more.
     Protected,
-    /// By hashes of all pages at each checkpoint: 0.3 to 1 ms per MB. Kernels before 6.7, or those that refuse userfaultfd.
+    /// By hashes of all pages at each checkpoint: about 0.4 ms per MB. Kernels before 6.7, or those that refuse userfaultfd.
     Hashed,
 }
 

@@ -277,7 +277,6 @@ fn each_scripted_fault_must_act_once_there_were_seeds_enough() {
     assert_eq!(why, ["the scripted fault `loss`, `[[fault]]` number 2, had no effect in any seed"]);
 }
 
-/// Also where a failing seed ends it.
 /// A leader that is frozen while its partition ends is still in a fault: that it is deposed then breaks nothing.
 #[test]
 fn a_fault_that_ends_excuses_a_node_no_less_from_another() {
@@ -297,6 +296,7 @@ fn a_fault_that_ends_excuses_a_node_no_less_from_another() {
     }
 }
 
+/// Also where a failing seed ends it.
 #[test]
 fn a_summary_is_the_same_whatever_the_number_of_threads() {
     for name in ["canary-votes-twice", "dispatcher-crash"] {

@@ -121,8 +121,9 @@ impl Group {
         let have = candidate.answers.values().filter(counts).count() + usize::from(!self.blank);
         let all_blank = everybody && have == 0;
         let need = usize::from(self.config.quorum());
+        let late = ctx.now.since(candidate.since) > AGAIN.scale(4, 1);
         if have < need && !all_blank && !ctx.has(Mutant::AsksNobody) {
-            if !candidate.told && ctx.now.since(candidate.since) > AGAIN.scale(4, 1) {
+            if !candidate.told && late {
                 candidate.told = true;
                 let (have, need) = (have as u8, need as u8);
                 Self::fact(ctx, &[evidence], Fact::TooFew { group: self.config.id, era, have, need });
@@ -142,7 +143,6 @@ impl Group {
         if ctx.has(Mutant::BestIgnored) {
             further.clear();
         }
-        let late = ctx.now.since(candidate.since) > AGAIN.scale(4, 1);
         let mut counted = have;
         let (node, answer) = loop {
             let Some((node, answer)) = further.pop() else { return self.open(ctx, grant, era, evidence) };
